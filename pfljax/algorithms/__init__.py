@@ -1,0 +1,115 @@
+"""The table of methods: name -> what makes it, what may be swept, what it needs.
+
+Tests, configs, the command line and the documentation read this table. A factory's parameters without a default are
+its ingredients; they are made by name from a configuration (`pfljax.recipe`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from pfljax.algorithms.apfl import apfl
+from pfljax.algorithms.centralized import centralized
+from pfljax.algorithms.ditto import ditto
+from pfljax.algorithms.fedamp import fedamp, heurfedamp
+from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
+from pfljax.algorithms.fedbabu import fedbabu
+from pfljax.algorithms.fedbn import fedbn
+from pfljax.algorithms.fedper import fedper
+from pfljax.algorithms.fedprox import fedprox
+from pfljax.algorithms.fedrep import fedrep
+from pfljax.algorithms.ifca import ifca
+from pfljax.algorithms.lg_fedavg import lg_fedavg
+from pfljax.algorithms.local_only import local_only
+from pfljax.algorithms.per_fedavg import per_fedavg
+from pfljax.algorithms.pfedme import pfedme
+from pfljax.algorithms.reptile import reptile
+from pfljax.algorithms.scaffold import scaffold
+from pfljax.types import Algorithm
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "apfl",
+    "centralized",
+    "ditto",
+    "fedadagrad",
+    "fedadam",
+    "fedamp",
+    "fedavg",
+    "fedavg_finetuned",
+    "fedavgm",
+    "fedbabu",
+    "fedbn",
+    "fedper",
+    "fedprox",
+    "fedrep",
+    "fedyogi",
+    "heurfedamp",
+    "ifca",
+    "lg_fedavg",
+    "local_only",
+    "method",
+    "per_fedavg",
+    "pfedme",
+    "reptile",
+    "scaffold",
+]
+
+
+class Method(NamedTuple):
+    """One row of the table."""
+
+    factory: Callable[..., Algorithm]
+    family: str
+    sweep: Mapping[str, tuple[float, float]] = {}  # noqa: RUF012  hyperparameter -> sensible range
+    needs: tuple[str, ...] = ()  # of "client state", "pooled data", "norm layers"
+
+
+_STATE = ("client state",)
+_UNIT = (0.0, 1.0)
+
+METHODS: dict[str, Method] = {
+    "centralized": Method(centralized, "baseline", needs=("pooled data",)),
+    "local_only": Method(local_only, "baseline", needs=_STATE),
+    "fedavg": Method(fedavg, "averaging"),
+    "fedavgm": Method(fedavgm, "averaging", {"server_lr": (0.1, 1.0), "momentum": (0.0, 0.99)}),
+    "fedadagrad": Method(fedadagrad, "averaging", {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}),
+    "fedadam": Method(fedadam, "averaging", {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}),
+    "fedyogi": Method(fedyogi, "averaging", {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}),
+    "fedavg_finetuned": Method(fedavg_finetuned, "averaging"),
+    "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
+    "scaffold": Method(scaffold, "control variates", {"lr": (1e-3, 1.0), "server_lr": (0.1, 1.0)}, _STATE),
+    "fedper": Method(fedper, "partial sharing", needs=_STATE),
+    "fedrep": Method(fedrep, "partial sharing", needs=_STATE),
+    "fedbabu": Method(fedbabu, "partial sharing", needs=_STATE),
+    "lg_fedavg": Method(lg_fedavg, "partial sharing", needs=_STATE),
+    "fedbn": Method(fedbn, "partial sharing", needs=(*_STATE, "norm layers")),
+    "per_fedavg": Method(per_fedavg, "meta-learning", {"alpha": (1e-3, 0.1)}),
+    "reptile": Method(reptile, "meta-learning", {"server_lr": (0.1, 1.0)}),
+    "pfedme": Method(
+        pfedme, "proximal", {"lr": (1e-3, 0.1), "inner_lr": (1e-3, 0.1), "lam": (1.0, 30.0), "beta": (0.5, 4.0)}, _STATE
+    ),
+    "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
+    "apfl": Method(apfl, "mixture", {"alpha": _UNIT, "alpha_lr": (0.0, 0.1)}, _STATE),
+    "ifca": Method(ifca, "clustering"),
+    "fedamp": Method(fedamp, "attention", {"lam": (0.1, 10.0), "alpha": (1e-3, 1.0), "sigma": (0.1, 100.0)}, _STATE),
+    "heurfedamp": Method(
+        heurfedamp, "attention", {"lam": (0.1, 10.0), "sigma": (1.0, 100.0), "self_weight": _UNIT}, _STATE
+    ),
+}
+
+
+def method(name: str) -> Method:
+    """The row of `name`.
+
+    Raises:
+      ValueError: if there is none; the message suggests the nearest.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METHODS)}"
+        raise ValueError(f"unknown method {name!r}: {hint}")
+    return METHODS[name]

@@ -1,0 +1,89 @@
+"""APFL: a learned mixture of a personal and the shared model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pfljax import tree
+from pfljax.local import descent
+from pfljax.reduce import mean
+from pfljax.server import ServerOptimizer
+from pfljax.skeletons import alone, averaging
+from pfljax.types import Algorithm, Array, Batch, ClientData, Params, Plan, Reduce, Reply, Task, Tree
+
+
+class Mixture(NamedTuple):
+    """What a client keeps."""
+
+    v: Params
+    alpha: Array  # [] share of `v`
+
+
+def apfl(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    plan: Plan,
+    *,
+    alpha: Array | float = 0.5,
+    alpha_lr: Array | float = 0.0,
+    server: ServerOptimizer | None = None,
+    reduce: Reduce = mean,
+) -> Algorithm:
+    """Each client deploys `alpha_i v_i + (1 - alpha_i) w`.
+
+    In each local step, on one batch and with all gradients taken before anything moves:
+
+    - `w_i <- w_i - lr grad f_i(w_i)`;
+    - `v_i <- v_i - lr alpha_i grad f_i(m)`, `m = alpha_i v_i + (1 - alpha_i) w_i`;
+    - in the first step of a round `alpha_i <- clip(alpha_i - alpha_lr <v_i - w_i, grad f_i(m)>, 0, 1)`.
+
+    All three are the gradient of `f_i(w) + f_i(alpha v + (1 - alpha) stop(w))`.
+
+    Args:
+      task: the model and its loss.
+      optimizer: optax optimizer of `w_i` and of `v_i`.
+      plan: the minibatches.
+      alpha: initial share of the personal model, in [0, 1], traced; 1 is local-only, 0 is FedAvg.
+      alpha_lr: step size of `alpha`, traced; 0 keeps it.
+      server: server optimizer; plain averaging if None.
+      reduce: how uploads are averaged.
+
+    Returns:
+      An algorithm whose clients keep `v_i` and `alpha_i` (|params| + 1) and upload |params|.
+
+    Deviations from the source: the deployed mixture uses the received `w`, not the client's last `w_i`.
+    Source: Deng et al., "Adaptive Personalized Federated Learning", 2020, Algorithm 1 and equation 10.
+    """
+    once = optax.sgd(lambda count: jnp.where(count == 0, alpha_lr, 0.0))
+    clip = optax.stateless_with_tree_map(lambda update, param: jnp.clip(param + update, 0, 1) - param)
+    joint = descent(
+        optax.partition(
+            {"w": optimizer, "v": optimizer, "alpha": optax.chain(once, clip)}, {"w": "w", "v": "v", "alpha": "alpha"}
+        ),
+        plan,
+    )
+
+    def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
+        w, v = (Params(both.trainable[name], both.stats[name]) for name in ("w", "v"))
+        mixed = tree.mix(both.trainable["alpha"], v, jax.lax.stop_gradient(w))
+        (shared_loss, shared_stats), (mixed_loss, mixed_stats) = task.loss(w, batch, key), task.loss(mixed, batch, key)
+        return shared_loss + mixed_loss, {"w": shared_stats, "v": mixed_stats}
+
+    def client_update(w: Params, own: Mixture, data: ClientData, key: Array) -> Reply:
+        v, share = own
+        start = Params({"w": w.trainable, "v": v.trainable, "alpha": share}, {"w": w.stats, "v": v.stats})
+        trainable, stats = joint(loss, start, data, jax.random.fold_in(key, 0))
+        upload = tree.sub(w, Params(trainable["w"], stats["w"]))
+        return Reply(upload, Mixture(Params(trainable["v"], stats["v"]), trainable["alpha"]))
+
+    base = averaging(task, lambda w, data, key: w, server=server, reduce=reduce)
+    return base._replace(
+        init_client=lambda w, id, key: Mixture(w, jnp.asarray(alpha, float)),
+        client_update=client_update,
+        personalize=lambda w, own, data, key: tree.mix(own.alpha, own.v, w),
+        onboard=alone(client_update),
+    )

@@ -1,0 +1,26 @@
+"""Centralized training: the upper reference, with all data in one place."""
+
+from __future__ import annotations
+
+from pfljax.server import fedopt
+from pfljax.skeletons import averaging
+from pfljax.types import Algorithm, LocalSolver, Task
+
+
+def centralized(task: Task, local: LocalSolver) -> Algorithm:
+    """Trains one model on the pooled data.
+
+    `min_w f(w) = sum_i n_i/n f_i(w)`: averaging over a single client that holds everything (`FederatedData.pooled()`).
+    A round is one pass of `local`, so that the budget is matched in passes over the data.
+
+    Args:
+      task: the model and its loss.
+      local: solver of a round.
+
+    Returns:
+      An algorithm whose clients keep nothing. Uploads count as no traffic: there is no federation.
+
+    Deviations from the source: none. Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from
+    Decentralized Data", AISTATS 2017, the SGD baseline.
+    """
+    return averaging(task, lambda w, data, key: local(task.loss, w, data, key), server=fedopt())

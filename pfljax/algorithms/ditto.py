@@ -1,0 +1,53 @@
+"""Ditto: a personal model held near the server model."""
+
+from __future__ import annotations
+
+import jax
+
+from pfljax.losses import proximal
+from pfljax.reduce import mean
+from pfljax.server import ServerOptimizer
+from pfljax.skeletons import alone, averaging
+from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reduce, Reply, Task
+
+
+def ditto(
+    task: Task,
+    local: LocalSolver,
+    personal_local: LocalSolver,
+    *,
+    lam: Array | float = 0.5,
+    server: ServerOptimizer | None = None,
+    reduce: Reduce = mean,
+) -> Algorithm:
+    """FedAvg for `w`; beside it each client keeps `v_i ~ argmin f_i(v) + lam/2 ||v - w||^2`.
+
+    The personal solver starts from the kept `v_i`; `w` is the model received in this round.
+
+    Args:
+      task: the model and its loss.
+      local: solver for `w`.
+      personal_local: solver for `v_i`; it sees the same minibatches. `local.proximal_descent` allows any `lam`.
+      lam: strength of the pull, >= 0, traced; 0 is local-only.
+      server: server optimizer; plain averaging if None.
+      reduce: how uploads are averaged.
+
+    Returns:
+      An algorithm whose clients keep `v_i` (|params|) and upload |params|.
+
+    Deviations from the source: clients are weighted by examples under uniform sampling, where the authors' code samples
+    by examples and weighs equally. Source: Li et al., "Ditto: Fair and Robust Federated Learning Through
+    Personalization", ICML 2021, Algorithm 1.
+    """
+    base = averaging(task, lambda w, data, key: local(task.loss, w, data, key), server=server, reduce=reduce)
+
+    def client_update(w: Params, v: Params, data: ClientData, key: Array) -> Reply:
+        v = personal_local(proximal(task.loss, lam, w.trainable), v, data, jax.random.fold_in(key, 0))
+        return Reply(base.client_update(w, (), data, key).upload, v)
+
+    return base._replace(
+        init_client=lambda w, id, key: w,
+        client_update=client_update,
+        personalize=lambda w, v, data, key: v,
+        onboard=alone(client_update),
+    )

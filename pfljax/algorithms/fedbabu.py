@@ -1,0 +1,43 @@
+"""FedBABU: only the body is trained, heads come afterwards."""
+
+from __future__ import annotations
+
+from pfljax import masks, tree
+from pfljax.reduce import mean
+from pfljax.server import ServerOptimizer
+from pfljax.skeletons import decoupled, fine_tuned
+from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task, keep
+
+
+def fedbabu(
+    task: Task,
+    local: LocalSolver,
+    tune: LocalSolver,
+    personal: Mask,
+    *,
+    tuned: Mask = masks.everything,
+    server: ServerOptimizer | None = None,
+    reduce: Reduce = mean,
+) -> Algorithm:
+    """The head stays at its random start `h_0`, the same everywhere, while the body is trained and averaged.
+
+    `b_i <- local(f_i(., h_0))`, the server averages `b_i`; to deploy, `(b, h_0)` is fine-tuned on the client's data.
+
+    Args:
+      task: the model and its loss.
+      local: solver of a client's round.
+      tune: solver of the fine-tuning.
+      personal: the head.
+      tuned: what is fine-tuned: everything (the paper's choice), the head, or the body.
+      server: server optimizer of the body; plain averaging if None.
+      reduce: how bodies are averaged.
+
+    Returns:
+      An algorithm whose clients hold the constant head and upload the body.
+
+    Deviations from the source: none. Source: Oh et al., "FedBABU: Toward Enhanced Representation for Federated Image
+    Classification", ICLR 2022, Algorithm 1.
+    """
+    body = masks.negate(personal)
+    trained = decoupled(task, [(body, local)], shared=body, server=server, reduce=reduce)
+    return fine_tuned(trained._replace(onboard=keep, server_model=tree.merge), task, tune, tuned)

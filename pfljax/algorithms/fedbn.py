@@ -1,0 +1,38 @@
+"""FedBN: normalisation layers stay with the client."""
+
+from __future__ import annotations
+
+from pfljax import masks
+from pfljax.reduce import mean, uniform
+from pfljax.server import ServerOptimizer
+from pfljax.skeletons import decoupled
+from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
+
+
+def fedbn(
+    task: Task,
+    local: LocalSolver,
+    norms: Mask,
+    *,
+    server: ServerOptimizer | None = None,
+    reduce: Reduce = uniform(mean),  # noqa: B008
+) -> Algorithm:
+    """FedAvg on all leaves but those of the normalisation layers, which each client keeps.
+
+    Args:
+      task: the model and its loss.
+      local: solver of a client's round.
+      norms: the personal leaves. `masks.norms(model)` is FedBN: scale, shift and running statistics;
+        `masks.norms(model, affine=False)` keeps the statistics only (SiloBN).
+      server: server optimizer of the shared leaves; plain averaging if None.
+      reduce: clients count equally, as in the authors' code.
+
+    Returns:
+      An algorithm whose clients keep their norm layers and upload the rest. A newcomer trains norm layers only.
+
+    Deviations from the source: none. Source: Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch
+    Normalization", ICLR 2021, Algorithm 1.
+    """
+    return decoupled(
+        task, [(masks.everything, local)], shared=masks.negate(norms), server=server, reduce=reduce
+    )

@@ -1,0 +1,48 @@
+"""FedPer: a shared body under personal top layers, trained together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pfljax import masks
+from pfljax.reduce import mean
+from pfljax.server import ServerOptimizer
+from pfljax.skeletons import decoupled
+from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
+
+
+def fedper(
+    task: Task,
+    local: LocalSolver,
+    personal: Mask,
+    *,
+    init: Literal["common", "per_client"] = "per_client",
+    server: ServerOptimizer | None = None,
+    reduce: Reduce = mean,
+) -> Algorithm:
+    """Body `W_B` shared, head `W_P,i` personal, both descended together.
+
+    `min sum_i gamma_i f_i(W_B, W_P,i)`, `gamma_i = n_i / sum n`; a client trains `(W_B, W_P,i)`, uploads `W_B` only.
+
+    Args:
+      task: the model and its loss.
+      local: solver of a client's round.
+      personal: the personalization layers, such as `masks.head(model, blocks=K_P)`.
+      init: a random head for each client, as in the paper, or one for all.
+      server: server optimizer of the body; plain averaging if None.
+      reduce: how bodies are averaged.
+
+    Returns:
+      An algorithm whose clients keep the head and upload the body.
+
+    Deviations from the source: none. Source: Arivazhagan et al., "Federated Learning with Personalization Layers",
+    2019, Algorithms 1 and 2.
+    """
+    return decoupled(
+        task,
+        [(masks.everything, local)],
+        shared=masks.negate(personal),
+        init=init,
+        server=server,
+        reduce=reduce,
+    )

@@ -1,0 +1,46 @@
+"""FedRep: a shared representation, with heads fitted to it first."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pfljax import masks
+from pfljax.reduce import mean
+from pfljax.server import ServerOptimizer
+from pfljax.skeletons import decoupled
+from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
+
+
+def fedrep(
+    task: Task,
+    local: LocalSolver,
+    head_local: LocalSolver,
+    personal: Mask,
+    *,
+    init: Literal["common", "per_client"] = "per_client",
+    server: ServerOptimizer | None = None,
+    reduce: Reduce = mean,
+) -> Algorithm:
+    """The head is fitted to the received body, then the body moves under that head.
+
+    `h_i <- head_local(f_i(b, .))`, then `b_i <- local(f_i(., h_i))`; the server averages `b_i`.
+
+    Args:
+      task: the model and its loss.
+      local: solver of the body phase.
+      head_local: solver of the head phase, which comes first.
+      personal: the head.
+      init: a random head for each client, or one for all.
+      server: server optimizer of the body; plain averaging if None.
+      reduce: how bodies are averaged.
+
+    Returns:
+      An algorithm whose clients keep the head and upload the body. A newcomer fits a head only.
+
+    Deviations from the source: none. Source: Collins et al., "Exploiting Shared Representations for Personalized
+    Federated Learning", ICML 2021, Algorithm 1.
+    """
+    body = masks.negate(personal)
+    return decoupled(
+        task, [(personal, head_local), (body, local)], shared=body, init=init, server=server, reduce=reduce
+    )

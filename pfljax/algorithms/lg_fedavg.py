@@ -1,0 +1,42 @@
+"""LG-FedAvg: personal lower layers under a shared top."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pfljax import masks
+from pfljax.reduce import mean, uniform
+from pfljax.server import ServerOptimizer
+from pfljax.skeletons import decoupled
+from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
+
+
+def lg_fedavg(
+    task: Task,
+    local: LocalSolver,
+    head: Mask,
+    *,
+    init: Literal["common", "per_client"] = "common",
+    server: ServerOptimizer | None = None,
+    reduce: Reduce = uniform(mean),  # noqa: B008
+) -> Algorithm:
+    """Local representations, global classifier: the complement of FedPer.
+
+    `min sum_i f_i(b_i, h)`: a client trains `(b_i, h)` together and uploads `h` only.
+
+    Args:
+      task: the model and its loss.
+      local: solver of a client's round.
+      head: the shared top layers.
+      init: the same lower layers at the start, or random ones for each client.
+      server: server optimizer of the head; plain averaging if None.
+      reduce: clients count equally, as in the authors' code.
+
+    Returns:
+      An algorithm whose clients keep the lower layers and upload the head.
+
+    Deviations from the source: newcomers train lower layers under the shared head instead of an ensemble of known
+    clients; no FedAvg phase before. Source: Liang et al., "Think Locally, Act Globally: Federated Learning with Local
+    and Global Representations", 2020, Algorithm 1.
+    """
+    return decoupled(task, [(masks.everything, local)], shared=head, init=init, server=server, reduce=reduce)

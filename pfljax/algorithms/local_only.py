@@ -1,0 +1,43 @@
+"""Local training alone: the lower reference, with no federation at all."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+
+from pfljax.reduce import mean
+from pfljax.skeletons import alone
+from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reply, Task
+
+
+def local_only(task: Task, local: LocalSolver, *, init: Literal["common", "per_client"] = "common") -> Algorithm:
+    """Every client trains its own model on its own data.
+
+    `min_{v_i} f_i(v_i)`, one call of `local` a round from where the last one ended.
+
+    Args:
+      task: the model and its loss.
+      local: solver of a round.
+      init: the same initial model for all clients, or a random one for each.
+
+    Returns:
+      An algorithm whose clients keep `v_i` (|params|) and upload nothing.
+
+    Deviations from the source: none. Source: the local baseline of Collins et al., "Exploiting Shared Representations
+    for Personalized Federated Learning", ICML 2021.
+    """
+
+    def client_update(download: tuple[()], v: Params, data: ClientData, key: Array) -> Reply:
+        return Reply((), local(task.loss, v, data, jax.random.fold_in(key, 0)))
+
+    return Algorithm(
+        init_server=lambda key, num_clients: (),
+        download=lambda server, id: (),
+        init_client=lambda download, id, key: task.init(key if init == "common" else jax.random.fold_in(key, id)),
+        client_update=client_update,
+        server_update=lambda server, cohort, key: server,
+        personalize=lambda download, v, data, key: v,
+        reduce=mean,
+        onboard=alone(client_update),
+    )

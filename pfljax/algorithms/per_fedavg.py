@@ -1,0 +1,52 @@
+"""Per-FedAvg: a starting point from which one step is enough."""
+
+from __future__ import annotations
+
+import optax
+
+from pfljax import masks
+from pfljax.local import descent
+from pfljax.losses import Order, after_adaptation
+from pfljax.reduce import mean, uniform
+from pfljax.server import ServerOptimizer
+from pfljax.skeletons import averaging, fine_tuned
+from pfljax.types import Algorithm, Array, LocalSolver, Plan, Reduce, Task
+
+
+def per_fedavg(
+    task: Task,
+    local: LocalSolver,
+    adapt: Plan,
+    *,
+    alpha: Array | float = 0.01,
+    order: Order = "exact",
+    server: ServerOptimizer | None = None,
+    reduce: Reduce = uniform(mean),  # noqa: B008
+) -> Algorithm:
+    """FedAvg on the loss after one adaptation step; every client deploys the adapted model.
+
+    `min_w mean_i f_i(w - alpha grad f_i(w))`, with the meta-gradient
+    `(I - alpha H_i(w; D)) grad f_i(w - alpha grad f_i(w; D); D')`.
+
+    Args:
+      task: the model and its loss.
+      local: solver of the meta-steps; its lr is the paper's beta.
+      adapt: minibatches of the adaptation before deployment, one step in the paper.
+      alpha: adaptation step size, >= 0, traced; 0 is FedAvg.
+      order: `"exact"` second order, `"first"` (FO), `"hessian_free"` (HF).
+      server: server optimizer; plain averaging if None.
+      reduce: clients count equally, as in the paper.
+
+    Returns:
+      An algorithm whose clients keep nothing and upload |params|.
+
+    Raises:
+      ValueError: if `order` is none of the three.
+
+    Deviations from the source: D and D' are the even and odd rows of one batch, and the Hessian's batch is D.
+    Source: Fallah et al., "Personalized Federated Learning with Theoretical Guarantees: A Model-Agnostic Meta-Learning
+    Approach", NeurIPS 2020, Algorithm 1.
+    """
+    loss = after_adaptation(task.loss, alpha, order)
+    meta = averaging(task, lambda w, data, key: local(loss, w, data, key), server=server, reduce=reduce)
+    return fine_tuned(meta, task, descent(optax.sgd(alpha), adapt), masks.everything)

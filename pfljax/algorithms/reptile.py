@@ -1,0 +1,48 @@
+"""Reptile: averaging read as meta-learning."""
+
+from __future__ import annotations
+
+import optax
+
+from pfljax import masks
+from pfljax.reduce import mean, uniform
+from pfljax.server import fedopt
+from pfljax.skeletons import averaging, fine_tuned
+from pfljax.types import Algorithm, Array, LocalSolver, Mask, Reduce, Task
+
+
+def reptile(
+    task: Task,
+    local: LocalSolver,
+    tune: LocalSolver,
+    *,
+    server_lr: Array | float = 0.5,
+    tuned: Mask = masks.everything,
+    reduce: Reduce = uniform(mean),  # noqa: B008
+) -> Algorithm:
+    """The model moves part of the way towards the clients' solutions; every client deploys a fine-tuned one.
+
+    `w <- w + server_lr mean_i (w_i - w)`, `w_i = local(f_i, w)`.
+
+    Args:
+      task: the model and its loss.
+      local: solver of the inner steps.
+      tune: solver of the adaptation before deployment.
+      server_lr: the paper's epsilon, in (0, 1], traced; 1 is FedAvg with equal weights.
+      tuned: what is adapted.
+      reduce: clients count equally, as in the paper.
+
+    Returns:
+      An algorithm whose clients keep nothing and upload |params|.
+
+    Deviations from the source: none. Source: Nichol et al., "On First-Order Meta-Learning Algorithms", 2018, Algorithm
+    2; read as FedAvg by Jiang et al., "Improving Federated Learning Personalization via Model Agnostic Meta Learning",
+    2019.
+    """
+    meta = averaging(
+        task,
+        lambda w, data, key: local(task.loss, w, data, key),
+        server=fedopt(optax.sgd(server_lr)),
+        reduce=reduce,
+    )
+    return fine_tuned(meta, task, tune, tuned)

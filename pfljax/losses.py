@@ -1,0 +1,105 @@
+"""The algebra of losses: a method is often another method on another loss."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pfljax import tree
+from pfljax.types import Array, Batch, LossFn, Params, Tree
+
+Order = Literal["exact", "first", "hessian_free"]
+
+
+def gradient(loss: LossFn, params: Params, batch: Batch, key: Array) -> tuple[Tree, Tree]:
+    """The gradient of `loss` on the trainable part, and the new stats. The one place that differentiates."""
+
+    def value(trainable: Tree) -> tuple[Array, Tree]:
+        return loss(Params(trainable, params.stats), batch, key)
+
+    return jax.grad(value, has_aux=True)(params.trainable)
+
+
+def given(loss: LossFn, fixed: Params) -> LossFn:
+    """`loss` as a function of the leaves that `fixed` lacks; those it has are constants, their statistics too."""
+
+    def conditioned(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
+        value, stats = loss(tree.merge(params, fixed), batch, key)
+        return value, tree.like(stats, params.stats)
+
+    return conditioned
+
+
+class Proximal(NamedTuple):
+    """`f(w) + lam/2 ||w - anchor||^2`. A solver may take the quadratic part apart (`local.proximal_descent`)."""
+
+    loss: LossFn
+    lam: Array | float
+    anchor: Tree  # like the trainable part
+
+    def __call__(self, params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
+        value, stats = self.loss(params, batch, key)
+        return value + 0.5 * self.lam * tree.squared_norm(tree.sub(params.trainable, self.anchor)), stats
+
+
+proximal = Proximal
+
+
+def tilted(loss: LossFn, tilt: Tree) -> LossFn:
+    """`f(w) + <tilt, w>`: the gradient moves by the constant `tilt`."""
+
+    def tilted_loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
+        value, stats = loss(params, batch, key)
+        return value + tree.vdot(tilt, params.trainable), stats
+
+    return tilted_loss
+
+
+def after_adaptation(loss: LossFn, alpha: Array | float, order: Order = "exact", delta: float = 1e-3) -> LossFn:
+    """The loss after one step: `f(u; query)` at `u = w - alpha grad f(w; support)`.
+
+    Its gradient is the direction of MAML, with `g = grad f(u; query)`:
+
+    - `"exact"`: `(I - alpha H(w; support)) g`, by differentiating through the step;
+    - `"first"`: `g`, the Hessian left out;
+    - `"hessian_free"`: `H g` replaced by `[grad f(w + delta g) - grad f(w - delta g)] / (2 delta)`.
+
+    Support and query are the even and the odd rows of a batch; without a second row the query is the support.
+    Statistics are measured on the query.
+
+    Raises:
+      ValueError: if `order` is none of the three.
+    """
+    if order not in ("exact", "first", "hessian_free"):
+        raise ValueError(f"order={order!r}: choose 'exact', 'first' or 'hessian_free'")
+
+    def adapted(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
+        support, query = _halves(batch)
+        step, _ = gradient(loss, params, support, key)
+        if order != "exact":
+            step = jax.lax.stop_gradient(step)
+        moved = params._replace(trainable=tree.axpy(-alpha, step, params.trainable))
+        value, stats = loss(moved, query, key)
+        if order == "hessian_free":
+            curved, _ = gradient(loss, moved, query, key)
+            ahead, behind = (
+                gradient(loss, params._replace(trainable=tree.axpy(s * delta, curved, params.trainable)), support, key)[0]
+                for s in (1.0, -1.0)
+            )
+            product = jax.lax.stop_gradient(tree.scale(-alpha / (2 * delta), tree.sub(ahead, behind)))
+            value += tree.vdot(product, tree.sub(params.trainable, jax.lax.stop_gradient(params.trainable)))
+        return value, stats
+
+    return adapted
+
+
+def _halves(batch: Batch) -> tuple[Batch, Batch]:
+    even = jax.tree.map(lambda leaf: leaf[0::2], batch)
+    odd = jax.tree.map(lambda leaf: leaf[1::2], batch)
+    rows = odd.mask.shape[0]
+    if rows == 0:
+        return even, even
+    empty = jnp.sum(odd.mask) == 0
+    return even, tree.where(empty, jax.tree.map(lambda leaf: leaf[:rows], even), odd)

@@ -1,0 +1,68 @@
+"""Reductions: how the uploads of a cohort become what the server sees.
+
+A client that did not reply has weight 0 and an upload of zeros.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from pfljax import tree
+from pfljax.types import Array, Reduce, Tree
+
+
+def _lift_mean(upload: Tree, weight: Array) -> tuple[Tree, Array]:
+    return tree.scale(weight, upload), weight
+
+
+def _lower_mean(terms: tuple[Tree, Array], weights: Array) -> Tree:
+    del weights
+    total, weight = terms
+    return jax.tree.map(lambda leaf: leaf / jnp.where(weight > 0, weight, 1).astype(leaf.dtype), total)
+
+
+mean = Reduce(_lift_mean, _lower_mean)
+"""`sum_i n_i u_i / sum_i n_i`, zeros if nobody replied."""
+
+stack = Reduce(lambda upload, weight: upload, lambda terms, weights: terms, summed=False)
+"""The uploads themselves, leaves [M, ...]."""
+
+
+def _one_each(weight: Array) -> Array:
+    return (weight > 0).astype(weight.dtype)
+
+
+def uniform(reduce: Reduce) -> Reduce:
+    """`reduce` with weight 1 for each client that replied.
+
+    >>> total = uniform(mean).lift(jnp.array([3.0]), jnp.array(20.0))
+    >>> uniform(mean).lower(total, jnp.array([20.0])).tolist()
+    [3.0]
+    """
+    return Reduce(
+        lambda upload, weight: reduce.lift(upload, _one_each(weight)),
+        lambda terms, weights: reduce.lower(terms, _one_each(weights)),
+        reduce.summed,
+    )
+
+
+def grouped(clusters: int, reduce: Reduce) -> Reduce:
+    """`reduce` within each of K clusters, for uploads `(cluster [], upload)`.
+
+    Lowers to `(uploads [K, ...], weight [K])`: a cluster of weight 0 had no member in this round.
+    """
+
+    def lift(upload: tuple[Array, Tree], weight: Array) -> tuple[Tree, Array]:
+        cluster, content = upload
+        weights = jnp.where(jnp.arange(clusters) == cluster, weight, 0)
+        return jax.vmap(reduce.lift, (None, 0))(content, weights), weights
+
+    def lower(terms: tuple[Tree, Array], weights: Array) -> tuple[Tree, Array]:
+        del weights
+        lifted, shares = terms
+        if reduce.summed:
+            return jax.vmap(reduce.lower)(lifted, shares), shares
+        return jax.vmap(reduce.lower, (1, 1))(lifted, shares), jnp.sum(shares, axis=0)
+
+    return Reduce(lift, lower, reduce.summed)

@@ -1,0 +1,46 @@
+"""Server optimizers: any optax optimizer, fed with the mean upload as a pseudo-gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import optax
+
+from pfljax import tree
+from pfljax.types import Params
+
+
+class Server(NamedTuple):
+    """A shared model and the state of the optimizer that moves it."""
+
+    params: Params
+    opt_state: optax.OptState
+
+
+class ServerOptimizer(NamedTuple):
+    """How a server model starts and moves."""
+
+    init: Callable[[Params], Server]
+    step: Callable[[Server, Params], Server]  # (server, mean of `received - result`) -> server
+
+
+def fedopt(optimizer: optax.GradientTransformation | None = None) -> ServerOptimizer:
+    """The server step of FedOpt (Reddi et al., "Adaptive Federated Optimization", ICLR 2021, Algorithm 1).
+
+    `w <- w + optimizer(mean_i (w - w_i))`; statistics are averaged: `stats <- stats - mean_i (stats - stats_i)`.
+
+    Args:
+      optimizer: any optax optimizer; None is `optax.sgd(1.0)`, plain averaging.
+    """
+    optimizer = optax.sgd(1.0) if optimizer is None else optimizer
+
+    def init(params: Params) -> Server:
+        return Server(params, optimizer.init(params.trainable))
+
+    def step(server: Server, difference: Params) -> Server:
+        trainable, stats = server.params
+        updates, opt_state = optimizer.update(difference.trainable, server.opt_state, trainable)
+        return Server(Params(optax.apply_updates(trainable, updates), tree.sub(stats, difference.stats)), opt_state)
+
+    return ServerOptimizer(init, step)

@@ -1,0 +1,108 @@
+"""The shapes that methods share: averaging one model, sharing a part of it, adapting it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+
+from pfljax import local, masks, tree
+from pfljax.reduce import mean
+from pfljax.server import ServerOptimizer, fedopt
+from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Mask, Params, Reduce, Reply, Task, Tree
+
+Trainer = Callable[[Params, ClientData, Array], Params]
+"""`(w, data, key) -> w_i`: one client's training from the server model."""
+
+
+def averaging(task: Task, train: Trainer, *, server: ServerOptimizer | None = None, reduce: Reduce = mean) -> Algorithm:
+    """One model: each client trains it, the server moves along the mean of `w - w_i`.
+
+    The clients keep nothing; every client deploys the server model. Down: |params|, up: |params|.
+    """
+    server = fedopt() if server is None else server
+
+    def client_update(w: Params, client: Tree, data: ClientData, key: Array) -> Reply:
+        return Reply(tree.sub(w, train(w, data, jax.random.fold_in(key, 0))), client)
+
+    return Algorithm(
+        init_server=lambda key, num_clients: server.init(task.init(key)),
+        download=lambda model, id: model.params,
+        init_client=lambda w, id, key: (),
+        client_update=client_update,
+        server_update=lambda model, cohort, key: server.step(model, cohort.uploads),
+        personalize=lambda w, client, data, key: w,
+        reduce=reduce,
+        server_model=lambda w, client: w,
+    )
+
+
+def decoupled(
+    task: Task,
+    phases: Sequence[tuple[Mask, LocalSolver]],
+    *,
+    shared: Mask,
+    init: str = "common",
+    server: ServerOptimizer | None = None,
+    reduce: Reduce = mean,
+) -> Algorithm:
+    """One part of the model is shared and averaged, the rest stays with each client.
+
+    A client trains the merged model in `phases`, each on the leaves of its mask; phase p uses the key of phase p.
+    A newcomer trains its own part with the first phase's solver while the shared part rests.
+    Down and up: the shared part.
+
+    Args:
+      shared: the leaves that the server holds.
+      init: `"common"`: the personal part starts equal everywhere; `"per_client"`: random for each client.
+
+    Raises:
+      ValueError: if `init` is neither.
+    """
+    server = fedopt() if server is None else server
+    if init not in ("common", "per_client"):
+        raise ValueError(f"init={init!r}: choose 'common' or 'per_client'")
+
+    def halves(params: Params) -> tuple[Params, Params]:
+        return tree.split(shared(params), params)
+
+    def init_client(w: Params, id: Array, key: Array) -> Params:
+        del w
+        return halves(task.init(key if init == "common" else jax.random.fold_in(key, id)))[1]
+
+    def client_update(w: Params, own: Params, data: ClientData, key: Array) -> Reply:
+        params = tree.merge(w, own)
+        for phase, (mask, solver) in enumerate(phases):
+            params = local.only(mask, solver)(task.loss, params, data, jax.random.fold_in(key, phase))
+        result, own = halves(params)
+        return Reply(tree.sub(w, result), own)
+
+    def onboard(w: Params, own: Params, data: ClientData, key: Array) -> Params:
+        solve = local.only(masks.negate(shared), phases[0][1])
+        return halves(solve(task.loss, tree.merge(w, own), data, jax.random.fold_in(key, 0)))[1]
+
+    return Algorithm(
+        init_server=lambda key, num_clients: server.init(halves(task.init(key))[0]),
+        download=lambda model, id: model.params,
+        init_client=init_client,
+        client_update=client_update,
+        server_update=lambda model, cohort, key: server.step(model, cohort.uploads),
+        personalize=lambda w, own, data, key: tree.merge(w, own),
+        reduce=reduce,
+        onboard=onboard,
+    )
+
+
+def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask) -> Algorithm:
+    """`algorithm` whose deployed model is then trained by `tune` on the client's own data, on the leaves of `tuned`."""
+
+    def personalize(download: Tree, client: Tree, data: ClientData, key: Array) -> Params:
+        start = algorithm.personalize(download, client, data, key)
+        return local.only(tuned, tune)(task.loss, start, data, jax.random.fold_in(key, 0))
+
+    return algorithm._replace(personalize=personalize)
+
+
+def alone(client_update: Callable[[Tree, Tree, ClientData, Array], Reply]) -> Callable[..., Tree]:
+    """Onboarding as the client's half of a round: what it would keep, with no upload."""
+    return lambda download, client, data, key: client_update(download, client, data, key).client

@@ -1,0 +1,153 @@
+"""The types that everything else is written in.
+
+Axis letters, defined here once:
+
+| letter | axis |
+|---|---|
+| N | clients of the population |
+| M | slots of a round's cohort |
+| T | examples of all clients, packed |
+| B | examples of a minibatch |
+| K | clusters |
+| C | classes |
+
+Every function inside an `Algorithm` is written for ONE client. The engine adds the client axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Tree = Any
+
+
+class Params(NamedTuple):
+    """A model: what is descended, and what is only measured.
+
+    Either part may hold `None` where a leaf belongs to the other half of a split (see `pfljax.tree.split`).
+    """
+
+    trainable: Tree
+    stats: Tree = {}  # noqa: RUF012  running statistics of norm layers; never mutated
+
+
+class Batch(NamedTuple):
+    """A minibatch. Rows whose mask is 0 are padding and count for nothing."""
+
+    x: Tree  # [B, ...]
+    y: Array  # [B, ...]
+    mask: Array  # [B] of {0., 1.}
+
+
+class Examples(NamedTuple):
+    """Examples of all clients, packed along one axis and kept in their storage dtype."""
+
+    x: Tree  # [T, ...]
+    y: Array  # [T, ...]
+
+
+class ClientData(NamedTuple):
+    """A view of one client: its examples are the rows `start : start + size` of the shared arrays."""
+
+    examples: Examples  # [T, ...] leaves, shared by all clients
+    start: Array  # [] first row
+    size: Array  # [] number of examples
+    id: Array  # [] place in the population
+    work: Array | float = 1.0  # [] share of its local steps that the client manages this round
+
+
+LossFn = Callable[[Params, Batch, Array], tuple[Array, Tree]]
+"""`(params, batch, key) -> (loss [], new stats)`; a mean over the unmasked rows."""
+
+
+class Model(NamedTuple):
+    """A network as a pair of functions, with the names that personalization needs."""
+
+    init: Callable[[Array], Params]  # key -> params
+    apply: Callable[..., tuple[Tree, Tree]]  # (params, x, *, train, mask, key) -> (outputs, new stats)
+    blocks: tuple[str, ...] = ()  # path prefixes of the basic blocks, from input to output
+    norms: tuple[str, ...] = ()  # paths of the normalisation modules
+
+
+class Task(NamedTuple):
+    """What is learned: a model with its loss and its scores."""
+
+    init: Callable[[Array], Params]
+    loss: LossFn
+    predict: Callable[[Params, Tree], Tree]  # (params, x [B, ...]) -> outputs [B, ...]
+    measure: Callable[[Tree, Array], dict[str, Array]]  # (outputs, y) -> named scores [B]
+
+
+class Plan(NamedTuple):
+    """Which minibatches a client visits in a round."""
+
+    steps: Callable[[ClientData], Array]  # data -> [], differs from client to client
+    batch: Callable[[ClientData, Array, Array], Batch]  # (data, key, step) -> batch
+
+
+LocalSolver = Callable[[LossFn, Params, ClientData, Array], Params]
+"""`(loss, params, data, key) -> params` after local training."""
+
+Mask = Callable[[Params], Params]
+"""`params -> ` the same tree with a Python bool at each leaf."""
+
+
+class Reply(NamedTuple):
+    """What one client hands back."""
+
+    upload: Tree = ()  # goes to the server
+    client: Tree = ()  # stays with the client until it is sampled again
+
+
+class Cohort(NamedTuple):
+    """What the server sees of a round."""
+
+    ids: Array  # [M] ascending; N marks an empty slot
+    uploads: Tree  # what `reduce` made of the uploads: one tree, or leaves [M, ...]
+    weights: Array  # [M] examples of each client that replied, 0 for one that did not
+
+
+class Reduce(NamedTuple):
+    """How uploads become one value. A summed reduction needs the memory of one term, whatever the cohort."""
+
+    lift: Callable[[Tree, Array], Tree]  # (upload of ONE client, weight []) -> term
+    lower: Callable[[Tree, Array], Tree]  # (sum of the terms, or the terms [M, ...]; weights [M]) -> uploads
+    summed: bool = True
+
+
+def keep(download: Tree, client: Tree, data: ClientData, key: Array) -> Tree:
+    """Onboarding that leaves a newcomer's initial state as it is."""
+    del download, data, key
+    return client
+
+
+class Algorithm(NamedTuple):
+    """A federated learning method as pure functions of ONE client and of the server.
+
+    A round is `download -> client_update` for each client of the cohort, `reduce`, then `server_update`.
+    Uploads are differences `received - result`, so their mean is a pseudo-gradient.
+
+    An unseen client is served by `init_client`, then `onboard` (any number of times), then `personalize`.
+    """
+
+    init_server: Callable[[Array, int], Tree]  # (key, number of clients) -> server
+    download: Callable[[Tree, Array], Tree]  # (server, id) -> all that client `id` sees of the server
+    init_client: Callable[[Tree, Array, Array], Tree]  # (download, id, the SAME key as init_server) -> client
+    client_update: Callable[[Tree, Tree, ClientData, Array], Reply]  # (download, client, data, key) -> reply
+    server_update: Callable[[Tree, Cohort, Array], Tree]  # (server, cohort, key) -> server
+    personalize: Callable[[Tree, Tree, ClientData, Array], Params]  # (download, client, data, key) -> deployed model
+    reduce: Reduce
+    onboard: Callable[[Tree, Tree, ClientData, Array], Tree] = keep  # (download, client, data, key) -> client
+    server_model: Callable[[Tree, Tree], Params] | None = None  # (download, client) -> the common model, if there is one
+
+
+class State(NamedTuple):
+    """A run between two rounds."""
+
+    server: Tree
+    clients: Tree  # leaves [N, ...]
+    round: Array  # [] rounds done
