@@ -1,0 +1,60 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pfljax.models.convolution import cnn
+from pfljax.models.dense import logistic, mlp
+from pfljax.models.linen import from_linen
+from pfljax.models.mobilenet import mobilenet_v1
+from pfljax.models.recurrent import char_lstm
+from pfljax.models.resnet import resnet8, resnet18, resnet34
+from pfljax.types import Model
+
+
+def _char_lstm(shape: Sequence[int], classes: int, **kwargs: Any) -> Model:
+    return char_lstm(classes, *shape, **kwargs)
+
+
+MODELS: dict[str, Callable[..., Model]] = {
+    "char_lstm": _char_lstm,
+    "cnn": cnn,
+    "logistic": logistic,
+    "mlp": mlp,
+    "mobilenet_v1": mobilenet_v1,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet8": resnet8,
+}
+"""Name -> factory `(shape, classes, **kwargs) -> Model`."""
+
+
+def by_name(name: str, shape: Sequence[int], classes: int, **kwargs: Any) -> Model:
+    """The model `name` of `MODELS` for examples of `shape` and `classes` outputs.
+
+    Raises:
+      ValueError: if there is no such model.
+    """
+    if name not in MODELS:
+        close = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {sorted(MODELS)}"
+        raise ValueError(f"no model {name!r}; {hint}")
+    return MODELS[name](shape, classes, **kwargs)
+
+
+__all__ = [
+    "MODELS",
+    "by_name",
+    "char_lstm",
+    "cnn",
+    "from_linen",
+    "logistic",
+    "mlp",
+    "mobilenet_v1",
+    "resnet8",
+    "resnet18",
+    "resnet34",
+]

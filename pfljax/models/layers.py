@@ -1,0 +1,90 @@
+"""Layers that the networks share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+
+from pfljax.models.convolve import convolve
+from pfljax.types import Array
+
+
+def normalization(kind: str, channels: int) -> nn.Module:
+    """A norm layer over `channels`: `"group"` (groups of about 16 channels), `"batch"` (momentum 0.9) or `"layer"`.
+
+    Group norm is the usual choice in federated learning: it measures nothing across examples or clients.
+
+    Raises:
+      ValueError: for another kind.
+    """
+    kinds: dict[str, Callable[[], nn.Module]] = {
+        "group": lambda: nn.GroupNorm(num_groups=math.gcd(channels, max(channels // 16, 1)), epsilon=1e-5),
+        "batch": lambda: nn.BatchNorm(momentum=0.9, epsilon=1e-5),
+        "layer": lambda: nn.LayerNorm(epsilon=1e-5),
+    }
+    if kind not in kinds:
+        raise ValueError(f"norm {kind!r} is not one of {sorted(kinds)}")
+    return kinds[kind]()
+
+
+def image(x: Array) -> Array:
+    """Images [B, H, W] or [B, H, W, channels] with their channel axis."""
+    return x[..., jnp.newaxis] if x.ndim == 3 else x
+
+
+def flat(x: Array) -> Array:
+    """[B, ...] as [B, features]."""
+    return x.reshape(x.shape[0], -1)
+
+
+def conv(channels: int, size: int, stride: int = 1, *, groups: int = 1) -> nn.Conv:
+    """A square convolution without bias, padded so that stride 1 keeps the size."""
+    return nn.Conv(
+        channels,
+        (size, size),
+        stride,
+        padding=size // 2,
+        feature_group_count=groups,
+        use_bias=False,
+        conv_general_dilated=convolve,
+    )
+
+
+class Stem(nn.Module):
+    """The first block of a residual network: a convolution with norm and ReLU.
+
+    Small images (below 64 pixels a side) get a 3x3 convolution of stride 1; others a 7x7 convolution of stride 2 and
+    a 3x3 max-pooling of stride 2, as on ImageNet.
+    """
+
+    channels: int
+    norm: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = image(x)
+        small = min(x.shape[1:3]) < 64
+        x = conv(self.channels, 3)(x) if small else conv(self.channels, 7, 2)(x)
+        x = nn.relu(normalization(self.norm, self.channels)(x))
+        return x if small else nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])  # pyright: ignore[reportArgumentType]
+
+
+class Classifier(nn.Module):
+    """The last layer: `x @ kernel.T + bias`, with the kernel [outputs, features].
+
+    With few outputs a training step of this layout takes half the time of the usual one on a CPU.
+    """
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        lecun = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+        kernel = self.param("kernel", lecun, (self.outputs, x.shape[-1]))
+        bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
+        x, kernel, bias = promote_dtype(x, kernel, bias)
+        return x @ kernel.T + bias.reshape((1,) * (x.ndim - 1) + (-1,))

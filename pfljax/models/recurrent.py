@@ -1,0 +1,68 @@
+"""Recurrent networks over tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from pfljax.models.layers import Classifier
+from pfljax.models.linen import from_linen
+from pfljax.types import Array, Model
+
+
+class LSTM(nn.Module):
+    """A long short-term memory layer: [B, L, features] to its hidden states [B, L, hidden].
+
+    With `i, f, g, o = split(x_t U + h W + b)`: `c = sigmoid(f) c + sigmoid(i) tanh(g)`, `h = sigmoid(o) tanh(c)`.
+    The products with the inputs are one matrix product for the whole sequence. The forget gate's bias starts at 1.
+    """
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        def bias(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+            del key
+            return jnp.zeros(shape, dtype).at[self.hidden : 2 * self.hidden].set(1)
+
+        gates = nn.Dense(4 * self.hidden, bias_init=bias, name="input")(x)
+        kernel = self.param("kernel", nn.initializers.orthogonal(), (self.hidden, 4 * self.hidden), gates.dtype)
+
+        def step(state: tuple[Array, Array], gate: Array) -> tuple[tuple[Array, Array], Array]:
+            cell, hidden = state
+            i, f, g, o = jnp.split(gate + hidden @ kernel, 4, axis=-1)
+            cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
+            hidden = nn.sigmoid(o) * jnp.tanh(cell)
+            return (cell, hidden), hidden
+
+        start = jnp.zeros((x.shape[0], self.hidden), gates.dtype)
+        _, states = jax.lax.scan(step, (start, start), jnp.swapaxes(gates, 0, 1))
+        return jnp.swapaxes(states, 0, 1)
+
+
+class CharLSTM(nn.Module):
+    """An embedding, LSTM layers, and a classifier on the last hidden state."""
+
+    vocabulary: int
+    embedding: int
+    hidden: int
+    layers: int
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        x = nn.Embed(self.vocabulary, self.embedding)(tokens.astype(jnp.int32))
+        for _ in range(self.layers):
+            x = LSTM(self.hidden)(x)
+        return Classifier(self.vocabulary, name="classifier")(x[:, -1])
+
+
+def char_lstm(vocabulary: int = 80, length: int = 80, embedding: int = 8, hidden: int = 256, layers: int = 2) -> Model:
+    """The next-character network of LEAF: tokens [B, length] to the logits [B, vocabulary] of the following character.
+
+    820,522 parameters with a vocabulary of 90. Blocks: embedding, each LSTM layer, classifier. Tokens may be bytes.
+    Source: Caldas et al., "LEAF: a benchmark for federated settings", 2018, https://arxiv.org/abs/1812.01097.
+    """
+    return from_linen(CharLSTM(vocabulary, embedding, hidden, layers), (length,), jnp.int32)

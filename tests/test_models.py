@@ -1,0 +1,384 @@
+"""Models: sizes by hand, convolution against XLA, norm layers, blocks."""
+
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from pfljax import masks, models
+from pfljax.models import convolve as convolution
+from pfljax.models.linen import from_linen
+from pfljax.types import Params
+
+KEY = jax.random.key(0)
+pytestmark = pytest.mark.usefixtures("strict")
+
+
+def count(model):
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, KEY).trainable))
+
+
+def dense(inputs, outputs):
+    return (inputs + 1) * outputs
+
+
+def lstm(inputs, hidden):
+    return 4 * hidden * (inputs + hidden + 1)
+
+
+def resnet(stages, width, channels, classes):
+    """Parameters by the architecture: kernels, and two numbers a channel for the norm after each convolution."""
+    total, before = 9 * channels * width + 2 * width, width
+    for stage, blocks in enumerate(stages):
+        now = width * 2**stage
+        for block in range(blocks):
+            total += 9 * before * now + 2 * now + 9 * now * now + 2 * now
+            if block == 0 and stage > 0:
+                total += before * now + 2 * now
+            before = now
+    return total + dense(before, classes)
+
+
+def separable(classes):
+    widths = [32, 64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
+    total = 27 * 32 + 2 * 32 + dense(1024, classes)
+    return total + sum(9 * a + 2 * a + a * b + 2 * b for a, b in itertools.pairwise(widths))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected", "blocks"),
+    [
+        (models.logistic((28, 28), 10), 7850, 1),
+        (models.mlp((28, 28, 1), 10), dense(784, 100) + dense(100, 10), 2),
+        (models.mlp((5,), 3, (7, 6)), dense(5, 7) + dense(7, 6) + dense(6, 3), 3),
+        (models.cnn((28, 28, 1), 10), 582_026, 4),
+        (models.cnn((8, 8), 10), 26 * 32 + 801 * 64 + dense(2 * 2 * 64, 512) + dense(512, 10), 4),
+        (models.resnet8((32, 32, 3), 10), resnet((1, 1, 1), 16, 3, 10), 5),
+        (models.resnet18((32, 32, 3), 10, norm="batch"), resnet((2, 2, 2, 2), 64, 3, 10), 10),
+        (models.resnet18((32, 32, 3), 10), 11_173_962, 10),
+        (models.resnet34((32, 32, 3), 100), resnet((3, 4, 6, 3), 64, 3, 100), 18),
+        (models.resnet34((224, 224, 3), 1000, norm="batch"), 21_797_672, 18),
+        (models.mobilenet_v1((32, 32, 3), 100), separable(100), 15),
+        (models.mobilenet_v1((224, 224, 3), 1000, norm="batch"), 4_231_976, 15),
+        (models.char_lstm(80), 80 * 8 + lstm(8, 256) + lstm(256, 256) + dense(256, 80), 4),
+        (models.char_lstm(90), 820_522, 4),
+    ],
+)
+def test_parameters_and_blocks(model, expected, blocks):
+    assert count(model) == expected
+    assert len(model.blocks) == blocks
+    assert model.blocks[-1] == "classifier"
+
+
+@pytest.mark.parametrize(
+    ("model", "norms"),
+    [(models.resnet8((8, 8, 3), 4, norm="batch"), 1 + 3 * 2 + 2), (models.mobilenet_v1((8, 8, 3), 4, 0.1), 27)],
+)
+def test_head_counts_blocks_from_the_output(model, norms):
+    params = jax.eval_shape(model.init, KEY)
+    held = [sum(jax.tree.leaves(masks.head(model, k)(params))) for k in range(len(model.blocks) + 1)]
+    assert held[0] == 0
+    assert held[1] == 2  # kernel and bias of the classifier
+    assert held == sorted(set(held))
+    assert held[-1] == len(jax.tree.leaves(params))
+    assert len(model.norms) == len(set(model.norms)) == norms
+    assert sum(jax.tree.leaves(masks.norms(model, stats=False)(params))) == 2 * norms
+    with pytest.raises(ValueError, match="personal blocks asked for"):
+        masks.head(model, len(model.blocks) + 1)
+
+
+@pytest.mark.parametrize("norm", ["group", "batch", "layer"])
+@pytest.mark.parametrize("factory", [models.resnet8, models.mobilenet_v1])
+def test_outputs_are_logits(factory, norm):
+    model = factory((8, 8, 3), 4, norm=norm, **({"width": 0.1} if factory is models.mobilenet_v1 else {}))
+    params = jax.eval_shape(model.init, KEY)
+    logits, stats = jax.eval_shape(model.apply, params, jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.uint8))
+    assert logits.shape == (2, 4)
+    assert bool(stats) == (norm == "batch")
+
+
+def test_unknown_norm():
+    with pytest.raises(ValueError, match="'bath' is not one of"):
+        models.resnet8((8, 8, 3), 4, norm="bath")
+
+
+def test_by_name():
+    assert count(models.by_name("mlp", (4,), 3, hidden=(5,))) == dense(4, 5) + dense(5, 3)
+    assert count(models.by_name("char_lstm", (20,), 90)) == 820_522
+    with pytest.raises(ValueError, match="did you mean 'resnet18'"):
+        models.by_name("resnet_18", (8, 8, 3), 4)
+    with pytest.raises(ValueError, match="no model 'xyz'; there are"):
+        models.by_name("xyz", (4,), 3)
+
+
+def test_the_names_of_the_registry_are_exported():
+    assert set(models.MODELS) <= set(models.__all__) == {n for n in models.__all__ if hasattr(models, n)}
+
+
+def test_lstm_is_the_textbook_recurrence():
+    model = models.char_lstm(7, 5, embedding=3, hidden=4, layers=2)
+    params = model.init(KEY)
+    tokens = np.asarray(jax.random.randint(KEY, (2, 5), 0, 7))
+
+    def sigmoid(v):
+        return 1 / (1 + np.exp(-v))
+
+    tree = jax.tree.map(np.asarray, params.trainable)
+    x = tree["Embed_0"]["embedding"][tokens]
+    for layer in ("LSTM_0", "LSTM_1"):
+        h = c = np.zeros((2, 4))
+        states = []
+        for t in range(5):
+            gates = x[:, t] @ tree[layer]["input"]["kernel"] + tree[layer]["input"]["bias"] + h @ tree[layer]["kernel"]
+            i, f, g, o = (gates[:, 4 * k : 4 * k + 4] for k in range(4))
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+            states.append(h)
+        x = np.stack(states, axis=1)
+    logits = x[:, -1] @ tree["classifier"]["kernel"].T + tree["classifier"]["bias"]
+    np.testing.assert_allclose(model.apply(params, tokens.astype(np.uint8))[0], logits, atol=2e-6)
+    np.testing.assert_array_equal(tree["LSTM_0"]["input"]["bias"], np.repeat([0, 1, 0, 0], 4))
+
+
+@pytest.mark.parametrize("model", [models.cnn((8, 8, 1), 3), models.logistic((8, 8, 1), 3)])
+def test_bytes_are_mapped_to_the_interval(model):
+    params = model.init(KEY)
+    x = jax.random.bits(KEY, (4, 8, 8, 1), jnp.uint8)
+    mapped = (np.asarray(x, np.float32) - 127.5) / 127.5
+    np.testing.assert_allclose(model.apply(params, x)[0], model.apply(params, jnp.asarray(mapped))[0], atol=1e-6)
+
+
+class Inner(nn.Module):
+    """A norm layer whose name says nothing."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.BatchNorm(name="second")(nn.Dense(4, name="first")(x))
+
+
+class Deep(nn.Module):
+    """Norm layers at two depths, one of them without parameters."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.LayerNorm(use_scale=False, use_bias=False)(Inner(name="body")(x))
+        return nn.Dense(2)(nn.RMSNorm(name="plain")(x))
+
+
+def test_norms_are_found_by_type_at_any_depth():
+    model = from_linen(Deep(), (3,))
+    assert model.norms == ("body/second", "plain")
+    assert model.blocks == ("body", "plain", "Dense_0")
+    resnet = models.resnet8((8, 8, 3), 4)
+    assert "Block_1/GroupNorm_2" in resnet.norms  # on the shortcut
+
+
+def test_blocks_may_be_given():
+    assert from_linen(Deep(), (3,), blocks=["body/first", "Dense_0"]).blocks == ("body/first", "Dense_0")
+    with pytest.raises(ValueError, match=re.escape("blocks ['head'] hold no parameters")):
+        from_linen(Deep(), (3,), blocks=["head"])
+
+
+def test_other_variables_are_refused():
+    class Counter(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.variable("counter", "n", jnp.zeros, ())
+            return nn.Dense(1)(x)
+
+    with pytest.raises(ValueError, match=r"module keeps \['counter'\]"):
+        from_linen(Counter(), (3,))
+
+
+def test_batch_norm_counts_unmasked_rows_only():
+    model = from_linen(nn.Sequential([nn.Dense(4), nn.BatchNorm(momentum=0.9), nn.Dense(2)]), (3,))
+    params = model.init(KEY)
+    x = jax.random.normal(KEY, (5, 3))
+    mask = jnp.array([1.0, 0, 1, 1, 0])
+    garbage = jnp.where(mask[:, None] > 0, x, 1e6)
+
+    def run(x, mask, params=params):
+        return model.apply(params, x, train=True, mask=mask)
+
+    out, stats = run(x, mask)
+    other, other_stats = run(garbage, mask)
+    rows = np.array([0, 2, 3])
+    np.testing.assert_array_equal(out[rows], other[rows])
+    jax.tree.map(np.testing.assert_array_equal, stats, other_stats)
+
+    tree = jax.tree.map(np.asarray, params.trainable)
+    hidden = np.asarray(x)[rows] @ tree["layers_0"]["kernel"]
+    np.testing.assert_allclose(stats["layers_1"]["mean"], 0.1 * hidden.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(stats["layers_1"]["var"], 0.9 + 0.1 * hidden.var(0), rtol=1e-5)
+    normal = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5)
+    np.testing.assert_allclose(out[rows], normal @ tree["layers_2"]["kernel"], atol=1e-5)
+
+    several = jnp.stack([mask, jnp.ones(5)])
+    for got, one in zip(jax.vmap(run)(jnp.stack([garbage, x]), several)[0], (out, run(x, jnp.ones(5))[0]), strict=True):
+        np.testing.assert_allclose(got[rows], one[rows], atol=1e-5)
+
+    fixed, same = model.apply(params, x)
+    assert same is params.stats
+    running = (np.asarray(x) @ tree["layers_0"]["kernel"]) / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(fixed, running @ tree["layers_2"]["kernel"], atol=1e-5)
+
+
+def test_a_module_with_arguments_of_its_own_is_served():
+    class Threaded(nn.Module):
+        @nn.compact
+        def __call__(self, x, train, mask=None):
+            rows = None if mask is None else mask[:, None].astype(bool)
+            return nn.BatchNorm(use_running_average=not train)(x, mask=rows)
+
+    x = jnp.array([[1.0], [3.0], [100.0]])
+    model = from_linen(Threaded(), (1,))
+    params = model.init(KEY)
+    np.testing.assert_allclose(model.apply(params, x)[0], x, rtol=1e-4)
+    out, _ = model.apply(params, x, train=True, mask=jnp.array([1.0, 1, 0]))
+    np.testing.assert_allclose(out[:2], [[-1], [1]], rtol=1e-4)
+
+
+def test_dropout_follows_the_key_and_the_mode():
+    model = from_linen(nn.Sequential([nn.Dropout(0.5), nn.Dense(2)]), (50,))
+    params, x = model.init(KEY), jnp.ones((3, 50))
+
+    def train(seed):
+        return model.apply(params, x, train=True, key=jax.random.key(seed))[0]
+
+    np.testing.assert_array_equal(train(1), train(1))
+    assert jnp.any(train(1) != train(2))
+    assert model.blocks == ("layers_1",)
+    np.testing.assert_allclose(model.apply(params, x)[0], x @ params.trainable["layers_1"]["kernel"], rtol=1e-5)
+
+
+def test_init_under_vmap_is_init_one_by_one():
+    model = models.cnn((8, 8, 1), 3)
+    keys = jax.random.split(KEY, 2)
+    both = jax.vmap(model.init)(keys)
+    for i, key in enumerate(keys):
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-6), both, model.init(key))
+
+
+SPACE = {1: "W", 2: "HW", 3: "DHW"}
+
+
+def layout(ndim):
+    space = SPACE[ndim - 2]
+    return (f"N{space}C", f"{space}IO", f"N{space}C")
+
+
+CONVOLUTIONS = {
+    "valid": ((2, 6, 5, 3), (3, 2, 3, 4), (1, 1), "VALID", {}),
+    "same": ((2, 6, 5, 3), (3, 2, 3, 4), (1, 1), "SAME", {}),
+    "same, stride": ((2, 7, 6, 2), (3, 3, 2, 3), (2, 2), "SAME", {}),
+    "explicit, strides": ((1, 8, 7, 2), (3, 2, 2, 3), (2, 3), ((1, 2), (0, 1)), {}),
+    "rest unused": ((1, 8, 8, 2), (3, 3, 2, 2), (3, 3), "VALID", {}),
+    "pointwise": ((2, 4, 4, 3), (1, 1, 3, 5), (1, 1), "SAME", {}),
+    "pointwise, stride": ((2, 5, 5, 3), (1, 1, 3, 5), (2, 2), ((0, 0), (0, 0)), {}),
+    "one channel": ((3, 6, 6, 1), (5, 5, 1, 2), (1, 1), "VALID", {}),
+    "kernel dilation": ((1, 7, 7, 2), (2, 3, 2, 3), (1, 1), "SAME", {"rhs_dilation": (2, 1)}),
+    "input dilation": ((1, 4, 4, 2), (3, 3, 2, 3), (1, 1), ((1, 1), (2, 1)), {"lhs_dilation": (2, 2)}),
+    "depthwise": ((2, 5, 5, 3), (3, 3, 1, 3), (1, 1), "SAME", {"feature_group_count": 3}),
+    "depthwise, stride": ((2, 6, 6, 3), (3, 3, 1, 3), (2, 2), ((1, 1), (1, 1)), {"feature_group_count": 3}),
+    "depthwise, two each": ((2, 5, 5, 3), (3, 3, 1, 6), (2, 1), "SAME", {"feature_group_count": 3}),
+    "groups": ((1, 5, 5, 4), (3, 3, 2, 6), (1, 1), "SAME", {"feature_group_count": 2}),
+    "one dimension": ((2, 9, 2), (3, 2, 4), (2,), "SAME", {}),
+    "three dimensions": ((1, 4, 4, 3, 2), (2, 2, 2, 2, 3), (1, 2, 1), "VALID", {}),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolution_and_its_derivatives_are_those_of_xla(case):
+    image, kernel, strides, padding, options = CONVOLUTIONS[case]
+    with jax.enable_x64(True):
+        keys = jax.random.split(KEY, 4)
+        x, k, dx, dk = (
+            jax.random.normal(key, shape, jnp.float64)
+            for key, shape in zip(keys, (image, kernel, image, kernel), strict=True)
+        )
+
+        def everything(convolve):
+            def energy(x, k):
+                y = convolve(x, k, strides, padding, dimension_numbers=layout(len(image)), **options)
+                return jnp.sum(jnp.sin(y)), y
+
+            def slope(x, k):
+                gx, gk = jax.grad(lambda *a: energy(*a)[0], (0, 1))(x, k)
+                return jnp.vdot(gx, dx) + jnp.vdot(gk, dk)
+
+            return (
+                energy(x, k),
+                jax.grad(lambda *a: energy(*a)[0], (0, 1))(x, k),
+                jax.grad(lambda k: energy(x, k)[0])(k),
+                jax.grad(slope, (0, 1))(x, k),
+                jax.jvp(jax.grad(lambda *a: energy(*a)[0], (0, 1)), (x, k), (dx, dk)),
+                jax.vmap(jax.grad(lambda *a: energy(*a)[0], (0, 1)))(jnp.stack([x, dx]), jnp.stack([k, dk])),
+            )
+
+        run = jax.jit(everything, static_argnums=0)
+        ours, theirs = run(convolution.convolve), run(lax.conv_general_dilated)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), ours, theirs)
+        assert ours[0][1].dtype == jnp.float64
+
+
+def test_differentiated_convolution_has_no_convolution_on_cpu():
+    def loss(x, k):
+        return jnp.sum(convolution.convolve(x, k, (1, 1), "SAME", dimension_numbers=layout(4)) ** 2)
+
+    x, k = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 3))
+    program = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, k))
+    assert ("conv_general_dilated" in program) == (jax.default_backend() != "cpu")
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"), [((2, 6, 6, 3), (2, 2)), ((2, 7, 5, 3), (2, 2)), ((1, 9, 6, 2), (3, 2)), ((2, 7, 2), (3,))]
+)
+def test_pooling_is_that_of_flax(shape, window):
+    with jax.enable_x64(True):
+        x, dx = jax.random.normal(KEY, (2, *shape), jnp.float64)  # no ties
+
+        def everything(pool):
+            def energy(x):
+                return jnp.sum(jnp.sin(pool(x)))
+
+            return pool(x), jax.grad(energy)(x), jax.grad(lambda x: jnp.vdot(jax.grad(energy)(x), dx))(x)
+
+        ours = everything(lambda x: convolution.max_pool(x, window))
+        theirs = everything(lambda x: nn.max_pool(x, window, window))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), ours, theirs)
+
+
+def test_pooling_divides_the_gradient_among_ties():
+    x = jnp.array([1.0, 1, 0, 1]).reshape(1, 2, 2, 1)
+    gradient = jax.grad(lambda x: convolution.max_pool(x, (2, 2)).sum())(x)
+    np.testing.assert_allclose(gradient.ravel(), [1 / 3, 1 / 3, 0, 1 / 3], rtol=1e-6)
+
+
+def test_cnn_is_its_plain_flax_reading():
+    class Plain(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for channels in (32, 64):
+                x = nn.max_pool(nn.relu(nn.Conv(channels, (5, 5), padding="VALID")(x)), (2, 2), (2, 2))
+            x = nn.relu(nn.Dense(512)(x.reshape(x.shape[0], -1)))
+            return nn.Dense(3, name="classifier")(x)
+
+    ours, plain = models.cnn((16, 16), 3), from_linen(Plain(), (16, 16, 1))
+    params = jax.jit(ours.init)(KEY)
+    last = params.trainable["classifier"]
+    usual = {**params.trainable, "classifier": {**last, "kernel": last["kernel"].T}}
+    x = jax.random.normal(KEY, (2, 16, 16))
+    got = jax.jit(lambda p: ours.apply(p, x)[0])(params)
+    np.testing.assert_allclose(got, jax.jit(lambda p: plain.apply(Params(p), x[..., None])[0])(usual), atol=1e-5)
+
+
+def test_the_classifier_starts_with_unit_variance():
+    params = models.logistic((10_000,), 4).init(KEY)
+    kernel = params.trainable["classifier"]["kernel"]
+    assert kernel.shape == (4, 10_000)
+    np.testing.assert_allclose(10_000 * jnp.var(kernel), 1, rtol=0.05)
