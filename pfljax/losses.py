@@ -84,11 +84,13 @@ def after_adaptation(loss: LossFn, alpha: Array | float, order: Order = "exact",
         value, stats = loss(moved, query, key)
         if order == "hessian_free":
             curved, _ = gradient(loss, moved, query, key)
-            ahead, behind = (
-                gradient(loss, params._replace(trainable=tree.axpy(s * delta, curved, params.trainable)), support, key)[0]
-                for s in (1.0, -1.0)
-            )
-            product = jax.lax.stop_gradient(tree.scale(-alpha / (2 * delta), tree.sub(ahead, behind)))
+
+            def shifted(by: float) -> Tree:
+                there = params._replace(trainable=tree.axpy(by, curved, params.trainable))
+                return gradient(loss, there, support, key)[0]
+
+            product = tree.scale(-alpha / (2 * delta), tree.sub(shifted(delta), shifted(-delta)))
+            product = jax.lax.stop_gradient(product)
             value += tree.vdot(product, tree.sub(params.trainable, jax.lax.stop_gradient(params.trainable)))
         return value, stats
 

@@ -29,13 +29,17 @@ def permute(places: Array, size: Array, key: Array) -> Array:
     >>> sorted(permute(jnp.arange(5), 5, jax.random.key(0)).tolist())
     [0, 1, 2, 3, 4]
     """
-    words = jax.random.bits(key, (2, _ROUNDS), jnp.uint32)
     size = jnp.maximum(jnp.asarray(size).astype(jnp.uint32), jnp.uint32(1))
-    shifts = words[0] % size
-    place = places.astype(jnp.uint32)
-    for shift, salt in zip(shifts, words[1], strict=True):
+
+    def swap_or_not(place: Array, words: Array) -> tuple[Array, None]:
+        shift, salt = words[0] % size, words[1]
         partner = jnp.where(place > shift, shift + size - place, shift - place)
-        place = jnp.where(_bit(jnp.maximum(place, partner), salt), partner, place)
+        return jnp.where(_bit(jnp.maximum(place, partner), salt), partner, place), None
+
+    # A short loop compiles fast and costs a CPU little; an accelerator wants one kernel.
+    unroll = 4 if jax.default_backend() == "cpu" else _ROUNDS
+    words = jax.random.bits(key, (_ROUNDS, 2), jnp.uint32)
+    place, _ = jax.lax.scan(swap_or_not, places.astype(jnp.uint32), words, unroll=unroll)
     return place.astype(places.dtype)
 
 

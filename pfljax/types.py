@@ -142,7 +142,7 @@ class Algorithm(NamedTuple):
     personalize: Callable[[Tree, Tree, ClientData, Array], Params]  # (download, client, data, key) -> deployed model
     reduce: Reduce
     onboard: Callable[[Tree, Tree, ClientData, Array], Tree] = keep  # (download, client, data, key) -> client
-    server_model: Callable[[Tree, Tree], Params] | None = None  # (download, client) -> the common model, if there is one
+    server_model: Callable[[Tree, Tree], Params] | None = None  # (download, client) -> the common model, if any
 
 
 class State(NamedTuple):

@@ -64,7 +64,7 @@ class Method(NamedTuple):
 
     factory: Callable[..., Algorithm]
     family: str
-    sweep: Mapping[str, tuple[float, float]] = {}  # noqa: RUF012  hyperparameter -> sensible range
+    sweep: Mapping[str, tuple[float, float]] = {}
     needs: tuple[str, ...] = ()  # of "client state", "pooled data", "norm layers"
 
 

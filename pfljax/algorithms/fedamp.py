@@ -71,7 +71,9 @@ def heurfedamp(
     self_weight: Array | float = 0.1,
     start: Start = "cloud",
 ) -> Algorithm:
-    """FedAMP with attention by angle: `xi_ii = self_weight`, `xi_ij = (1 - xi_ii) softmax_{j != i}(sigma cos(w_i, w_j))`.
+    """FedAMP with attention by angle.
+
+    `xi_ii = self_weight`, `xi_ij = (1 - xi_ii) softmax_{j != i}(sigma cos(w_i, w_j))`.
 
     Args:
       task: the model and its loss.

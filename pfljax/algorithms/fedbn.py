@@ -15,7 +15,7 @@ def fedbn(
     norms: Mask,
     *,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = uniform(mean),  # noqa: B008
+    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """FedAvg on all leaves but those of the normalisation layers, which each client keeps.
 
@@ -33,6 +33,4 @@ def fedbn(
     Deviations from the source: none. Source: Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch
     Normalization", ICLR 2021, Algorithm 1.
     """
-    return decoupled(
-        task, [(masks.everything, local)], shared=masks.negate(norms), server=server, reduce=reduce
-    )
+    return decoupled(task, [(masks.everything, local)], shared=masks.negate(norms), server=server, reduce=reduce)

@@ -18,7 +18,7 @@ def ifca(
     *,
     clusters: int = 2,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = uniform(mean),  # noqa: B008
+    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """K models; a client trains `w_k` with `k = argmin_k f_i(w_k)`, and each model averages its members.
 

@@ -18,7 +18,7 @@ def lg_fedavg(
     *,
     init: Literal["common", "per_client"] = "common",
     server: ServerOptimizer | None = None,
-    reduce: Reduce = uniform(mean),  # noqa: B008
+    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """Local representations, global classifier: the complement of FedPer.
 

@@ -21,7 +21,7 @@ def per_fedavg(
     alpha: Array | float = 0.01,
     order: Order = "exact",
     server: ServerOptimizer | None = None,
-    reduce: Reduce = uniform(mean),  # noqa: B008
+    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """FedAvg on the loss after one adaptation step; every client deploys the adapted model.
 

@@ -27,7 +27,7 @@ def pfedme(
     inner_steps: int = 5,
     start: Literal["warm", "reset"] = "warm",
     deploy: Literal["theta", "local"] = "theta",
-    reduce: Reduce = uniform(mean),  # noqa: B008
+    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """Descends the Moreau envelopes `F_i(w) = min_theta f_i(theta) + lam/2 ||theta - w||^2`.
 

@@ -18,7 +18,7 @@ def reptile(
     *,
     server_lr: Array | float = 0.5,
     tuned: Mask = masks.everything,
-    reduce: Reduce = uniform(mean),  # noqa: B008
+    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """The model moves part of the way towards the clients' solutions; every client deploys a fine-tuned one.
 

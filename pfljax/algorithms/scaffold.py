@@ -31,7 +31,7 @@ def scaffold(
     lr: Array | float = 0.05,
     option: Literal["I", "II"] = "II",
     server_lr: Array | float = 1.0,
-    reduce: Reduce = uniform(mean),  # noqa: B008
+    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """Local steps corrected by the difference of the server's and the client's control variate.
 
