@@ -1,0 +1,89 @@
+"""The walk over a cohort: blocks of clients one after the other, all clients of a block at once, blocks over devices.
+
+One code path for every executor: a block of 1 is one client after another, a block of M the whole cohort at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from pfljax import tree
+from pfljax.types import Array, Tree
+
+AXIS = "clients"
+Device: TypeAlias = Any
+"""A `jax.Device`."""
+
+
+class Layout(NamedTuple):
+    """How a cohort is cut."""
+
+    slots: int  # places of the cohort and its padding
+    block: int  # clients at once
+    mesh: Mesh | None  # devices that share the blocks, None for one device
+
+
+def mesh(devices: Sequence[Device] | None) -> Mesh | None:
+    """A mesh of one axis over `devices`, or None where there is nothing to share.
+
+    Raises:
+      RuntimeError: if this jax cannot differentiate convolutions in such a mesh.
+    """
+    if devices is None or len(devices) < 2:
+        return None
+    if jax.__version_info__ < (0, 8):
+        raise RuntimeError(f"jax {jax.__version__} cannot train on several devices: install jax>=0.8 or use one device")
+    return Mesh(np.array(devices), (AXIS,))
+
+
+def layout(cohort: int, block: int, over: Mesh | None) -> Layout:
+    """The layout of `cohort` clients in blocks of at most `block`."""
+    devices = 1 if over is None else over.size
+    block = min(block, -(-cohort // devices))
+    return Layout(-(-cohort // (block * devices)) * block * devices, block, over)
+
+
+def order(costs: Array, plan: Layout) -> Array:
+    """A permutation [slots] that puts clients of like cost into one block, and like blocks on different devices."""
+    devices = 1 if plan.mesh is None else plan.mesh.size
+    ranked = jnp.argsort(-costs, stable=True).reshape(-1, devices, plan.block)
+    return ranked.swapaxes(0, 1).reshape(-1)
+
+
+def walk(one: Callable[[Tree, Tree], tuple[Tree, Tree]], shared: Tree, rows: Tree, plan: Layout) -> tuple[Tree, Tree]:
+    """Calls `one(shared, row) -> (term, kept)` for each of the `rows` [slots, ...].
+
+    Returns:
+      The sum of the terms, and the kept values [slots, ...].
+    """
+
+    def blocks(shared: Tree, rows: Tree) -> tuple[Tree, Tree]:
+        def step(total: Tree, row: Tree) -> tuple[Tree, Tree]:
+            if plan.block == 1:
+                term, kept = one(shared, jax.tree.map(lambda leaf: leaf[0], row))
+                return tree.add(total, term), jax.tree.map(lambda leaf: leaf[None], kept)
+            terms, kept = jax.vmap(partial(one, shared))(row)
+            return tree.add(total, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), terms)), kept
+
+        first = jax.tree.map(lambda leaf: leaf[0, 0], rows)
+        term, _ = jax.eval_shape(one, shared, first)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), term)
+        total, kept = jax.lax.scan(step, zeros, rows)
+        return (total if plan.mesh is None else jax.lax.psum(total, AXIS)), kept
+
+    if plan.mesh is not None:
+        everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+        # Replication is not checked: the check makes jax.grad sum the clients' gradients over the devices.
+        blocks = jax.shard_map(
+            blocks, mesh=plan.mesh, in_specs=(everywhere, split), out_specs=(everywhere, split), check_vma=False
+        )
+    cut = jax.tree.map(lambda leaf: leaf.reshape(-1, plan.block, *leaf.shape[1:]), rows)
+    total, kept = blocks(shared, cut)
+    return total, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kept)
