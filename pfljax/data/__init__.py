@@ -1,0 +1,21 @@
+"""Data sets, and how their examples are dealt to clients."""
+
+from pfljax.data import heterogeneity, partition, synthetic
+from pfljax.data.dataset import Dataset, from_arrays
+from pfljax.data.federated import FederatedData, Rows, federate, from_clients
+from pfljax.data.partition import Partitioner
+from pfljax.data.sources import load
+
+__all__ = [
+    "Dataset",
+    "FederatedData",
+    "Partitioner",
+    "Rows",
+    "federate",
+    "from_arrays",
+    "from_clients",
+    "heterogeneity",
+    "load",
+    "partition",
+    "synthetic",
+]
