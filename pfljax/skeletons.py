@@ -3,36 +3,94 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 
 from pfljax import local, masks, tree
 from pfljax.reduce import mean
 from pfljax.server import ServerOptimizer, fedopt
-from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Mask, Params, Reduce, Reply, Task, Tree
+from pfljax.types import (
+    Algorithm,
+    Array,
+    ClientData,
+    LocalSolver,
+    LossFn,
+    Mask,
+    Params,
+    Reduce,
+    Reply,
+    Task,
+    Tree,
+    keep,
+)
 
-Trainer = Callable[[Params, ClientData, Array], Params]
-"""`(w, data, key) -> w_i`: one client's training from the server model."""
+Init = Literal["common", "per_client"]
+"""Whether the clients' own parts start equal, or random for each."""
+
+Update = Callable[[Tree, Tree, ClientData, Array], Reply]
+"""`(download, client, data, key) -> reply`: one client's half of a round."""
 
 
-def averaging(task: Task, train: Trainer, *, server: ServerOptimizer | None = None, reduce: Reduce = mean) -> Algorithm:
+def averaging(
+    task: Task,
+    local: LocalSolver,
+    loss: Callable[[Params], LossFn] | None = None,
+    *,
+    server: ServerOptimizer | None = None,
+    reduce: Reduce = mean,
+) -> Algorithm:
     """One model: each client trains it, the server moves along the mean of `w - w_i`.
 
     The clients keep nothing; every client deploys the server model. Down: |params|, up: |params|.
+
+    Args:
+      task: the model and its loss.
+      local: solver of a client's round.
+      loss: received `w` -> what is minimised there; the task's loss if None.
+      server: server optimizer; plain averaging if None.
+      reduce: how uploads are averaged.
     """
-    server = fedopt() if server is None else server
 
     def client_update(w: Params, client: Tree, data: ClientData, key: Array) -> Reply:
-        return Reply(tree.sub(w, train(w, data, jax.random.fold_in(key, 0))), client)
+        result = local(loss(w) if loss else task.loss, w, data, jax.random.fold_in(key, 0))
+        return Reply(tree.sub(w, result), client)
 
+    algorithm = accompanied(task, client_update, lambda w, client: w, lambda w: (), server=server, reduce=reduce)
+    return algorithm._replace(onboard=keep)
+
+
+def accompanied(
+    task: Task,
+    client_update: Update,
+    deploy: Callable[[Params, Tree], Params],
+    start: Callable[[Params], Tree] = lambda w: w,
+    *,
+    server: ServerOptimizer | None = None,
+    reduce: Reduce = mean,
+) -> Algorithm:
+    """A server model moved by uploads `w - w_i`, and beside it something that each client keeps.
+
+    A newcomer onboards by its half of a round, without the upload.
+
+    Args:
+      task: the model.
+      client_update: a client's half of a round; receives `w`.
+      deploy: `(w, client) ->` the model that the client deploys.
+      start: `w ->` what a client keeps at the start, or when it joins.
+      server: server optimizer; plain averaging if None.
+      reduce: how uploads are averaged.
+    """
+    server = fedopt() if server is None else server
     return Algorithm(
         init_server=lambda key, num_clients: server.init(task.init(key)),
         download=lambda model, id: model.params,
-        init_client=lambda w, id, key: (),
+        init_client=lambda w, id, key: start(w),
         client_update=client_update,
         server_update=lambda model, cohort, key: server.step(model, cohort.uploads),
-        personalize=lambda w, client, data, key: w,
+        personalize=lambda w, client, data, key: deploy(w, client),
         reduce=reduce,
+        onboard=alone(client_update),
         server_model=lambda w, client: w,
     )
 
@@ -42,7 +100,7 @@ def decoupled(
     phases: Sequence[tuple[Mask, LocalSolver]],
     *,
     shared: Mask,
-    init: str = "common",
+    init: Init = "common",
     server: ServerOptimizer | None = None,
     reduce: Reduce = mean,
 ) -> Algorithm:
@@ -103,6 +161,6 @@ def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask)
     return algorithm._replace(personalize=personalize)
 
 
-def alone(client_update: Callable[[Tree, Tree, ClientData, Array], Reply]) -> Callable[..., Tree]:
+def alone(client_update: Update) -> Callable[..., Tree]:
     """Onboarding as the client's half of a round: what it would keep, with no upload."""
     return lambda download, client, data, key: client_update(download, client, data, key).client

@@ -4,8 +4,6 @@ Tests, configs, the command line and the documentation read this table. A factor
 its ingredients; they are made by name from a configuration (`pfljax.recipe`).
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """APFL: a learned mixture of a personal and the shared model."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax
@@ -12,7 +10,7 @@ from pfljax import tree
 from pfljax.local import descent
 from pfljax.reduce import mean
 from pfljax.server import ServerOptimizer
-from pfljax.skeletons import alone, averaging
+from pfljax.skeletons import accompanied
 from pfljax.types import Algorithm, Array, Batch, ClientData, Params, Plan, Reduce, Reply, Task, Tree
 
 
@@ -60,12 +58,8 @@ def apfl(
     """
     once = optax.sgd(lambda count: jnp.where(count == 0, alpha_lr, 0.0))
     clip = optax.stateless_with_tree_map(lambda update, param: jnp.clip(param + update, 0, 1) - param)
-    joint = descent(
-        optax.partition(
-            {"w": optimizer, "v": optimizer, "alpha": optax.chain(once, clip)}, {"w": "w", "v": "v", "alpha": "alpha"}
-        ),
-        plan,
-    )
+    optimizers = {"w": optimizer, "v": optimizer, "alpha": optax.chain(once, clip)}
+    joint = descent(optax.partition(optimizers, {name: name for name in optimizers}), plan)
 
     def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
         w, v = (Params(both.trainable[name], both.stats[name]) for name in ("w", "v"))
@@ -80,10 +74,11 @@ def apfl(
         upload = tree.sub(w, Params(trainable["w"], stats["w"]))
         return Reply(upload, Mixture(Params(trainable["v"], stats["v"]), trainable["alpha"]))
 
-    base = averaging(task, lambda w, data, key: w, server=server, reduce=reduce)
-    return base._replace(
-        init_client=lambda w, id, key: Mixture(w, jnp.asarray(alpha, float)),
-        client_update=client_update,
-        personalize=lambda w, own, data, key: tree.mix(own.alpha, own.v, w),
-        onboard=alone(client_update),
+    return accompanied(
+        task,
+        client_update,
+        deploy=lambda w, own: tree.mix(own.alpha, own.v, w),
+        start=lambda w: Mixture(w, jnp.asarray(alpha, float)),
+        server=server,
+        reduce=reduce,
     )

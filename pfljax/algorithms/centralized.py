@@ -1,8 +1,5 @@
 """Centralized training: the upper reference, with all data in one place."""
 
-from __future__ import annotations
-
-from pfljax.server import fedopt
 from pfljax.skeletons import averaging
 from pfljax.types import Algorithm, LocalSolver, Task
 
@@ -23,4 +20,4 @@ def centralized(task: Task, local: LocalSolver) -> Algorithm:
     Deviations from the source: none. Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from
     Decentralized Data", AISTATS 2017, the SGD baseline.
     """
-    return averaging(task, lambda w, data, key: local(task.loss, w, data, key), server=fedopt())
+    return averaging(task, local)

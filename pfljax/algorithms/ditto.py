@@ -1,13 +1,12 @@
 """Ditto: a personal model held near the server model."""
 
-from __future__ import annotations
-
 import jax
 
+from pfljax import tree
 from pfljax.losses import proximal
 from pfljax.reduce import mean
 from pfljax.server import ServerOptimizer
-from pfljax.skeletons import alone, averaging
+from pfljax.skeletons import accompanied
 from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reduce, Reply, Task
 
 
@@ -39,15 +38,10 @@ def ditto(
     by examples and weighs equally. Source: Li et al., "Ditto: Fair and Robust Federated Learning Through
     Personalization", ICML 2021, Algorithm 1.
     """
-    base = averaging(task, lambda w, data, key: local(task.loss, w, data, key), server=server, reduce=reduce)
 
     def client_update(w: Params, v: Params, data: ClientData, key: Array) -> Reply:
-        v = personal_local(proximal(task.loss, lam, w.trainable), v, data, jax.random.fold_in(key, 0))
-        return Reply(base.client_update(w, (), data, key).upload, v)
+        key = jax.random.fold_in(key, 0)
+        v = personal_local(proximal(task.loss, lam, w.trainable), v, data, key)
+        return Reply(tree.sub(w, local(task.loss, w, data, key)), v)
 
-    return base._replace(
-        init_client=lambda w, id, key: w,
-        client_update=client_update,
-        personalize=lambda w, v, data, key: v,
-        onboard=alone(client_update),
-    )
+    return accompanied(task, client_update, lambda w, v: v, server=server, reduce=reduce)

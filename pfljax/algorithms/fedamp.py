@@ -1,7 +1,5 @@
 """FedAMP and HeurFedAMP: clients attend to clients like them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Federated averaging, its server optimizers, and its fine-tuned form."""
 
-from __future__ import annotations
-
 import optax
 
 from pfljax import masks
@@ -29,7 +27,7 @@ def fedavg(
 
     Deviations from the source: none. Source: McMahan et al., AISTATS 2017, Algorithm 1.
     """
-    return averaging(task, lambda w, data, key: local(task.loss, w, data, key), server=server, reduce=reduce)
+    return averaging(task, local, server=server, reduce=reduce)
 
 
 def fedavg_finetuned(

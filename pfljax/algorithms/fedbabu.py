@@ -1,7 +1,5 @@
 """FedBABU: only the body is trained, heads come afterwards."""
 
-from __future__ import annotations
-
 from pfljax import masks, tree
 from pfljax.reduce import mean
 from pfljax.server import ServerOptimizer

@@ -1,7 +1,5 @@
 """FedBN: normalisation layers stay with the client."""
 
-from __future__ import annotations
-
 from pfljax import masks
 from pfljax.reduce import mean, uniform
 from pfljax.server import ServerOptimizer

@@ -1,13 +1,9 @@
 """FedPer: a shared body under personal top layers, trained together."""
 
-from __future__ import annotations
-
-from typing import Literal
-
 from pfljax import masks
 from pfljax.reduce import mean
 from pfljax.server import ServerOptimizer
-from pfljax.skeletons import decoupled
+from pfljax.skeletons import Init, decoupled
 from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
 
 
@@ -16,7 +12,7 @@ def fedper(
     local: LocalSolver,
     personal: Mask,
     *,
-    init: Literal["common", "per_client"] = "per_client",
+    init: Init = "per_client",
     server: ServerOptimizer | None = None,
     reduce: Reduce = mean,
 ) -> Algorithm:
@@ -38,11 +34,5 @@ def fedper(
     Deviations from the source: none. Source: Arivazhagan et al., "Federated Learning with Personalization Layers",
     2019, Algorithms 1 and 2.
     """
-    return decoupled(
-        task,
-        [(masks.everything, local)],
-        shared=masks.negate(personal),
-        init=init,
-        server=server,
-        reduce=reduce,
-    )
+    shared = masks.negate(personal)
+    return decoupled(task, [(masks.everything, local)], shared=shared, init=init, server=server, reduce=reduce)

@@ -1,7 +1,5 @@
 """FedProx: averaging with a proximal term."""
 
-from __future__ import annotations
-
 from pfljax.losses import proximal
 from pfljax.reduce import mean
 from pfljax.server import ServerOptimizer
@@ -32,9 +30,4 @@ def fedprox(
     Deviations from the source: none; stragglers' partial work comes with the sampling (`sampling.stragglers`).
     Source: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, Algorithm 2.
     """
-    return averaging(
-        task,
-        lambda w, data, key: local(proximal(task.loss, mu, w.trainable), w, data, key),
-        server=server,
-        reduce=reduce,
-    )
+    return averaging(task, local, lambda w: proximal(task.loss, mu, w.trainable), server=server, reduce=reduce)

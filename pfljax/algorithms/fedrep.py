@@ -1,13 +1,9 @@
 """FedRep: a shared representation, with heads fitted to it first."""
 
-from __future__ import annotations
-
-from typing import Literal
-
 from pfljax import masks
 from pfljax.reduce import mean
 from pfljax.server import ServerOptimizer
-from pfljax.skeletons import decoupled
+from pfljax.skeletons import Init, decoupled
 from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
 
 
@@ -17,7 +13,7 @@ def fedrep(
     head_local: LocalSolver,
     personal: Mask,
     *,
-    init: Literal["common", "per_client"] = "per_client",
+    init: Init = "per_client",
     server: ServerOptimizer | None = None,
     reduce: Reduce = mean,
 ) -> Algorithm:

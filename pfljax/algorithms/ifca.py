@@ -1,7 +1,5 @@
 """IFCA: every client joins the cluster whose model fits it best."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -1,13 +1,9 @@
 """LG-FedAvg: personal lower layers under a shared top."""
 
-from __future__ import annotations
-
-from typing import Literal
-
 from pfljax import masks
 from pfljax.reduce import mean, uniform
 from pfljax.server import ServerOptimizer
-from pfljax.skeletons import decoupled
+from pfljax.skeletons import Init, decoupled
 from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
 
 
@@ -16,7 +12,7 @@ def lg_fedavg(
     local: LocalSolver,
     head: Mask,
     *,
-    init: Literal["common", "per_client"] = "common",
+    init: Init = "common",
     server: ServerOptimizer | None = None,
     reduce: Reduce = uniform(mean),
 ) -> Algorithm:

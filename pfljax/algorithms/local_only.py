@@ -1,17 +1,13 @@
 """Local training alone: the lower reference, with no federation at all."""
 
-from __future__ import annotations
-
-from typing import Literal
-
 import jax
 
 from pfljax.reduce import mean
-from pfljax.skeletons import alone
+from pfljax.skeletons import Init, alone
 from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reply, Task
 
 
-def local_only(task: Task, local: LocalSolver, *, init: Literal["common", "per_client"] = "common") -> Algorithm:
+def local_only(task: Task, local: LocalSolver, *, init: Init = "common") -> Algorithm:
     """Every client trains its own model on its own data.
 
     `min_{v_i} f_i(v_i)`, one call of `local` a round from where the last one ended.

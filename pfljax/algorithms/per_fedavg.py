@@ -1,7 +1,5 @@
 """Per-FedAvg: a starting point from which one step is enough."""
 
-from __future__ import annotations
-
 import optax
 
 from pfljax import masks
@@ -47,6 +45,6 @@ def per_fedavg(
     Source: Fallah et al., "Personalized Federated Learning with Theoretical Guarantees: A Model-Agnostic Meta-Learning
     Approach", NeurIPS 2020, Algorithm 1.
     """
-    loss = after_adaptation(task.loss, alpha, order)
-    meta = averaging(task, lambda w, data, key: local(loss, w, data, key), server=server, reduce=reduce)
-    return fine_tuned(meta, task, descent(optax.sgd(alpha), adapt), masks.everything)
+    meta = after_adaptation(task.loss, alpha, order)
+    learned = averaging(task, local, lambda w: meta, server=server, reduce=reduce)
+    return fine_tuned(learned, task, descent(optax.sgd(alpha), adapt), masks.everything)

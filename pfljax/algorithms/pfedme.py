@@ -1,7 +1,5 @@
 """pFedMe: personalized models by Moreau envelopes."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import jax
@@ -12,7 +10,7 @@ from pfljax.local import descent, same
 from pfljax.losses import proximal
 from pfljax.reduce import mean, uniform
 from pfljax.server import fedopt
-from pfljax.skeletons import alone, averaging
+from pfljax.skeletons import accompanied
 from pfljax.types import Algorithm, Array, ClientData, Params, Plan, Reduce, Reply, Task
 
 
@@ -82,10 +80,5 @@ def pfedme(
         w_i, theta = jax.lax.fori_loop(0, plan.steps(data), step, (w, w))
         return Reply(tree.sub(w, w_i), theta if deploy == "theta" else w_i)
 
-    base = averaging(task, lambda w, data, key: w, server=fedopt(optax.sgd(beta)), reduce=reduce)
-    return base._replace(
-        init_client=lambda w, id, key: w,
-        client_update=client_update,
-        personalize=lambda w, client, data, key: client,
-        onboard=alone(client_update),
-    )
+    server = fedopt(optax.sgd(beta))
+    return accompanied(task, client_update, lambda w, client: client, server=server, reduce=reduce)

@@ -1,7 +1,5 @@
 """Reptile: averaging read as meta-learning."""
 
-from __future__ import annotations
-
 import optax
 
 from pfljax import masks
@@ -39,10 +37,5 @@ def reptile(
     2; read as FedAvg by Jiang et al., "Improving Federated Learning Personalization via Model Agnostic Meta Learning",
     2019.
     """
-    meta = averaging(
-        task,
-        lambda w, data, key: local(task.loss, w, data, key),
-        server=fedopt(optax.sgd(server_lr)),
-        reduce=reduce,
-    )
+    meta = averaging(task, local, server=fedopt(optax.sgd(server_lr)), reduce=reduce)
     return fine_tuned(meta, task, tune, tuned)
