@@ -398,7 +398,7 @@ def simulate(
     """
     if rounds < 1 or eval_every < 1:
         raise ValueError(f"rounds={rounds}, eval_every={eval_every}: both must be at least 1")
-    hyper, start = hyper or {}, time.perf_counter()
+    hyper = hyper or {}
     simulation = Simulation(task, build, data, **options)
     key = jax.random.key(seed)
     state = simulation.init(key, **hyper)
@@ -406,13 +406,14 @@ def simulate(
     checkpoints = None if checkpoint is None else Checkpoints(checkpoint)
     if checkpoints is not None and resume and checkpoints.rounds():
         state, record = checkpoints.restore(state)
-    before = float(record.get("seconds", 0.0))
+    seconds, at_most = float(record.get("seconds", 0.0)), min(eval_every, rounds)
     while (done := int(state.round)) < rounds:
-        state, log = simulation.advance(state, key, min(eval_every, rounds - done), min(eval_every, rounds), **hyper)
+        start, compiled = time.perf_counter(), simulation.compile_seconds
+        state, log = simulation.advance(state, key, min(eval_every, rounds - done), at_most, **hyper)
         _check_finite(log, done)
         scores = simulation.evaluate(state, key, **hyper)
+        seconds += time.perf_counter() - start - (simulation.compile_seconds - compiled)
         record = _extended(record, int(state.round), scores, log)
-        seconds = before + time.perf_counter() - start - simulation.compile_seconds
         record |= {"seconds": np.asarray(seconds), "compile_seconds": np.asarray(simulation.compile_seconds)}
         if checkpoints is not None:
             checkpoints.save(state, record)
