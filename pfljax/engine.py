@@ -32,6 +32,10 @@ Log = dict[str, np.ndarray]
 _INIT, _COHORT, _CLIENTS, _SERVER, _EVALUATION = 2**32 - 1, 0, 1, 2, 3
 
 
+# On a CPU small models gain from a few clients at once, large ones from staying in the cache.
+_CPU_BLOCK, _CACHED_PARAMS = 8, 100_000
+
+
 def _client_key(key: Array, id: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, _CLIENTS), id)
 
@@ -46,7 +50,7 @@ class Simulation:
       train: the federation that trains, `data` if None (centralized training uses `data.pooled()`).
       cohort: who takes part in a round.
       executor: `"vmap"`, `"sequential"`, a block size, or `"auto"`. Results are the same.
-      devices: share the cohort over these devices; one device if None.
+      devices: share the cohort over these devices; all that there are if None.
       onboard_rounds: rounds of onboarding for each unseen client.
 
     Raises:
@@ -239,9 +243,10 @@ class Simulation:
             return self._executor
         if self._executor != "auto":
             return {"vmap": cohort, "sequential": 1}[self._executor]
-        if jax.default_backend() == "cpu":
-            return 1
-        return cohort
+        if jax.default_backend() != "cpu":
+            return cohort
+        params = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(self.task.init, jax.random.key(0))))
+        return max(1, min(_CPU_BLOCK, _CACHED_PARAMS // params))
 
     def _round(self, algorithm: Algorithm, state: State, train: FederatedData, key: Array) -> tuple[State, dict]:
         key = jax.random.fold_in(key, state.round)
@@ -340,7 +345,7 @@ class Simulation:
         self, one: Callable[[Array, Tree], Tree], clients: Tree, data: FederatedData, *, unseen: bool
     ) -> Tree:
         first, count = (data.num_clients, data.num_unseen) if unseen else (0, data.num_clients)
-        plan = sharding.layout(count, self._block(count), None)
+        plan = sharding.layout(count, self._block(count), self._mesh)
         ids = first + jnp.arange(plan.slots)
         rows = jax.tree.map(lambda leaf: jnp.take(leaf, ids, axis=0, mode="clip"), clients)
         _, kept = sharding.walk(lambda _, row: ((), one(*row)), (), (ids, rows), plan)

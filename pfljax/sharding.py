@@ -5,6 +5,7 @@ One code path for every executor: a block of 1 is one client after another, a bl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -18,6 +19,7 @@ from pfljax import tree
 from pfljax.types import Array, Tree
 
 AXIS = "clients"
+_SHARDS_CONVOLUTIONS = jax.__version_info__ >= (0, 8)
 Device: TypeAlias = Any
 """A `jax.Device`."""
 
@@ -30,15 +32,32 @@ class Layout(NamedTuple):
     mesh: Mesh | None  # devices that share the blocks, None for one device
 
 
+def use_cores(count: int | None = None) -> None:
+    """Makes each CPU core a device, so that clients are trained on all of them; to be called before JAX computes.
+
+    Leaves things as they are where `XLA_FLAGS` or `JAX_NUM_CPU_DEVICES` already say how many.
+
+    Args:
+      count: how many devices; the number of cores if None.
+
+    Raises:
+      RuntimeError: if JAX has computed already.
+    """
+    if "JAX_NUM_CPU_DEVICES" not in os.environ and "device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", count or os.cpu_count())
+
+
 def mesh(devices: Sequence[Device] | None) -> Mesh | None:
-    """A mesh of one axis over `devices`, or None where there is nothing to share.
+    """A mesh of one axis over `devices`, all of them if None; None where there is nothing to share.
 
     Raises:
       RuntimeError: if this jax cannot differentiate convolutions in such a mesh.
     """
-    if devices is None or len(devices) < 2:
+    if devices is None:
+        devices = jax.devices() if _SHARDS_CONVOLUTIONS else jax.devices()[:1]
+    if len(devices) < 2:
         return None
-    if jax.__version_info__ < (0, 8):
+    if not _SHARDS_CONVOLUTIONS:
         raise RuntimeError(f"jax {jax.__version__} cannot train on several devices: install jax>=0.8 or use one device")
     return Mesh(np.array(devices), (AXIS,))
 
