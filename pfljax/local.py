@@ -14,7 +14,13 @@ from pfljax.types import Array, Batch, ClientData, LocalSolver, LossFn, Mask, Pa
 
 
 def gather(data: ClientData, places: Array) -> Batch:
-    """The client's examples at `places` [B]; places beyond its size are padding."""
+    """The client's examples at `places` [B]; places beyond its size are padding.
+
+    >>> from pfljax import quadratics
+    >>> data = quadratics.problem(w=[3.0], sizes=[2])[1].client(0)
+    >>> gather(data, jnp.arange(3)).mask.tolist()
+    [1.0, 1.0, 0.0]
+    """
     valid = places < data.size
     rows = data.start + jnp.where(valid, places, 0)
     x, y = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), data.examples)
@@ -41,6 +47,11 @@ def epochs(count: int, batch_size: int, *, drop_last: bool = False) -> Plan:
 
     Raises:
       ValueError: if a count is below 1.
+
+    >>> from pfljax import quadratics
+    >>> data = quadratics.problem(w=[3.0], sizes=[10])[1].client(0)
+    >>> int(epochs(2, batch_size=4).steps(data)), int(epochs(2, batch_size=4, drop_last=True).steps(data))
+    (6, 4)
     """
     _positive(count=count, batch_size=batch_size)
 
@@ -62,6 +73,11 @@ def steps(count: int, batch_size: int) -> Plan:
 
     Raises:
       ValueError: if a count is below 1.
+
+    >>> from pfljax import quadratics
+    >>> data = quadratics.problem(w=[3.0], sizes=[10])[1].client(0)
+    >>> int(steps(7, batch_size=4).steps(data))
+    7
     """
     _positive(count=count)
     return Plan(lambda data: _worked(jnp.asarray(count), data), epochs(1, batch_size).batch)
@@ -72,6 +88,11 @@ def full_batch(count: int, capacity: int) -> Plan:
 
     Raises:
       ValueError: if a count is below 1.
+
+    >>> from pfljax import quadratics
+    >>> data = quadratics.problem(w=[3.0], sizes=[2])[1].client(0)
+    >>> full_batch(5, capacity=3).batch(data, jax.random.key(0), jnp.asarray(0)).mask.tolist()
+    [1.0, 1.0, 0.0]
     """
     _positive(count=count, capacity=capacity)
 
@@ -87,6 +108,12 @@ def same(batch: Batch, count: int) -> Plan:
 
     Raises:
       ValueError: if `count` is below 1.
+
+    >>> from pfljax import quadratics
+    >>> data = quadratics.problem(w=[3.0], sizes=[2])[1].client(0)
+    >>> plan = same(gather(data, jnp.arange(2)), count=4)
+    >>> int(plan.steps(data)), plan.batch(data, jax.random.key(0), jnp.asarray(3)).mask.tolist()
+    (4, [1.0, 1.0])
     """
     _positive(count=count)
     return Plan(lambda data: jnp.asarray(count), lambda data, key, step: batch)
@@ -100,6 +127,12 @@ def descent(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
     Args:
       optimizer: any optax transformation; its hyperparameters may be traced.
       plan: which minibatches.
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[8.0])
+    >>> key, solve = jax.random.key(0), descent(optax.sgd(0.5), full_batch(3, 1))
+    >>> float(solve(task.loss, task.init(key), data.client(0), key).trainable["w"])
+    7.0
     """
 
     def solve(loss: LossFn, params: Params, data: ClientData, key: Array) -> Params:
@@ -120,6 +153,13 @@ def proximal_descent(lr: Array | float, plan: Plan) -> LocalSolver:
     """Descent that takes the quadratic part of a `losses.Proximal` exactly, so that no `lam` is too large.
 
     `w <- (w - lr grad f(w; batch) + lr lam anchor) / (1 + lr lam)`
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[8.0])
+    >>> key, solve = jax.random.key(0), proximal_descent(0.5, full_batch(50, 1))
+    >>> near_zero = losses.proximal(task.loss, 3.0, {"w": jnp.zeros(())})
+    >>> round(float(solve(near_zero, task.init(key), data.client(0), key).trainable["w"]), 4)
+    2.0
     """
 
     def solve(loss: LossFn, params: Params, data: ClientData, key: Array) -> Params:
@@ -136,7 +176,15 @@ def proximal_descent(lr: Array | float, plan: Plan) -> LocalSolver:
 
 
 def only(mask: Mask, solver: LocalSolver) -> LocalSolver:
-    """`solver` on the leaves of `mask`; the others are constants and come back bit for bit."""
+    """`solver` on the leaves of `mask`; the others are constants and come back bit for bit.
+
+    >>> from pfljax import masks, quadratics
+    >>> task, data = quadratics.problem(body=[8.0], head=[4.0])
+    >>> key, solve = jax.random.key(0), descent(optax.sgd(1.0), full_batch(1, 1))
+    >>> solved = only(masks.named("head"), solve)(task.loss, task.init(key), data.client(0), key)
+    >>> {name: float(leaf) for name, leaf in solved.trainable.items()}
+    {'body': 0.0, 'head': 4.0}
+    """
 
     def solve(loss: LossFn, params: Params, data: ClientData, key: Array) -> Params:
         chosen, fixed = tree.split(mask(params), params)
@@ -146,7 +194,13 @@ def only(mask: Mask, solver: LocalSolver) -> LocalSolver:
 
 
 def average(of: Callable[[Batch], Tree], data: ClientData, batch_size: int) -> Tree:
-    """The mean over the client's examples of `of(batch)`, itself a mean over the rows of a batch."""
+    """The mean over the client's examples of `of(batch)`, itself a mean over the rows of a batch.
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[3.0], sizes=[10])
+    >>> float(average(lambda batch: jnp.sum(batch.x["c"]["w"] * batch.mask) / jnp.sum(batch.mask), data.client(0), 4))
+    3.0
+    """
 
     def add(number: Array, total: Tree) -> Tree:
         batch = gather(data, number * batch_size + jnp.arange(batch_size))
@@ -155,14 +209,28 @@ def average(of: Callable[[Batch], Tree], data: ClientData, batch_size: int) -> T
     probe = jax.eval_shape(lambda: of(gather(data, jnp.arange(batch_size))))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), probe)
     total = jax.lax.fori_loop(0, -(-data.size // batch_size), add, zeros)
-    return tree.scale(1 / jnp.maximum(data.size, 1), total)
+    return tree.scale(1 / jnp.maximum(data.size, 1).astype(float), total)
 
 
 def mean_loss(loss: LossFn, params: Params, data: ClientData, key: Array, batch_size: int = 128) -> Array:
-    """`f_i(w)`: the mean loss over all examples of the client, 0 without any."""
+    """`f_i(w)`: the mean loss over all examples of the client, 0 without any.
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[8.0], sizes=[3])
+    >>> key = jax.random.key(0)
+    >>> float(mean_loss(task.loss, task.init(key), data.client(0), key))
+    32.0
+    """
     return average(lambda batch: loss(params, batch, key)[0], data, batch_size)
 
 
 def mean_gradient(loss: LossFn, params: Params, data: ClientData, key: Array, batch_size: int = 128) -> Tree:
-    """`grad f_i(w)` over all examples of the client, 0 without any."""
+    """`grad f_i(w)` over all examples of the client, 0 without any.
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[8.0], sizes=[3])
+    >>> key = jax.random.key(0)
+    >>> float(mean_gradient(task.loss, task.init(key), data.client(0), key)["w"])
+    -8.0
+    """
     return average(lambda batch: losses.gradient(loss, params, batch, key)[0], data, batch_size)

@@ -1,0 +1,62 @@
+# Everything from a fresh clone: needs Python 3.11 or later with venv, make, and a package registry.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+# The first interpreter that really runs, is new enough and can make environments. Override: make demo PYTHON=/path/to/python
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+# Versions known to work together; make test CONSTRAINTS= takes the newest there are.
+CONSTRAINTS ?= constraints.txt
+# At most four test processes; make test WORKERS=0 stays in one.
+WORKERS ?= auto
+# Further arguments of pytest or of the demo: make test ARGS="-k fedavg -x"
+ARGS ?=
+
+BIN := .venv/bin
+LIMIT := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=4
+
+.PHONY: help demo test slow lint format types notebook check clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/.demo ## a comparison of methods on real data, with a table and a figure in runs/demo
+	$(BIN)/python -m experiments.demo --out=runs/demo $(ARGS)
+
+test: .venv/.test ## the tests and the examples in docstrings
+	$(PYTEST) $(ARGS)
+
+slow: .venv/.test ## the tests that take minutes
+	$(PYTEST) -m slow $(ARGS)
+
+lint: .venv/.dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/.dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: .venv/.dev ## pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+notebook: .venv/.dev ## run the notebooks headless, in their fast setting
+	@for n in notebooks/*.ipynb; do echo "$$n"; \
+	  PFLJAX_FAST=1 $(BIN)/jupyter execute --timeout=600 "$$n" || exit 1; done
+
+check: lint types test ## what a change must pass
+
+clean: ## remove the environment, caches and results
+	rm -rf .venv .jax_cache .pytest_cache .ruff_cache .hypothesis build dist runs
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later with venv was found; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+# uv when there is one, because it takes seconds where pip takes half a minute.
+.venv/.%: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/uv pip install --python $(BIN)/python $(LIMIT) -e '.[$*]' \
+	  || $(BIN)/python -m pip install --disable-pip-version-check $(LIMIT) -e '.[$*]'
+	@touch $@
