@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pfljax import local, losses, tree
 from pfljax.data import FederatedData
-from pfljax.types import Algorithm, Array, Task, Tree
+from pfljax.types import Algorithm, Array, Params, Task, Tree
 
 
 def wire_bytes(algorithm: Algorithm, data: FederatedData) -> tuple[int, int]:
@@ -32,9 +32,10 @@ def wire_bytes(algorithm: Algorithm, data: FederatedData) -> tuple[int, int]:
 def step_flops(task: Task, data: FederatedData, batch_size: int) -> float | None:
     """Floating-point operations of one gradient on one minibatch, as the compiler counts them; None if it does not."""
 
-    def step(data: FederatedData, key: Array) -> Tree:
-        batch = local.gather(data.client(0), jnp.arange(batch_size))
-        return losses.gradient(task.loss, task.init(key), batch, key)[0]
+    key = jax.random.key(0)
 
-    analysis = jax.jit(step).lower(data, jax.random.key(0)).compile().cost_analysis()
+    def step(params: Params, data: FederatedData, key: Array) -> Tree:
+        return losses.gradient(task.loss, params, local.gather(data.client(0), jnp.arange(batch_size)), key)
+
+    analysis = jax.jit(step).lower(jax.eval_shape(task.init, key), data, key).compile().cost_analysis()
     return None if not analysis else analysis.get("flops")

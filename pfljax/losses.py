@@ -14,7 +14,13 @@ Order = Literal["exact", "first", "hessian_free"]
 
 
 def gradient(loss: LossFn, params: Params, batch: Batch, key: Array) -> tuple[Tree, Tree]:
-    """The gradient of `loss` on the trainable part, and the new stats. The one place that differentiates."""
+    """The gradient of `loss` on the trainable part, and the new stats. The one place that differentiates.
+
+    >>> f = lambda params, batch, key: ((params.trainable["w"] - 1) ** 2 / 2, {})
+    >>> w = Params({"w": jnp.asarray(3.0)})
+    >>> float(gradient(f, w, batch=None, key=None)[0]["w"])
+    2.0
+    """
 
     def value(trainable: Tree) -> tuple[Array, Tree]:
         return loss(Params(trainable, params.stats), batch, key)
@@ -23,7 +29,13 @@ def gradient(loss: LossFn, params: Params, batch: Batch, key: Array) -> tuple[Tr
 
 
 def given(loss: LossFn, fixed: Params) -> LossFn:
-    """`loss` as a function of the leaves that `fixed` lacks; those it has are constants, their statistics too."""
+    """`loss` as a function of the leaves that `fixed` lacks; those it has are constants, their statistics too.
+
+    >>> f = lambda params, batch, key: (params.trainable["a"] * params.trainable["b"], {})
+    >>> of_a = given(f, Params({"a": None, "b": 3.0}))
+    >>> of_a(Params({"a": 2.0, "b": None}), batch=None, key=None)
+    (6.0, {})
+    """
 
     def conditioned(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
         value, stats = loss(tree.merge(params, fixed), batch, key)
@@ -33,7 +45,13 @@ def given(loss: LossFn, fixed: Params) -> LossFn:
 
 
 class Proximal(NamedTuple):
-    """`f(w) + lam/2 ||w - anchor||^2`. A solver may take the quadratic part apart (`local.proximal_descent`)."""
+    """`f(w) + lam/2 ||w - anchor||^2`. A solver may take the quadratic part apart (`local.proximal_descent`).
+
+    >>> f = lambda params, batch, key: ((params.trainable["w"] - 1) ** 2 / 2, {})
+    >>> w = Params({"w": jnp.asarray(3.0)})
+    >>> float(proximal(f, lam=4.0, anchor={"w": jnp.asarray(2.0)})(w, batch=None, key=None)[0])
+    4.0
+    """
 
     loss: LossFn
     lam: Array | float
@@ -48,7 +66,13 @@ proximal = Proximal
 
 
 def tilted(loss: LossFn, tilt: Tree) -> LossFn:
-    """`f(w) + <tilt, w>`: the gradient moves by the constant `tilt`."""
+    """`f(w) + <tilt, w>`: the gradient moves by the constant `tilt`.
+
+    >>> f = lambda params, batch, key: ((params.trainable["w"] - 1) ** 2 / 2, {})
+    >>> w = Params({"w": jnp.asarray(3.0)})
+    >>> float(tilted(f, {"w": jnp.asarray(5.0)})(w, batch=None, key=None)[0])
+    17.0
+    """
 
     def tilted_loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
         value, stats = loss(params, batch, key)
@@ -71,6 +95,12 @@ def after_adaptation(loss: LossFn, alpha: Array | float, order: Order = "exact",
 
     Raises:
       ValueError: if `order` is none of the three.
+
+    >>> f = lambda params, batch, key: ((params.trainable["w"] - 1) ** 2 / 2, {})
+    >>> w = Params({"w": jnp.asarray(3.0)})
+    >>> rows = Batch(jnp.zeros(2), jnp.zeros(2), mask=jnp.ones(2))
+    >>> float(gradient(after_adaptation(f, alpha=0.5), w, rows, key=None)[0]["w"])
+    0.5
     """
     if order not in ("exact", "first", "hessian_free"):
         raise ValueError(f"order={order!r}: choose 'exact', 'first' or 'hessian_free'")

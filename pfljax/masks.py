@@ -19,32 +19,56 @@ def _paths(tree: object) -> object:
 
 
 def everything(params: Params) -> Params:
-    """All leaves."""
+    """All leaves.
+
+    >>> everything(Params({"a": 0.0}, {"mean": 0.0}))
+    Params(trainable={'a': True}, stats={'mean': True})
+    """
     return jax.tree.map(lambda _: True, params)
 
 
 def nothing(params: Params) -> Params:
-    """No leaf."""
+    """No leaf.
+
+    >>> nothing(Params({"a": 0.0}, {"mean": 0.0}))
+    Params(trainable={'a': False}, stats={'mean': False})
+    """
     return jax.tree.map(lambda _: False, params)
 
 
 def stats(params: Params) -> Params:
-    """Running statistics only."""
+    """Running statistics only.
+
+    >>> stats(Params({"a": 0.0}, {"mean": 0.0}))
+    Params(trainable={'a': False}, stats={'mean': True})
+    """
     return Params(nothing(params.trainable), everything(params.stats))
 
 
 def negate(mask: Mask) -> Mask:
-    """The complement of `mask`."""
+    """The complement of `mask`.
+
+    >>> negate(stats)(Params({"a": 0.0}, {"mean": 0.0}))
+    Params(trainable={'a': True}, stats={'mean': False})
+    """
     return lambda params: jax.tree.map(lambda m: not m, mask(params))
 
 
 def union(*masks: Mask) -> Mask:
-    """Leaves in any of `masks`."""
+    """Leaves in any of `masks`.
+
+    >>> union(named("a"), named("b"))(Params({"a": 0.0, "b": 0.0, "c": 0.0})).trainable
+    {'a': True, 'b': True, 'c': False}
+    """
     return lambda params: jax.tree.map(lambda *m: any(m), *(mask(params) for mask in masks))
 
 
 def intersection(*masks: Mask) -> Mask:
-    """Leaves in all of `masks`."""
+    """Leaves in all of `masks`.
+
+    >>> intersection(named("a"), negate(stats))(Params({"a": 0.0, "b": 0.0}, {"a": 0.0}))
+    Params(trainable={'a': True, 'b': False}, stats={'a': False})
+    """
     return lambda params: jax.tree.map(lambda *m: all(m), *(mask(params) for mask in masks))
 
 
@@ -53,6 +77,9 @@ def named(*prefixes: str) -> Mask:
 
     Raises:
       ValueError: when traced on a tree where a prefix names nothing; the message lists the paths there are.
+
+    >>> named("Dense_1")(Params({"Dense_1": {"kernel": 0.0}, "Dense_10": {"kernel": 0.0}})).trainable
+    {'Dense_1': {'kernel': True}, 'Dense_10': {'kernel': False}}
     """
 
     def below(path: str, prefix: str) -> bool:
@@ -74,6 +101,10 @@ def head(model: Model, blocks: int = 1) -> Mask:
 
     Raises:
       ValueError: if the model has fewer blocks.
+
+    >>> model = Model(lambda key: Params({"body": 0.0, "top": 0.0}), lambda params, x: (x, {}), blocks=("body", "top"))
+    >>> head(model)(model.init(jax.random.key(0))).trainable
+    {'body': False, 'top': True}
     """
     if not 0 <= blocks <= len(model.blocks):
         raise ValueError(f"{blocks} personal blocks asked for, but the model has {len(model.blocks)}: {model.blocks}")
@@ -81,7 +112,12 @@ def head(model: Model, blocks: int = 1) -> Mask:
 
 
 def norms(model: Model, *, affine: bool = True, stats: bool = True) -> Mask:
-    """The normalisation layers of `model`: their scale and shift (`affine`), their running statistics (`stats`)."""
+    """The normalisation layers of `model`: their scale and shift (`affine`), their running statistics (`stats`).
+
+    >>> model = Model(lambda key: Params({"n": 0.0, "w": 0.0}, {"n": 0.0}), lambda params, x: (x, {}), norms=("n",))
+    >>> norms(model, affine=False)(model.init(jax.random.key(0)))
+    Params(trainable={'n': False, 'w': False}, stats={'n': True})
+    """
     layers = named(*model.norms)
 
     def mask(params: Params) -> Params:

@@ -27,7 +27,7 @@ def _of_present(statistic: Callable[..., float]) -> Statistic:
         present = ~np.isnan(np.stack([scores, *others])).any(axis=0)
         if not present.any():
             return float("nan")
-        return float(statistic(scores[present], *(other[present] for other in others), **options))
+        return statistic(scores[present], *(other[present] for other in others), **options)
 
     return called
 
@@ -35,43 +35,43 @@ def _of_present(statistic: Callable[..., float]) -> Statistic:
 @_of_present
 def mean(scores: np.ndarray) -> float:
     """`1/n sum_i a_i`, every client the same: what most papers call average accuracy."""
-    return np.mean(scores)
+    return float(np.mean(scores))
 
 
 @_of_present
 def weighted_mean(scores: np.ndarray, sizes: np.ndarray) -> float:
     """`sum_i n_i a_i / sum_i n_i` with test examples n_i: the accuracy over all examples (PFLlib's headline)."""
-    return np.average(scores, weights=sizes) if sizes.any() else np.nan
+    return float(np.average(scores, weights=sizes)) if sizes.any() else np.nan
 
 
 @_of_present
 def std(scores: np.ndarray) -> float:
     """Population standard deviation over clients (not over seeds)."""
-    return np.std(scores)
+    return float(np.std(scores))
 
 
 @_of_present
 def worst(scores: np.ndarray) -> float:
     """The lowest score."""
-    return np.min(scores)
+    return float(np.min(scores))
 
 
 @_of_present
 def best(scores: np.ndarray) -> float:
     """The highest score."""
-    return np.max(scores)
+    return float(np.max(scores))
 
 
 @_of_present
 def median(scores: np.ndarray) -> float:
     """The median client, the mean of the middle two for an even number."""
-    return np.median(scores)
+    return float(np.median(scores))
 
 
 @_of_present
 def quantile(scores: np.ndarray, *, share: float = 0.1) -> float:
     """`a_(floor(share n))` of the sorted scores, counted from 0: FederatedScope's bottom decile."""
-    return np.sort(scores)[min(int(share * len(scores)), len(scores) - 1)]
+    return float(np.sort(scores)[min(int(share * len(scores)), len(scores) - 1)])
 
 
 @_of_present
@@ -83,14 +83,14 @@ def tail_mean(scores: np.ndarray, *, share: float = 0.1, top: bool = False) -> f
     """
     count = max(1, int(share * len(scores)))
     ordered = np.sort(scores)
-    return np.mean(ordered[-count:] if top else ordered[:count])
+    return float(np.mean(ordered[-count:] if top else ordered[:count]))
 
 
 @_of_present
 def jain(scores: np.ndarray) -> float:
     """Jain's index `(sum a)^2 / (n sum a^2)` in (0, 1]; 1 if all are equal. NaN if all are 0."""
     squares = np.sum(scores**2)
-    return np.sum(scores) ** 2 / (len(scores) * squares) if squares > 0 else np.nan
+    return float(np.sum(scores) ** 2 / (len(scores) * squares)) if squares > 0 else np.nan
 
 
 @_of_present
@@ -100,7 +100,7 @@ def gini(scores: np.ndarray) -> float:
     if average == 0:
         return np.nan
     ranks = 2 * np.arange(1, len(scores) + 1) - len(scores) - 1
-    return ranks @ np.sort(scores) / (len(scores) ** 2 * average)
+    return float(ranks @ np.sort(scores) / (len(scores) ** 2 * average))
 
 
 @_of_present
@@ -110,25 +110,25 @@ def entropy(scores: np.ndarray) -> float:
     if total == 0:
         return np.nan
     shares = scores[scores > 0] / total
-    return -np.sum(shares * np.log(shares))
+    return float(-np.sum(shares * np.log(shares)))
 
 
 @_of_present
 def uniformity(scores: np.ndarray) -> float:
     """`entropy / log n`, 1 if all are equal."""
-    return entropy(scores) / np.log(len(scores)) if len(scores) > 1 else 1.0
+    return entropy(scores) / float(np.log(len(scores))) if len(scores) > 1 else 1.0
 
 
 @_of_present
 def better_off(scores: np.ndarray, reference: np.ndarray) -> float:
     """Share of clients with a strictly higher score than in `reference` [clients], such as training alone."""
-    return np.mean(scores > reference)
+    return float(np.mean(scores > reference))
 
 
 @_of_present
 def tied(scores: np.ndarray, reference: np.ndarray) -> float:
     """Share of clients with the same score as in `reference` [clients]."""
-    return np.mean(scores == reference)
+    return float(np.mean(scores == reference))
 
 
 def summarize(

@@ -51,6 +51,12 @@ def grouped(clusters: int, reduce: Reduce) -> Reduce:
     """`reduce` within each of K clusters, for uploads `(cluster [], upload)`.
 
     Lowers to `(uploads [K, ...], weight [K])`: a cluster of weight 0 had no member in this round.
+
+    >>> one, other = (jnp.asarray(0), jnp.asarray(3.0)), (jnp.asarray(1), jnp.asarray(5.0))
+    >>> terms = [grouped(3, mean).lift(upload, jnp.asarray(2.0)) for upload in (one, one, other)]
+    >>> uploads, weights = grouped(3, mean).lower(jax.tree.map(lambda *leaves: sum(leaves), *terms), jnp.full(3, 2.0))
+    >>> uploads.tolist(), weights.tolist()
+    ([3.0, 5.0, 0.0], [4.0, 2.0, 0.0])
     """
 
     def lift(upload: tuple[Array, Tree], weight: Array) -> tuple[Tree, Array]:

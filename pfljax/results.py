@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from pfljax import metrics
@@ -128,9 +130,9 @@ class Result:
           select: which evaluation, see `evaluation`.
 
         Returns:
-          `method`, `seed`, `hyper`, `round`, `rounds`, `metric`, times, steps, bytes, `fingerprint`, `versions`, and for
-          each of `personal`, `global`, `unseen_personal`, `unseen_global` the statistics of `metrics.summarize` on test
-          examples with the mean `loss`, or None where there is no such model.
+          `method`, `seed`, `hyper`, `round`, `rounds`, `metric`, times, steps, bytes, `fingerprint`, `versions`, and
+          for each of `personal`, `global`, `unseen_personal`, `unseen_global` the statistics of `metrics.summarize` on
+          test examples with the mean `loss`, or None where there is no such model.
 
         Raises:
           ValueError: if the reference was run on other data.
@@ -208,7 +210,8 @@ class Result:
         arrays = {f"scores/{name}": values for name, values in self.scores.items()}
         arrays |= {f"sizes/{name}": values for name, values in self.sizes.items()}
         arrays |= {f"log/{name}": values for name, values in self.log.items()} | {"rounds": self.rounds}
-        np.savez_compressed(folder / "clients.npz", axes=np.array(json.dumps(_axes(arrays))), **arrays)
+        arrays["axes"] = np.array(json.dumps(_axes(arrays)))
+        np.savez_compressed(folder / "clients.npz", **arrays)  # pyright: ignore[reportArgumentType]
         _write(folder / "config.json", self.config)
         _write(folder / "summary.json", self.summary())
         return folder
@@ -228,10 +231,10 @@ class Result:
         try:
             summary = json.loads((folder / "summary.json").read_text())
             config = json.loads((folder / "config.json").read_text())
-            with np.load(folder / "clients.npz", allow_pickle=False) as file:
+            with (folder / "clients.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files if name != "axes"}
             named = {f.name: summary[f.name] for f in fields(cls) if f.name in summary}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise ValueError(f"the result in {folder} is damaged ({error}): run it again") from error
 
         def part(prefix: str) -> dict[str, np.ndarray]:
@@ -252,9 +255,7 @@ class Result:
     def _at(self, model: str, at: int) -> np.ndarray:
         return self._named(f"{model}/test/{self.metric}")[at]
 
-    def _statistics(
-        self, model: str, at: int, reference: Result | None, select: Select
-    ) -> dict[str, float] | None:
+    def _statistics(self, model: str, at: int, reference: Result | None, select: Select) -> dict[str, float] | None:
         if f"{model}/test/{self.metric}" not in self.scores:
             return None
         scores = self._at(model, at)
@@ -304,22 +305,27 @@ class Comparison(Mapping[str, Result]):
     def table(self, *, select: Select = "last") -> Table:
         """One row for each method: how its clients fare with the model that they deploy, and what it costs.
 
-        Accuracies are in percent, the best of a column is bold. `> alone` is the share of clients that are strictly better
-        off than with `local_only`; MB are 10^6 bytes up and down; seconds include compilation.
+        Accuracies are in percent, the best of a column is bold. `>alone` is the share of clients that are strictly
+        better off than with `local_only`; MB are 10^6 bytes up and down; seconds include compilation.
         """
         first = next(iter(self.values()))
         form = "{:.3f}".format if first.lower_is_better else lambda score: f"{100 * score:.1f}"
         columns = ["mean", "std", "worst", "bottom_decile"] + (["better_off"] if self.reference else [])
-        titles = {"bottom_decile": "worst 10%", "better_off": "> alone"}
+        titles = {"bottom_decile": "worst 10%", "better_off": ">alone"}
         what = "loss" if first.lower_is_better else "accuracy, %"
-        table = Table(title=f"Test {what}, over {first.summary()['personal']['clients']} clients", title_justify="left")
+        clients = first.summary()["personal"]["clients"]
+        table = Table(
+            title=f"Test {what}, over {clients} clients", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        )
         table.add_column("method", no_wrap=True)
         for column in columns:
             table.add_column(titles.get(column, column), justify="right")
         for title in ("MB sent", "seconds"):
             table.add_column(title, justify="right")
         rows = {name: summary["personal"] for name, summary in self.summary(select=select).items()}
-        best = {column: _best([row[column] for row in rows.values()], column, first.lower_is_better) for column in columns}
+        best = {
+            column: _best([row[column] for row in rows.values()], column, first.lower_is_better) for column in columns
+        }
         for name, result in self.items():
             cells = []
             for column in columns:
@@ -374,7 +380,7 @@ def vacant(folder: str | Path) -> None:
     """
     for name in ("summary.json", "clients.npz", "config.json", "checkpoint"):
         if (Path(folder) / name).exists():
-            raise FileExistsError(f"{folder} holds another run ({name}): resume it, choose another folder, or delete it")
+            raise FileExistsError(f"{folder} holds another run ({name}): resume it or choose another folder")
 
 
 def _best(values: list[float | None], column: str, lower_is_better: bool) -> float | None:
@@ -384,7 +390,12 @@ def _best(values: list[float | None], column: str, lower_is_better: bool) -> flo
 
 
 def _axes(arrays: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-    kinds = {"scores": ["evaluation", "client"], "sizes": ["client"], "log": ["round", "slot"], "rounds": ["evaluation"]}
+    kinds = {
+        "scores": ["evaluation", "client"],
+        "sizes": ["client"],
+        "log": ["round", "slot"],
+        "rounds": ["evaluation"],
+    }
     return {name: kinds[name.split("/")[0]][: array.ndim] for name, array in arrays.items()}
 
 

@@ -43,7 +43,11 @@ def _fitting(size: int, num_clients: int) -> None:
 
 
 def full() -> Sampler:
-    """All clients, every round."""
+    """All clients, every round.
+
+    >>> full()(jax.random.key(0), jnp.array([10, 20, 30])).ids.tolist()
+    [0, 1, 2]
+    """
     return lambda key, sizes: _draw(jnp.arange(sizes.shape[0]), sizes.shape[0])
 
 
@@ -52,6 +56,9 @@ def uniform(size: int) -> Sampler:
 
     Raises:
       ValueError: when drawn, if the population is smaller.
+
+    >>> uniform(3)(jax.random.key(0), jnp.array([10, 20, 30])).ids.tolist()
+    [0, 1, 2]
     """
 
     def sample(key: Array, sizes: Array) -> Draw:
@@ -68,6 +75,9 @@ def weighted(size: int, weights: Array | None = None) -> Sampler:
 
     Raises:
       ValueError: when drawn, if the population is smaller.
+
+    >>> weighted(2)(jax.random.key(0), jnp.array([10, 0, 30])).ids.tolist()
+    [0, 2]
     """
 
     def sample(key: Array, sizes: Array) -> Draw:
@@ -85,6 +95,10 @@ def poisson(rate: float, capacity: int) -> Sampler:
 
     Raises:
       ValueError: if `rate` is no share, or, when drawn, if `capacity` does not fit the population.
+
+    >>> draw = poisson(rate=0.0, capacity=2)(jax.random.key(0), jnp.array([10, 20, 30]))
+    >>> draw.ids.tolist(), draw.replied.tolist()
+    ([3, 3], [False, False])
     """
     _share("rate", rate)
 
@@ -103,6 +117,9 @@ def dropouts(sampler: Sampler, rate: float) -> Sampler:
 
     Raises:
       ValueError: if `rate` is no share.
+
+    >>> dropouts(full(), rate=1.0)(jax.random.key(0), jnp.array([10, 20, 30])).replied.tolist()
+    [False, False, False]
     """
     _share("rate", rate)
 
@@ -121,6 +138,10 @@ def stragglers(sampler: Sampler, rate: float, *, partial: bool = True) -> Sample
 
     Raises:
       ValueError: if `rate` is no share.
+
+    >>> draw = stragglers(full(), rate=1.0)(jax.random.key(0), jnp.array([10, 20, 30]))
+    >>> bool(jnp.all(draw.work < 1)), draw.replied.tolist()
+    (True, [True, True, True])
     """
     _share("rate", rate)
 

@@ -32,6 +32,10 @@ def fedopt(optimizer: optax.GradientTransformation | None = None) -> ServerOptim
 
     Args:
       optimizer: any optax optimizer; None is `optax.sgd(1.0)`, plain averaging.
+
+    >>> server, w, difference = fedopt(optax.sgd(0.5)), Params({"w": 4.0}), Params({"w": 2.0})
+    >>> float(server.step(server.init(w), difference).params.trainable["w"])
+    3.0
     """
     optimizer = optax.sgd(1.0) if optimizer is None else optimizer
 

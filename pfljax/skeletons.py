@@ -50,6 +50,13 @@ def averaging(
       loss: received `w` -> what is minimised there; the task's loss if None.
       server: server optimizer; plain averaging if None.
       reduce: how uploads are averaged.
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(averaging(task, step), task, data, rounds=100)
+    {'w': [4.0, 4.0]}
     """
 
     def client_update(w: Params, client: Tree, data: ClientData, key: Array) -> Reply:
@@ -80,6 +87,13 @@ def accompanied(
       start: `w ->` what a client keeps at the start, or when it joins.
       server: server optimizer; plain averaging if None.
       reduce: how uploads are averaged.
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> (task, data), step = quadratics.problem(w=[0.0, 8.0]), local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> both = lambda w, v, data, key: Reply(tree.sub(w, step(task.loss, w, data, key)), step(task.loss, v, data, key))
+    >>> quadratics.deployed(accompanied(task, both, lambda w, v: tree.mix(0.5, v, w)), task, data, rounds=100)
+    {'w': [2.0, 6.0]}
     """
     server = fedopt() if server is None else server
     return Algorithm(
@@ -116,6 +130,13 @@ def decoupled(
 
     Raises:
       ValueError: if `init` is neither.
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(body=[0.0, 8.0], head=[1.0, 5.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(decoupled(task, [(masks.everything, step)], shared=masks.named("body")), task, data, 50)
+    {'body': [4.0, 4.0], 'head': [1.0, 5.0]}
     """
     server = fedopt() if server is None else server
     if init not in ("common", "per_client"):
@@ -152,7 +173,15 @@ def decoupled(
 
 
 def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask) -> Algorithm:
-    """`algorithm` whose deployed model is then trained by `tune` on the client's own data, on the leaves of `tuned`."""
+    """`algorithm` whose deployed model is then trained by `tune` on the client's own data, on the leaves of `tuned`.
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> step = local.descent(optax.sgd(0.25), local.full_batch(1, 1))
+    >>> quadratics.deployed(fine_tuned(averaging(task, step), task, step, masks.everything), task, data, rounds=100)
+    {'w': [3.0, 5.0]}
+    """
 
     def personalize(download: Tree, client: Tree, data: ClientData, key: Array) -> Params:
         start = algorithm.personalize(download, client, data, key)
@@ -162,5 +191,10 @@ def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask)
 
 
 def alone(client_update: Update) -> Callable[..., Tree]:
-    """Onboarding as the client's half of a round: what it would keep, with no upload."""
+    """Onboarding as the client's half of a round: what it would keep, with no upload.
+
+    >>> onboard = alone(lambda download, client, data, key: Reply(upload=download, client=client + 1))
+    >>> onboard(0, 1, data=None, key=None)
+    2
+    """
     return lambda download, client, data, key: client_update(download, client, data, key).client

@@ -31,7 +31,7 @@ import jax  # noqa: E402
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Float64 for one test."""
-    before = jax.config.jax_enable_x64
+    before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", before)

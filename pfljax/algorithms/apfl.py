@@ -1,6 +1,6 @@
 """APFL: a learned mixture of a personal and the shared model."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from pfljax import tree
 from pfljax.local import descent
 from pfljax.reduce import mean
 from pfljax.server import ServerOptimizer
-from pfljax.skeletons import accompanied
+from pfljax.skeletons import Update, accompanied, alone
 from pfljax.types import Algorithm, Array, Batch, ClientData, Params, Plan, Reduce, Reply, Task, Tree
 
 
@@ -51,15 +51,22 @@ def apfl(
       reduce: how uploads are averaged.
 
     Returns:
-      An algorithm whose clients keep `v_i` and `alpha_i` (|params| + 1) and upload |params|.
+      An algorithm whose clients keep `v_i` and `alpha_i` (|params| + 1) and upload |params|. A newcomer trains them
+      while `w` rests.
 
     Deviations from the source: the deployed mixture uses the received `w`, not the client's last `w_i`.
     Source: Deng et al., "Adaptive Personalized Federated Learning", 2020, Algorithm 1 and equation 10.
+
+    With any `alpha > 0` the mixture reaches each client's own center:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[1.0, 5.0])
+    >>> quadratics.deployed(apfl(task, optax.sgd(0.5), local.full_batch(1, 1), alpha=0.5), task, data, rounds=100)
+    {'w': [1.0, 5.0]}
     """
     once = optax.sgd(lambda count: jnp.where(count == 0, alpha_lr, 0.0))
-    clip = optax.stateless_with_tree_map(lambda update, param: jnp.clip(param + update, 0, 1) - param)
-    optimizers = {"w": optimizer, "v": optimizer, "alpha": optax.chain(once, clip)}
-    joint = descent(optax.partition(optimizers, {name: name for name in optimizers}), plan)
+    clip = optax.stateless(lambda steps, alphas: jax.tree.map(lambda s, a: jnp.clip(a + s, 0, 1) - a, steps, alphas))
 
     def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
         w, v = (Params(both.trainable[name], both.stats[name]) for name in ("w", "v"))
@@ -67,18 +74,25 @@ def apfl(
         (shared_loss, shared_stats), (mixed_loss, mixed_stats) = task.loss(w, batch, key), task.loss(mixed, batch, key)
         return shared_loss + mixed_loss, {"w": shared_stats, "v": mixed_stats}
 
-    def client_update(w: Params, own: Mixture, data: ClientData, key: Array) -> Reply:
-        v, share = own
-        start = Params({"w": w.trainable, "v": v.trainable, "alpha": share}, {"w": w.stats, "v": v.stats})
-        trainable, stats = joint(loss, start, data, jax.random.fold_in(key, 0))
-        upload = tree.sub(w, Params(trainable["w"], stats["w"]))
-        return Reply(upload, Mixture(Params(trainable["v"], stats["v"]), trainable["alpha"]))
+    def training(shared: optax.GradientTransformation) -> Update:
+        optimizers: dict[Any, Any] = {"w": shared, "v": optimizer, "alpha": optax.chain(once, clip)}
+        solve = descent(optax.partition(optimizers, {name: name for name in optimizers}), plan)
 
-    return accompanied(
+        def client_update(w: Params, own: Mixture, data: ClientData, key: Array) -> Reply:
+            v, share = own
+            start = Params({"w": w.trainable, "v": v.trainable, "alpha": share}, {"w": w.stats, "v": v.stats})
+            trainable, stats = solve(loss, start, data, jax.random.fold_in(key, 0))
+            upload = tree.sub(w, Params(trainable["w"], stats["w"]))
+            return Reply(upload, Mixture(Params(trainable["v"], stats["v"]), trainable["alpha"]))
+
+        return client_update
+
+    algorithm = accompanied(
         task,
-        client_update,
+        training(optimizer),
         deploy=lambda w, own: tree.mix(own.alpha, own.v, w),
         start=lambda w: Mixture(w, jnp.asarray(alpha, float)),
         server=server,
         reduce=reduce,
     )
+    return algorithm._replace(onboard=alone(training(optax.set_to_zero())))

@@ -19,5 +19,14 @@ def centralized(task: Task, local: LocalSolver) -> Algorithm:
 
     Deviations from the source: none. Source: McMahan et al., "Communication-Efficient Learning of Deep Networks from
     Decentralized Data", AISTATS 2017, the SGD baseline.
+
+    The minimiser `sum_i a_i c_i / sum_i a_i`:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0], curvatures=[1.0, 3.0])
+    >>> step = local.descent(optax.sgd(0.3), local.full_batch(1, 2))
+    >>> quadratics.deployed(centralized(task, step), task, data.pooled(), rounds=100)
+    {'w': [6.0]}
     """
     return averaging(task, local)

@@ -37,6 +37,15 @@ def ditto(
     Deviations from the source: clients are weighted by examples under uniform sampling, where the authors' code samples
     by examples and weighs equally. Source: Li et al., "Ditto: Fair and Robust Federated Learning Through
     Personalization", ICML 2021, Algorithm 1.
+
+    `(c_i + lam w) / (1 + lam)` at the mean `w = 4`:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> step = local.descent(optax.sgd(0.2), local.full_batch(1, 1))
+    >>> quadratics.deployed(ditto(task, step, step, lam=3.0), task, data, rounds=100)
+    {'w': [3.0, 5.0]}
     """
 
     def client_update(w: Params, v: Params, data: ClientData, key: Array) -> Reply:

@@ -48,6 +48,15 @@ def fedamp(
 
     Deviations from the source: none. Source: Huang et al., "Personalized Cross-Silo Federated Learning on Non-IID
     Data", AAAI 2021, Algorithm 1, equations 2 to 5.
+
+    Only near clients attract: `(c_i + u_i) / 2`, with `u_i` the mean of each pair:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 0.02, 9.0, 9.02])
+    >>> solve = local.descent(optax.sgd(0.5), local.full_batch(2, 1))
+    >>> quadratics.deployed(fedamp(task, solve, lam=0.5, alpha=0.5), task, data, rounds=100)
+    {'w': [0.005, 0.015, 9.005, 9.015]}
     """
 
     def attention(row: Tree, table: Tree) -> Array:
@@ -89,6 +98,15 @@ def heurfedamp(
       ValueError: if `start` is neither.
 
     Deviations from the source: none. Source: Huang et al., AAAI 2021, section "HeurFedAMP", equation 7.
+
+    `(c_i + u_i) / 2`, with both `u_i` the mean of the two:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> solve = local.descent(optax.sgd(0.5), local.full_batch(2, 1))
+    >>> quadratics.deployed(heurfedamp(task, solve, self_weight=0.5), task, data, rounds=100)
+    {'w': [2.0, 6.0]}
     """
 
     def attention(row: Tree, table: Tree) -> Array:

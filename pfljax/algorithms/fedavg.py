@@ -26,6 +26,15 @@ def fedavg(
       An algorithm whose clients keep nothing and upload |params|.
 
     Deviations from the source: none. Source: McMahan et al., AISTATS 2017, Algorithm 1.
+
+    Under one curvature the mean of the centers by examples:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0], sizes=[1, 3])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 3))
+    >>> quadratics.deployed(fedavg(task, step), task, data, rounds=100)
+    {'w': [6.0, 6.0]}
     """
     return averaging(task, local, server=server, reduce=reduce)
 
@@ -56,6 +65,15 @@ def fedavg_finetuned(
 
     Deviations from the source: none. Source: Yu et al., "Salvaging Federated Learning by Local Adaptation", 2020,
     section 3 (fine-tuning, and freezing the base).
+
+    A quarter of the way from the mean to each center:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> step = local.descent(optax.sgd(0.25), local.full_batch(1, 1))
+    >>> quadratics.deployed(fedavg_finetuned(task, step, tune=step), task, data, rounds=100)
+    {'w': [3.0, 5.0]}
     """
     return fine_tuned(fedavg(task, local, server=server, reduce=reduce), task, tune, tuned)
 
@@ -67,6 +85,15 @@ def fedavgm(
 
     Source: Hsu et al., "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification",
     2019, section 4. Deviations: none.
+
+    The mean of the centers:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(fedavgm(task, step, momentum=0.5), task, data, rounds=100)
+    {'w': [4.0, 4.0]}
     """
     return fedavg(task, local, server=fedopt(optax.sgd(server_lr, momentum)))
 
@@ -78,6 +105,15 @@ def fedadagrad(
 
     Source: Reddi et al., "Adaptive Federated Optimization", ICLR 2021, Algorithm 2, with `beta1 = 0` and `v_0 = 0`.
     Deviations: optax adds `eps` under the root.
+
+    The mean of the centers:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(fedadagrad(task, step, server_lr=1.0), task, data, rounds=100)
+    {'w': [4.0, 4.0]}
     """
     return fedavg(task, local, server=fedopt(optax.adagrad(server_lr, initial_accumulator_value=0.0, eps=eps)))
 
@@ -94,6 +130,15 @@ def fedadam(
     """FedAvg with Adam on the server: `w <- w - server_lr m / (sqrt(v) + eps)`.
 
     Source: Reddi et al., ICLR 2021, Algorithm 2. Deviations: optax corrects the bias of `m` and `v`.
+
+    The mean of the centers:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(fedadam(task, step, server_lr=0.1), task, data, rounds=1000)
+    {'w': [4.0, 4.0]}
     """
     return fedavg(task, local, server=fedopt(optax.adam(server_lr, beta1, beta2, eps)))
 
@@ -109,6 +154,16 @@ def fedyogi(
 ) -> Algorithm:
     """FedAvg with Yogi on the server: `v <- v - (1 - beta2) d^2 sign(v - d^2)`, the rest as Adam.
 
-    Source: Reddi et al., ICLR 2021, Algorithm 2. Deviations: optax corrects the bias of `m` and `v`.
+    Source: Reddi et al., ICLR 2021, Algorithm 2. Deviations: optax corrects the bias of `m` and
+    `v`, which start at 1e-6.
+
+    The mean of the centers:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(fedyogi(task, step, server_lr=0.1), task, data, rounds=1000)
+    {'w': [4.0, 4.0]}
     """
     return fedavg(task, local, server=fedopt(optax.yogi(server_lr, beta1, beta2, eps)))

@@ -35,6 +35,15 @@ def fedbabu(
 
     Deviations from the source: none. Source: Oh et al., "FedBABU: Toward Enhanced Representation for Federated Image
     Classification", ICLR 2022, Algorithm 1.
+
+    The mean body 4 and the head 0 of the start, then half of the way to each client's own:
+
+    >>> import optax
+    >>> from pfljax import local, masks, quadratics
+    >>> task, data = quadratics.problem(body=[0.0, 8.0], head=[2.0, 6.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(fedbabu(task, step, step, masks.named("head")), task, data, rounds=100)
+    {'body': [2.0, 6.0], 'head': [1.0, 3.0]}
     """
     body = masks.negate(personal)
     trained = decoupled(task, [(body, local)], shared=body, server=server, reduce=reduce)

@@ -30,5 +30,14 @@ def fedbn(
 
     Deviations from the source: none. Source: Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch
     Normalization", ICLR 2021, Algorithm 1.
+
+    The mean of the shared leaves, each client's own norm:
+
+    >>> import optax
+    >>> from pfljax import local, masks, quadratics
+    >>> task, data = quadratics.problem(conv=[0.0, 8.0], norm=[1.0, 5.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(fedbn(task, step, masks.named("norm")), task, data, rounds=100)
+    {'conv': [4.0, 4.0], 'norm': [1.0, 5.0]}
     """
     return decoupled(task, [(masks.everything, local)], shared=masks.negate(norms), server=server, reduce=reduce)

@@ -33,6 +33,15 @@ def fedper(
 
     Deviations from the source: none. Source: Arivazhagan et al., "Federated Learning with Personalization Layers",
     2019, Algorithms 1 and 2.
+
+    The mean of the bodies, each client's own head:
+
+    >>> import optax
+    >>> from pfljax import local, masks, quadratics
+    >>> task, data = quadratics.problem(body=[0.0, 8.0], head=[1.0, 5.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(fedper(task, step, masks.named("head")), task, data, rounds=100)
+    {'body': [4.0, 4.0], 'head': [1.0, 5.0]}
     """
     shared = masks.negate(personal)
     return decoupled(task, [(masks.everything, local)], shared=shared, init=init, server=server, reduce=reduce)

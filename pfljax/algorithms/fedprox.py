@@ -29,5 +29,14 @@ def fedprox(
 
     Deviations from the source: none; stragglers' partial work comes with the sampling (`sampling.stragglers`).
     Source: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, Algorithm 2.
+
+    Solved to the end, `w = sum_i b_i c_i / sum_i b_i` with `b_i = a_i / (a_i + mu)`:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 5.0], curvatures=[1.0, 3.0])
+    >>> solve = local.descent(optax.sgd(0.2), local.full_batch(40, 1))
+    >>> quadratics.deployed(fedprox(task, solve, mu=1.0), task, data, rounds=100)
+    {'w': [3.0, 3.0]}
     """
     return averaging(task, local, lambda w: proximal(task.loss, mu, w.trainable), server=server, reduce=reduce)

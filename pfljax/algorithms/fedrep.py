@@ -35,6 +35,15 @@ def fedrep(
 
     Deviations from the source: none. Source: Collins et al., "Exploiting Shared Representations for Personalized
     Federated Learning", ICML 2021, Algorithm 1.
+
+    The mean of the bodies, each client's own head:
+
+    >>> import optax
+    >>> from pfljax import local, masks, quadratics
+    >>> task, data = quadratics.problem(body=[0.0, 8.0], head=[1.0, 5.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(fedrep(task, step, step, masks.named("head")), task, data, rounds=100)
+    {'body': [4.0, 4.0], 'head': [1.0, 5.0]}
     """
     body = masks.negate(personal)
     return decoupled(

@@ -36,6 +36,15 @@ def ifca(
 
     Deviations from the source: model averaging only. Source: Ghosh et al., "An Efficient Framework for Clustered
     Federated Learning", NeurIPS 2020, Algorithm 1 (model averaging).
+
+    The means of the two clusters:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[1.0, 2.0, 8.0, 9.0])
+    >>> step = local.descent(optax.sgd(1.0), local.full_batch(1, 1))
+    >>> quadratics.deployed(ifca(task, step, clusters=2), task, data, rounds=100)
+    {'w': [1.5, 1.5, 8.5, 8.5]}
     """
     if clusters < 1:
         raise ValueError(f"clusters={clusters}: it must be at least 1")

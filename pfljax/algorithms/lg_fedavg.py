@@ -34,5 +34,14 @@ def lg_fedavg(
     Deviations from the source: newcomers train lower layers under the shared head instead of an ensemble of known
     clients; no FedAvg phase before. Source: Liang et al., "Think Locally, Act Globally: Federated Learning with Local
     and Global Representations", 2020, Algorithm 1.
+
+    Each client's own body, the mean of the heads:
+
+    >>> import optax
+    >>> from pfljax import local, masks, quadratics
+    >>> task, data = quadratics.problem(body=[0.0, 8.0], head=[1.0, 5.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(lg_fedavg(task, step, masks.named("head")), task, data, rounds=100)
+    {'body': [0.0, 8.0], 'head': [3.0, 3.0]}
     """
     return decoupled(task, [(masks.everything, local)], shared=head, init=init, server=server, reduce=reduce)

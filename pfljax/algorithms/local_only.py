@@ -22,6 +22,15 @@ def local_only(task: Task, local: LocalSolver, *, init: Init = "common") -> Algo
 
     Deviations from the source: none. Source: the local baseline of Collins et al., "Exploiting Shared Representations
     for Personalized Federated Learning", ICML 2021.
+
+    Each client's own center:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[1.0, 5.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(local_only(task, step), task, data, rounds=100)
+    {'w': [1.0, 5.0]}
     """
 
     def client_update(download: tuple[()], v: Params, data: ClientData, key: Array) -> Reply:

@@ -44,6 +44,15 @@ def per_fedavg(
     Deviations from the source: D and D' are the even and odd rows of one batch, and the Hessian's batch is D.
     Source: Fallah et al., "Personalized Federated Learning with Theoretical Guarantees: A Model-Agnostic Meta-Learning
     Approach", NeurIPS 2020, Algorithm 1.
+
+    `w - alpha a_i (w - c_i)` at `w = sum_i b_i c_i / sum_i b_i = 8`, `b_i = a_i (1 - alpha a_i)^2`:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 17.0], curvatures=[1.0, 2.0])
+    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> quadratics.deployed(per_fedavg(task, step, local.full_batch(1, 1), alpha=0.25), task, data, rounds=100)
+    {'w': [6.0, 12.5]}
     """
     meta = after_adaptation(task.loss, alpha, order)
     learned = averaging(task, local, lambda w: meta, server=server, reduce=reduce)

@@ -56,6 +56,14 @@ def pfedme(
 
     Deviations from the source: none. Source: T. Dinh et al., "Personalized Federated Learning with Moreau Envelopes",
     NeurIPS 2020, Algorithm 1.
+
+    `(c_i + lam w) / (1 + lam)` at the mean `w = 4`:
+
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> algorithm = pfedme(task, local.full_batch(1, 1), lr=0.2, inner_lr=0.2, lam=3.0, inner_steps=20)
+    >>> quadratics.deployed(algorithm, task, data, rounds=100)
+    {'w': [3.0, 5.0]}
     """
     if start not in ("warm", "reset"):
         raise ValueError(f"start={start!r}: choose 'warm' or 'reset'")

@@ -36,6 +36,15 @@ def reptile(
     Deviations from the source: none. Source: Nichol et al., "On First-Order Meta-Learning Algorithms", 2018, Algorithm
     2; read as FedAvg by Jiang et al., "Improving Federated Learning Personalization via Model Agnostic Meta Learning",
     2019.
+
+    A quarter of the way from the mean to each center:
+
+    >>> import optax
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> step = local.descent(optax.sgd(0.25), local.full_batch(1, 1))
+    >>> quadratics.deployed(reptile(task, step, tune=step, server_lr=0.5), task, data, rounds=100)
+    {'w': [3.0, 5.0]}
     """
     meta = averaging(task, local, server=fedopt(optax.sgd(server_lr)), reduce=reduce)
     return fine_tuned(meta, task, tune, tuned)

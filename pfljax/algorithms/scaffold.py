@@ -53,6 +53,14 @@ def scaffold(
 
     Deviations from the source: none. Source: Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for
     Federated Learning", ICML 2020, Algorithm 1.
+
+    The minimiser `sum_i a_i c_i / sum_i a_i`, where FedAvg with the same five steps ends at 1.864:
+
+    >>> from pfljax import local, quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 3.0], curvatures=[1.0, 2.0])
+    >>> algorithm = scaffold(task, local.full_batch(5, 1), lr=0.1)
+    >>> quadratics.deployed(algorithm, task, data, rounds=100)
+    {'w': [2.0, 2.0]}
     """
     if option not in ("I", "II"):
         raise ValueError(f"option={option!r}: choose 'I' or 'II'")

@@ -1,0 +1,7 @@
+"""`python -m pfljax`."""
+
+import sys
+
+from pfljax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,259 @@
+"""The command line: `pfljax methods | run | compare | resume | doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pfljax import data, experiment, plots, results, sharding
+from pfljax.algorithms import METHODS
+from pfljax.data.sources import NAMES
+from pfljax.experiment import Config
+from pfljax.results import Comparison, Result
+
+_OPTIONAL = {"sklearn": "demo", "matplotlib": "plot", "pandas": "results", "tensorflow_datasets": "tfds"}
+_EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; a failure is one line on the standard error and a status that is not 0."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    overrides = [text for text in rest if text.startswith("--config.")] if "config" in options else []
+    if unknown := [text for text in rest if text not in overrides]:
+        parser.error(f"unknown argument {unknown[0]!r}; see pfljax {options.command} --help")
+    options.overrides = overrides
+    return guarded(lambda: options.run(options), debug=options.debug)
+
+
+def guarded(program: Callable[[], None], *, debug: bool = False) -> int:
+    """Runs a program on all CPU cores; a failure is one line on the standard error (with `debug` the traceback).
+
+    Compiled programs are kept in the user's cache folder, or in `JAX_COMPILATION_CACHE_DIR`.
+
+    Returns:
+      The status for the shell: 0, 1 for a failure, 130 if interrupted.
+    """
+    with contextlib.suppress(RuntimeError):  # called from a process in which JAX has computed
+        sharding.use_cores()
+    _keep_programs()
+    try:
+        program()
+    except KeyboardInterrupt:
+        print("interrupted; if an --out was given, continue with pfljax resume DIR", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        kind = "" if isinstance(error, _EXPECTED) else f"{type(error).__name__}: "
+        print(f"pfljax: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _keep_programs() -> None:
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+        caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(caches / "pfljax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def read_config(path: str | None, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a file, changed and checked.
+
+    Args:
+      path: a Python file whose `get_config()` returns a `ConfigDict`, optionally followed by `:argument` for
+        `get_config(argument)`; the defaults if None.
+      overrides: texts `--config.section.name=value`.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it has no `get_config`, or the configuration is not valid.
+    """
+    config = ConfigDict() if path is None else _get_config(path)
+    for text in overrides:
+        name, equals, value = text.removeprefix("--config.").partition("=")
+        if not equals:
+            raise ValueError(f"{text}: write --config.{name}=VALUE")
+        _assign(config, name.split("."), _literal(value), text)
+    return experiment.from_config_dict(config)
+
+
+def _get_config(path: str) -> ConfigDict:
+    name, colon, argument = path.partition(".py:")
+    file = Path(name + ".py" if colon else path)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no configuration file {file}")
+    spec = importlib.util.spec_from_file_location("pfljax_config", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{file} is not a Python file: name one that defines get_config()")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f"{file} is not valid Python: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"{file} defines no get_config()")
+    return ConfigDict(module.get_config(argument) if colon else module.get_config())
+
+
+def _assign(config: ConfigDict, path: Sequence[str], value: Any, text: str) -> None:
+    """Sets a field, new ones too: whether they exist is checked on the whole."""
+    *sections, last = path
+    for name in sections:
+        if name not in config:
+            with config.unlocked():
+                config[name] = ConfigDict()
+        if not isinstance(section := config[name], ConfigDict):
+            raise ValueError(f"{text}: {name!r} is a value, not a section")
+        config = section
+    with config.unlocked(), config.ignore_type():
+        config[last] = value
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("pfljax", description="A simulator for personalized federated learning.")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        added.set_defaults(run=run)
+        return added
+
+    def configured(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--config", metavar="FILE[:ARG]", help="configuration; the digits quickstart if left out")
+        added.add_argument("--out", metavar="DIR", help="folder for results and checkpoints; printed only if left out")
+        added.add_argument("--quiet", action="store_true", help="no progress bar")
+        added.epilog = "override any field: --config.algorithm.lam=0.5 --config.run.rounds=100"
+
+    methods = command("methods", _methods, "list the methods")
+    methods.add_argument("--json", action="store_true", help="for programs")
+    methods.add_argument("--markdown", action="store_true", help="for the README")
+    configured(command("run", _run, "run one method"))
+    compare = command("compare", _compare, "run several methods on the same data")
+    configured(compare)
+    compare.add_argument("--methods", required=True, metavar="A,B,...", help="names of methods, see pfljax methods")
+    resume = command("resume", _resume, "continue an interrupted run or comparison")
+    resume.add_argument("out", metavar="DIR", help="its folder")
+    resume.add_argument("--quiet", action="store_true", help="no progress bar")
+    command("doctor", _doctor, "tell what is installed and found")
+    return parser
+
+
+def _methods(options: argparse.Namespace) -> None:
+    rows = {
+        name: {"family": row.family, "about": _about(row.factory), "sweep": dict(row.sweep), "needs": list(row.needs)}
+        for name, row in METHODS.items()
+    }
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    if options.markdown:
+        print("| method | what it does | hyperparameters |\n|---|---|---|")
+        for name, row in rows.items():
+            about = row["about"].replace("|", "\\|")
+            print(f"| `{name}` | {about} | {', '.join(f'`{key}`' for key in row['sweep'])} |")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    table.add_column("what it does")
+    table.add_column("hyperparameters")
+    for name, row in rows.items():
+        table.add_row(name, row["about"], ", ".join(row["sweep"]))
+    Console().print(table)
+
+
+def _about(factory: Callable) -> str:
+    """The first sentence of the docstring, without its formulas."""
+    return (factory.__doc__ or "").strip().split("\n")[0].split(": ")[0].replace("`", "").rstrip(".")
+
+
+def _run(options: argparse.Namespace) -> None:
+    config = read_config(options.config, options.overrides)
+    _report(experiment.run(config, options.out, progress=not options.quiet), config, options.out)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    config = read_config(options.config, options.overrides)
+    methods = [name for name in options.methods.split(",") if name]
+    _report(experiment.compare_methods(config, methods, options.out, progress=not options.quiet), config, options.out)
+
+
+def _resume(options: argparse.Namespace) -> None:
+    result = experiment.resume(options.out, progress=not options.quiet)
+    begun = next(iter(result.values())) if isinstance(result, Comparison) else result
+    _report(result, experiment.from_config_dict(begun.config), options.out)
+
+
+def _report(result: Result | Comparison, config: Config, out: str | None) -> None:
+    comparison = result if isinstance(result, Comparison) else Comparison({result.method: result})
+    console = Console()
+    console.print(comparison.table(select=config.run.select))
+    if out is None:
+        return
+    written = "summary.json"
+    if importlib.util.find_spec("matplotlib"):
+        plots.save(comparison, Path(out) / "comparison.png")
+        written += ", comparison.png"
+    console.print(f"{written} in {out}", highlight=False, soft_wrap=True)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    del options
+    table = Table(show_header=False, box=None)
+    for name, version in results.versions().items():
+        table.add_row(name, version)
+    for package, extra in _OPTIONAL.items():
+        table.add_row(package, "found" if importlib.util.find_spec(package) else f"pip install 'pfljax[{extra}]'")
+    table.add_row("devices", ", ".join(str(device) for device in jax.devices()))
+    cache = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    table.add_row("compilation cache", cache or "none")
+    table.add_row("PFLJAX_DATA", os.environ.get("PFLJAX_DATA", "not set"))
+    for name in NAMES:
+        table.add_row(f"data {name}", _found(name))
+    Console().print(table)
+
+
+def _found(name: str) -> str:
+    try:
+        return f"{len(data.load(name, source='files')):,} examples"
+    except (FileNotFoundError, ImportError):
+        return "not found"
+    except ValueError as error:
+        return f"damaged: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

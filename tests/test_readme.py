@@ -1,0 +1,29 @@
+"""The README is true: its program runs, its table is the table of methods."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pfljax import cli
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_fifteen_lines_run():
+    program = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert program
+    names: dict = {}
+    exec(program[1], names)
+    assert list(names["frame"].columns) == ["method", "seed", "round", "client", "model", "split", "metric", "value"]
+    last = {name: result.summary()["personal"]["mean"] for name, result in names["comparison"].items()}
+    assert last["ditto"] > last["fedavg"]  # Dirichlet(0.1) rewards personalization
+
+
+def test_the_table_of_methods_is_the_one_of_the_command_line(capsys: pytest.CaptureFixture[str]):
+    table = re.search(r"<!-- methods:.*?-->\n(.*?)<!-- end of methods -->", README, re.DOTALL)
+    assert table
+    assert cli.main(["methods", "--markdown"]) == 0
+    assert table[1] == capsys.readouterr().out
