@@ -16,7 +16,7 @@ BIN := .venv/bin
 LIMIT := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=4
 
-.PHONY: help demo test slow lint format types notebook check clean
+.PHONY: help demo test slow lint format types notebooks check clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +41,9 @@ format: .venv/.dev ## let ruff mend what it can
 types: .venv/.dev ## pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-notebook: .venv/.dev ## run the notebooks headless, in their fast setting
-	@for n in notebooks/*.ipynb; do echo "$$n"; \
-	  PFLJAX_FAST=1 $(BIN)/jupyter execute --timeout=600 "$$n" || exit 1; done
+notebooks: .venv/.test ## make the notebooks anew from their sources, with their outputs
+	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
+	$(BIN)/jupyter execute --inplace --timeout=600 notebooks/*.ipynb
 
 check: lint types test ## what a change must pass
 

@@ -41,6 +41,6 @@ def get_config() -> ConfigDict:
             },
             "local": {"optimizer": "sgd", "lr": 0.05, "epochs": 1, "batch_size": 10},
             "tune": {"epochs": 5},
-            "run": {"rounds": 30, "eval_every": 2, "seed": 0},
+            "run": {"rounds": 30, "eval_every": 3, "seed": 0},
         }
     )

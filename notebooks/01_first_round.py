@@ -21,9 +21,12 @@ except ImportError:
     import pfljax as pfl
 
 import os
+import tempfile
+from pathlib import Path
 
 import jax
 import optax
+from IPython.display import Image
 
 print(pfl.__version__, jax.devices())
 rounds = 10 if os.environ.get("PFLJAX_FAST") else 40
@@ -96,7 +99,7 @@ comparison.table()
 # they would be alone.
 
 # %%
-figure = pfl.plots.comparison(comparison)
+Image(pfl.plots.save(comparison, Path(tempfile.mkdtemp()) / "comparison.png"))
 
 # %% [markdown]
 # ## A method's strength is a number like any other
