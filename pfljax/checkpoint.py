@@ -43,7 +43,7 @@ class Checkpoints:
 
     def rounds(self) -> list[int]:
         """The rounds that have a checkpoint, ascending."""
-        return sorted(self._manager.all_steps())
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
 
     def save(self, state: State, record: Record) -> None:
         """Writes `state` and `record`; a crash in the middle leaves the checkpoints before it."""
@@ -56,7 +56,7 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def restore(self, like: State) -> tuple[State, Record]:
-        """The newest checkpoint that can be read, with the structure of `like`.
+        """The newest checkpoint that can be read, with the structure of `like`; corrupt ones are put aside.
 
         Raises:
           FileNotFoundError: if there is none.
@@ -74,7 +74,11 @@ class Checkpoints:
                     ),
                 )
             except Exception as error:
-                logging.getLogger(__name__).warning("checkpoint %d is unreadable: %s", number, error)
+                logging.getLogger(__name__).warning(
+                    "checkpoint %d is corrupt, trying the one before: %s", number, error
+                )
+                (self._folder / str(number)).rename(self._folder / f"corrupt-{number}")
+                self._manager.reload()
                 continue
             return self._rebuild(content["state"], like), {k: np.asarray(v) for k, v in content["record"].items()}
         raise ValueError(f"every checkpoint in {self._folder} is corrupt: delete the folder and start again")

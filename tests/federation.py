@@ -1,0 +1,58 @@
+"""A small federation for tests of the engine: unequal clients, one with a single example, one unseen; batch norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from pfljax import models, recipe, tasks
+from pfljax.algorithms import METHODS
+from pfljax.data import FederatedData, from_clients
+from pfljax.recipe import Recipe, SolverConfig
+from pfljax.types import Task
+
+SIZES = (9, 5, 1, 12, 7, 4, 6)
+CLIENTS, UNSEEN, FEATURES, CLASSES = 6, 1, 8, 4
+# Full batches compile fast; steps differ from client to client where there are stragglers.
+LOCAL = SolverConfig(lr=0.1, plan="full_batch", steps=3, batch_size=max(SIZES))
+OPTIONS = {"ifca": {"clusters": 2}, "apfl": {"alpha_lr": 0.1}, "pfedme": {"inner_steps": 2, "lam": 2.0}}
+FEDERATED = [name for name, row in METHODS.items() if "pooled data" not in row.needs]
+
+MODEL = models.from_linen(
+    nn.Sequential([nn.Dense(6), nn.BatchNorm(momentum=0.9), nn.relu, nn.Dense(CLASSES)]), (FEATURES,)
+)
+TASK = tasks.classification(MODEL)
+
+
+def federation() -> FederatedData:
+    """Gaussian classes, more or less of each with each client."""
+    draw = np.random.default_rng(0)
+    centers = draw.normal(size=(CLASSES, FEATURES))
+
+    def client(size: int) -> tuple[np.ndarray, np.ndarray]:
+        y = draw.choice(CLASSES, size, p=draw.dirichlet(np.ones(CLASSES)))
+        return (centers[y] + 0.5 * draw.normal(size=(size, FEATURES))).astype(np.float32), y
+
+    train, test = ([client(size) for size in SIZES] for _ in range(2))
+    return from_clients(train, test, unseen=UNSEEN, num_classes=CLASSES)
+
+
+def recipe_of(name: str, **options: Any) -> Recipe:
+    """A method of the table on `MODEL`."""
+    options = OPTIONS.get(name, {}) | options
+    return recipe.build(
+        name,
+        double(TASK) if jax.config.jax_enable_x64 else TASK,
+        MODEL,  # pyright: ignore
+        options=options,
+        local=LOCAL,
+        capacity=max(SIZES),
+    )
+
+
+def double(task: Task) -> Task:
+    """The task in float64."""
+    return task._replace(init=lambda key: jax.tree.map(lambda leaf: leaf.astype(float), task.init(key)))

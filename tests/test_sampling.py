@@ -1,0 +1,87 @@
+"""Cohorts: sets of the right size, drawn with the right chances."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pfljax import sampling
+from pfljax.shuffle import permute
+
+SIZES = jnp.array([10, 20, 30, 40, 0])
+KEYS = jax.random.split(jax.random.key(0), 4000)
+
+
+def draws(sampler: sampling.Sampler) -> sampling.Draw:
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(lambda key: sampler(key, SIZES)))(KEYS))
+
+
+def share(draw: sampling.Draw) -> np.ndarray:
+    """How often each client was in a cohort."""
+    return np.array([(draw.ids == id).any(axis=1).mean() for id in range(5)])
+
+
+def test_a_cohort_is_an_ascending_set():
+    for sampler in (sampling.full(), sampling.uniform(3), sampling.weighted(3), sampling.poisson(0.5, 4)):
+        ids = draws(sampler).ids
+        gaps = np.diff(ids, axis=1)
+        assert ((gaps > 0) | (ids[:, 1:] == 5)).all()
+
+
+def test_uniform_cohorts_are_uniform():
+    np.testing.assert_allclose(share(draws(sampling.uniform(2))), 0.4, atol=0.04)
+
+
+def test_weighted_cohorts_of_one_follow_the_sizes():
+    np.testing.assert_allclose(share(draws(sampling.weighted(1))), [0.1, 0.2, 0.3, 0.4, 0.0], atol=0.04)
+
+
+def test_poisson_cohorts_have_the_rate_and_the_capacity():
+    draw = draws(sampling.poisson(0.3, 5))
+    np.testing.assert_allclose(share(draw), 0.3, atol=0.04)
+    assert (draw.replied == (draw.ids < 5)).all()
+    crowded = draws(sampling.poisson(1.0, 2))
+    np.testing.assert_allclose(share(crowded), 0.4, atol=0.04)
+
+
+def test_dropouts_and_stragglers_have_their_rates():
+    assert draws(sampling.dropouts(sampling.full(), 0.25)).replied.mean() == pytest.approx(0.75, abs=0.02)
+    draw = draws(sampling.stragglers(sampling.full(), 0.5))
+    assert (draw.work < 1).mean() == pytest.approx(0.5, abs=0.02)
+    assert draw.work[draw.work < 1].mean() == pytest.approx(0.5, abs=0.02)
+    assert draw.replied.all()
+    assert draws(sampling.stragglers(sampling.full(), 0.5, partial=False)).replied.mean() == pytest.approx(
+        0.5, abs=0.02
+    )
+
+
+@pytest.mark.parametrize("make", [lambda: sampling.dropouts(sampling.full(), 1.5), lambda: sampling.poisson(-0.1, 2)])
+def test_a_rate_that_is_no_share_is_refused(make):
+    with pytest.raises(ValueError, match="a share lies in"):
+        make()
+
+
+def test_a_cohort_larger_than_the_population_is_refused():
+    with pytest.raises(ValueError, match="a cohort of 6 out of 5 clients: choose 1 to 5"):
+        sampling.uniform(6)(KEYS[0], SIZES)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
+def test_a_shuffle_is_a_uniform_permutation(size: int):
+    places = np.asarray(jax.jit(jax.vmap(lambda key: permute(jnp.arange(size), jnp.asarray(size), key)))(KEYS))
+    assert (np.sort(places, axis=1) == np.arange(size)).all()
+    counts = np.stack([np.bincount(column, minlength=size) for column in places.T])
+    expected = len(KEYS) / size
+    # rows and columns of the counts are fixed: chi-squared with (size - 1)^2 degrees of freedom, five deviations
+    statistic = (size - 1) / size * ((counts - expected) ** 2 / expected).sum()
+    freedom = (size - 1) ** 2
+    assert statistic <= freedom + 5 * np.sqrt(2 * freedom)
+
+
+def test_three_things_have_six_equally_likely_orders():
+    places = np.asarray(jax.jit(jax.vmap(lambda key: permute(jnp.arange(3), jnp.asarray(3), key)))(KEYS))
+    counts = np.unique(places, axis=0, return_counts=True)[1]
+    assert len(counts) == 6
+    assert ((counts - len(KEYS) / 6) ** 2 / (len(KEYS) / 6)).sum() < 5 + 5 * np.sqrt(10)
