@@ -45,8 +45,8 @@ def recipe_of(name: str, **options: Any) -> Recipe:
     options = OPTIONS.get(name, {}) | options
     return recipe.build(
         name,
-        double(TASK) if jax.config.jax_enable_x64 else TASK,
-        MODEL,  # pyright: ignore
+        double(TASK) if jax.config.read("jax_enable_x64") else TASK,
+        MODEL,
         options=options,
         local=LOCAL,
         capacity=max(SIZES),

@@ -38,12 +38,14 @@ def test_a_client_without_examples_never_replies():
 
 def test_fewer_examples_than_clients():
     with pytest.raises(ValueError, match="3"):
-        federate(from_arrays(np.ones((3, 2), np.float32), [0, 1, 0]), partition.iid(5))
+        federate(from_arrays(np.ones((3, 2), np.float32), np.array([0, 1, 0])), partition.iid(5))
 
 
 def test_more_classes_per_client_than_there_are():
     with pytest.raises(ValueError, match="7"):
-        federate(from_arrays(np.ones((30, 2), np.float32), [0, 1, 2] * 10), partition.classes_per_client(3, 7))
+        federate(
+            from_arrays(np.ones((30, 2), np.float32), np.array([0, 1, 2] * 10)), partition.classes_per_client(3, 7)
+        )
 
 
 def test_a_cohort_larger_than_the_population():
@@ -51,10 +53,10 @@ def test_a_cohort_larger_than_the_population():
         simulate(TASK, fedavg(), federation(), rounds=1, cohort=sampling.uniform(9))
 
 
-@pytest.mark.parametrize("options", [{"rounds": 0}, {"rounds": 3, "eval_every": 0}])
-def test_counts_below_one(options: dict[str, int]):
+@pytest.mark.parametrize(("rounds", "eval_every"), [(0, 1), (3, 0)])
+def test_counts_below_one(rounds: int, eval_every: int):
     with pytest.raises(ValueError, match="both must be at least 1"):
-        simulate(TASK, fedavg(), federation(), **options)
+        simulate(TASK, fedavg(), federation(), rounds=rounds, eval_every=eval_every)
 
 
 def test_an_executor_that_is_none():
