@@ -161,7 +161,8 @@ class Result:
             "versions": self.versions,
         }
         for model in ("personal", "global", "unseen_personal", "unseen_global"):
-            summary[model] = self._statistics(model, at, reference, select)
+            statistics = self._statistics(model, at, reference, select)
+            summary[model] = statistics and {"better_off": None, **statistics}
         if summary["global"]:
             personal, common = self._at("personal", at), self._at("global", at)
             sign = -1 if self.lower_is_better else 1
