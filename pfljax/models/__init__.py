@@ -10,8 +10,11 @@ from pfljax.models.convolution import cnn
 from pfljax.models.dense import logistic, mlp
 from pfljax.models.linen import from_linen
 from pfljax.models.mobilenet import mobilenet_v1
+from pfljax.models.pool import max_pool
+from pfljax.models.precision import compute_in
 from pfljax.models.recurrent import char_lstm
 from pfljax.models.resnet import resnet8, resnet18, resnet34
+from pfljax.models.rewrite import fast
 from pfljax.types import Model
 
 
@@ -50,8 +53,11 @@ __all__ = [
     "by_name",
     "char_lstm",
     "cnn",
+    "compute_in",
+    "fast",
     "from_linen",
     "logistic",
+    "max_pool",
     "mlp",
     "mobilenet_v1",
     "resnet8",

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
-from pfljax.models.convolve import convolve, max_pool
 from pfljax.models.layers import Classifier, flat, image
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -22,8 +21,8 @@ class CNN(nn.Module):
     def __call__(self, x: Array) -> Array:
         x = image(x)
         for channels in (32, 64):
-            x = nn.Conv(channels, (5, 5), padding=self.padding, conv_general_dilated=convolve)(x)
-            x = nn.relu(max_pool(x, (2, 2)))
+            x = nn.Conv(channels, (5, 5), padding=self.padding)(x)
+            x = nn.relu(nn.max_pool(x, (2, 2), (2, 2)))
         x = nn.relu(nn.Dense(512)(flat(x)))
         return Classifier(self.classes, name="classifier")(x)
 

@@ -1,76 +1,276 @@
-"""Convolution as matrix products, and max-pooling as a reduction: what runs fast on a CPU.
+"""Convolution as one trilinear form, so that each of its derivatives can be computed in the way that is fast.
 
-XLA's gradient of a convolution with respect to the kernel is some ten times slower on a CPU than the same numbers as
-a matrix product. Here the input is unfolded into patches by shifted slices and multiplied with the kernel; every
-derivative of that is again slices and products. Undifferentiated convolutions (evaluation) stay with XLA, which needs
-no memory for patches.
+With `y = conv(x, k)` and a cotangent g, the form `T(x, k, g) = <conv(x, k), g>` is linear in each argument. Its
+derivative with respect to g is the convolution, to k the gradient of the kernel, to x the gradient of the input, and
+the transpose of any of the three is another one of them. One primitive stands for all three, under `jax.grad` of any
+order, `jax.jvp` and `jax.vmap`; only at compile time, when the platform is known, is it decided how to compute it
+(`VARIANTS`). The numbers are those of `jax.lax.conv_general_dilated`.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
-from typing import Any
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.custom_derivatives import SymbolicZero
+from jax import core, lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from pfljax.types import Array
 
+NARROW = 8
+"""Channels of a group up to which all groups are one product; wider ones are convolved one after another."""
 
-def _slices(x: Array, kernel: tuple[int, ...], strides: tuple[int, ...], pads: Any, dilation: Any, spread: Any) -> list:
-    """What each place of the kernel sees: arrays [B, *output, channels], in the order of the kernel's places."""
-    config = [(0, 0, 0), *((low, high, d - 1) for (low, high), d in zip(pads, spread, strict=True)), (0, 0, 0)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), config)
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    last = [(n - r) // s * s for n, r, s in zip(x.shape[1:-1], reach, strides, strict=True)]
+X, KERNEL, OUT = range(3)
+"""The arguments of the form: x [B, *space, channels], kernel [*places, channels / groups, O], out [B, *space', O]."""
+
+
+class Form(NamedTuple):
+    """What is fixed about a convolution."""
+
+    shapes: tuple[tuple[int, ...], ...]  # of x, kernel, out
+    strides: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    spread: tuple[int, ...]  # dilation of x
+    dilation: tuple[int, ...]  # of the kernel
+    groups: int
+    precision: Any
+
+
+def _layout(ndim: int) -> lax.ConvDimensionNumbers:
+    ends = (0, ndim - 1, *range(1, ndim - 1))
+    return lax.ConvDimensionNumbers(ends, (ndim - 1, ndim - 2, *range(ndim - 2)), ends)
+
+
+def _xla(x: Array, kernel: Array, form: Form) -> Array:
+    """The convolution by XLA."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        form.strides,
+        form.pads,
+        form.spread,
+        form.dilation,
+        _layout(x.ndim),
+        feature_group_count=form.groups,
+        precision=form.precision,
+    )
+
+
+def _slices(x: Array, form: Form) -> list[Array]:
+    """What each place of the kernel sees of x: arrays [B, *space', channels] in the order of the kernel's places."""
+    inner = [(low, high, d - 1) for (low, high), d in zip(form.pads, form.spread, strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
+    places, space = form.shapes[KERNEL][:-2], form.shapes[OUT][1:-1]
+    last = [(n - 1) * s + 1 for n, s in zip(space, form.strides, strict=True)]
     return [
         lax.slice(
             x,
             (0, *start, 0),
-            (x.shape[0], *(i + end + 1 for i, end in zip(start, last, strict=True)), x.shape[-1]),
-            (1, *strides, 1),
+            (x.shape[0], *(i + end for i, end in zip(start, last, strict=True)), x.shape[-1]),
+            (1, *form.strides, 1),
         )
-        for start in itertools.product(*(range(0, k * d, d) for k, d in zip(kernel, dilation, strict=True)))
+        for start in itertools.product(*(range(0, k * d, d) for k, d in zip(places, form.dilation, strict=True)))
     ]
 
 
-def _unfolded(x: Array, kernel: Array, precision: Any, strides: Any, pads: Any, dilation: Any, spread: Any) -> Array:
-    slices = _slices(x, kernel.shape[:-2], strides, pads, dilation, spread)
-    if kernel.shape[-2] == x.shape[-1]:
-        patches = jnp.concatenate(slices, axis=-1)
-        flat = patches.reshape(-1, patches.shape[-1])
-        out = jnp.dot(flat, kernel.reshape(-1, kernel.shape[-1]), precision=precision)
-        return out.reshape(*patches.shape[:-1], kernel.shape[-1])
-    taps = kernel.reshape(
-        len(slices), *(1,) * (x.ndim - 1), x.shape[-1], -1
-    )  # depthwise: [places, ..., channels, each]
-    out = functools.reduce(jnp.add, (part[..., None] * tap for part, tap in zip(slices, taps, strict=True)))
-    return out.reshape(*slices[0].shape[:-1], kernel.shape[-1])
+def _patches(x: Array, kernel: Array, form: Form) -> Array:
+    """The convolution as one matrix product of the unfolded input and the kernel, for each group."""
+    places, groups, outputs = math.prod(kernel.shape[:-2]), form.groups, kernel.shape[-1]
+    if kernel.shape[-2] == 1 < groups:
+        taps = kernel.reshape(places, *(1,) * (x.ndim - 1), groups, -1)
+        terms = (part[..., None] * tap for part, tap in zip(_slices(x, form), taps, strict=True))
+        return functools.reduce(jnp.add, terms).reshape(form.shapes[OUT])
+    if groups == 1:
+        unfolded = jnp.concatenate(_slices(x, form), axis=-1).reshape(-1, places * x.shape[-1])
+        return jnp.dot(unfolded, kernel.reshape(-1, outputs), precision=form.precision).reshape(form.shapes[OUT])
+    unfolded = jnp.stack(_slices(x, form)).reshape(places, -1, groups, kernel.shape[-2])
+    kernel = kernel.reshape(places, -1, groups, outputs // groups)
+    return jnp.einsum("pngc,pcgo->ngo", unfolded, kernel, precision=form.precision).reshape(form.shapes[OUT])
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _convolve(x: Array, kernel: Array, dimensions: Any, static: tuple) -> Array:
-    precision, strides, pads, dilation, spread = static
-    groups = x.shape[-1] // kernel.shape[-2]
-    return lax.conv_general_dilated(
-        x, kernel, strides, pads, spread, dilation, dimensions, feature_group_count=groups, precision=precision
+def _transposed(forward: Callable[..., Array], missing: int, form: Form, a: Array, b: Array) -> Array:
+    """The derivative of the form with respect to `missing`, by transposing the convolution `forward`."""
+    if missing == OUT:
+        return forward(a, b, form)
+    wanted = jax.ShapeDtypeStruct(form.shapes[missing], b.dtype)
+    if missing == KERNEL:
+        return jax.linear_transpose(lambda kernel: forward(a, kernel, form), wanted)(b)[0]
+    return jax.linear_transpose(lambda x: forward(x, a, form), wanted)(b)[0]
+
+
+def _extent(form: Form) -> list[int]:
+    """The size of x once dilated."""
+    return [(n - 1) * d + 1 for n, d in zip(form.shapes[X][1:-1], form.spread, strict=True)]
+
+
+def _kernel_gradient(x: Array, g: Array, form: Form) -> Array:
+    """A convolution whose batch axis is the channels: x [channels, *space, B] with g [*space', B, O]."""
+    ends, space = x.ndim - 1, range(1, x.ndim - 1)
+    places = form.shapes[KERNEL][:-2]
+    geometry = zip(_extent(form), g.shape[1:-1], places, form.strides, form.dilation, form.pads, strict=True)
+    pads = [(low, (n - 1) * s + 1 + (k - 1) * d - low - size) for size, n, k, s, d, (low, _) in geometry]
+    swapped = lax.conv_general_dilated(
+        x.transpose(ends, *space, 0),
+        g.transpose(*space, 0, ends),
+        form.dilation,
+        pads,
+        form.spread,
+        form.strides,
+        _layout(x.ndim),
+        precision=form.precision,
     )
+    return swapped.transpose(*space, 0, ends)
 
 
-@functools.partial(_convolve.defjvp, symbolic_zeros=True)
-def _tangent(dimensions: Any, static: tuple, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    del dimensions
-    moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)]
+def _input_gradient(kernel: Array, g: Array, form: Form) -> Array:
+    """A convolution of g with the flipped kernel; or, where that is more work, products folded axis by axis."""
+    places, space = kernel.shape[:-2], range(kernel.ndim - 2)
+    reach = [(k - 1) * d for k, d in zip(places, form.dilation, strict=True)]
+    inputs = form.shapes[X][1:-1]
+    if math.prod(inputs) <= 1.2 * math.prod(g.shape[1:-1]) and set(form.strides) == {1}:
+        pads = [
+            (r - low, size + low - n)
+            for r, (low, _), size, n in zip(reach, form.pads, _extent(form), g.shape[1:-1], strict=True)
+        ]
+        return lax.conv_general_dilated(
+            g,
+            lax.rev(kernel, tuple(space)).swapaxes(-1, -2),
+            form.spread,
+            pads,
+            None,
+            form.dilation,
+            _layout(g.ndim),
+            precision=form.precision,
+        )
+    columns = jnp.dot(g.reshape(-1, g.shape[-1]), kernel.reshape(-1, g.shape[-1]).T, precision=form.precision)
+    columns = columns.reshape(*g.shape[:-1], *places, -1)
+    zero = jnp.zeros((), columns.dtype)
+    steps = zip(form.strides, form.dilation, form.spread, strict=True)
+    geometry = zip(_extent(form), g.shape[1:-1], places, steps, form.pads, strict=True)
+    for axis, (size, n, k, (s, d, spread), (low, _)) in enumerate(geometry, 1):
+        terms = []
+        for place in range(k):
+            part = lax.index_in_dim(columns, place, g.ndim - 1, keepdims=False)
+            first = place * d - low
+            config = [(0, 0, 0)] * part.ndim
+            config[axis] = (first, size - first - (n - 1) * s - 1, s - 1)
+            terms.append(lax.pad(part, zero, config))
+        columns = lax.slice_in_dim(functools.reduce(jnp.add, terms), 0, size, spread, axis)
+    return columns
 
-    def moved(*arguments: Array) -> Array:
-        x, kernel = (dict(enumerate(primals)) | dict(zip(moving, arguments, strict=True))).values()
-        return _unfolded(x, kernel, *static)
 
-    return jax.jvp(moved, [primals[i] for i in moving], [tangents[i] for i in moving])
+def _direct(missing: int, form: Form, a: Array, b: Array) -> Array:
+    """What runs fast on a CPU for one client: convolutions in XLA's native layout, products; one group at a time."""
+    if form.groups == 1:
+        return (_input_gradient, _kernel_gradient, _xla)[missing](a, b, form)
+    if form.shapes[KERNEL][-2] <= NARROW:
+        return _transposed(_patches, missing, form, a, b)
+    groups = form.groups
+
+    def cut(value: Array) -> Array:
+        """The groups of the last axis first."""
+        return jnp.moveaxis(value.reshape(*value.shape[:-1], groups, -1), -2, 0)
+
+    x, kernel, out = form.shapes
+    kernel = (*kernel[:-1], kernel[-1] // groups)
+    shapes = ((*x[:-1], x[-1] // groups), kernel, (*out[:-1], kernel[-1]))
+    one = form._replace(shapes=shapes, groups=1)
+    parts = lax.map(lambda pair: _direct(missing, one, *pair), (cut(a), cut(b)))
+    return jnp.moveaxis(parts, 0, -2).reshape(form.shapes[missing])
+
+
+VARIANTS: dict[str, Callable[..., Array]] = {
+    "direct": _direct,
+    "patches": functools.partial(_transposed, _patches),
+    "xla": functools.partial(_transposed, _xla),
+}
+"""Ways to compute a derivative of the form. `"direct"` takes clients one after another, the others all at once."""
+
+FASTEST = {"cpu": "direct"}
+"""The variant of each platform, `"xla"` where none is named. What `python -m experiments.layers` measures."""
+
+
+def _compute(a: Array, b: Array, *, missing: int, form: Form, clients: bool, platform: str | None) -> Array:
+    name = os.environ.get("PFLJAX_CONVOLUTION") or FASTEST.get(platform or "", "xla")
+    if name not in VARIANTS:
+        raise ValueError(f"PFLJAX_CONVOLUTION={name!r} is not one of {sorted(VARIANTS)}")
+    if clients and name == "direct":
+        return lax.map(lambda pair: _direct(missing, form, *pair), (a, b))
+    one = functools.partial(VARIANTS[name], missing, form)
+    return jax.vmap(one)(a, b) if clients else one(a, b)
+
+
+_form = Primitive("convolve")
+
+
+@functools.cache
+def _compiled(**params: Any) -> Callable[..., Array]:
+    return jax.jit(functools.partial(_form.bind, **params))
+
+
+@_form.def_impl
+def _(a: Array, b: Array, **params: Any) -> Array:
+    return _compiled(**params)(a, b)
+
+
+@_form.def_abstract_eval
+def _(a: Any, b: Any, *, missing: int, form: Form, clients: bool) -> Any:
+    del b
+    return core.ShapedArray((*a.shape[:clients], *form.shapes[missing]), a.dtype)
+
+
+def _transpose(moving: int, cotangent: Any, *operands: Any, missing: int, form: Form, clients: bool) -> Any:
+    """The operand in place `moving` becomes what is missing."""
+    roles = [role for role in (X, KERNEL, OUT) if role != missing]
+    known = {roles[1 - moving]: operands[1 - moving], missing: cotangent}
+    a, b = (known[role] for role in sorted(known))
+    return _form.bind(a, b, missing=roles[moving], form=form, clients=clients)
+
+
+ad.defbilinear(
+    _form,
+    lambda cotangent, a, b, **params: _transpose(0, cotangent, a, b, **params),
+    lambda cotangent, a, b, **params: _transpose(1, cotangent, a, b, **params),
+)
+
+
+def _batched(operands: Sequence[Array], axes: Sequence[Any], *, missing: int, form: Form, clients: bool) -> Any:
+    """More clients; or a larger batch, where the kernel is one and the same."""
+    (size,) = {a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None}
+    roles = [role for role in (X, KERNEL, OUT) if role != missing]
+    fold = not clients and missing != KERNEL and axes[roles.index(KERNEL)] is None
+    a, b = (
+        a
+        if fold and role == KERNEL
+        else jnp.broadcast_to(a, (size, *a.shape))
+        if axis is None
+        else jnp.moveaxis(a, axis, 0)
+        for a, axis, role in zip(operands, axes, roles, strict=True)
+    )
+    if fold:
+        x, kernel, out = form.shapes
+        wide = form._replace(shapes=((size * x[0], *x[1:]), kernel, (size * out[0], *out[1:])))
+        a, b = (v if role == KERNEL else v.reshape(wide.shapes[role]) for v, role in zip((a, b), roles, strict=True))
+        result = _form.bind(a, b, missing=missing, form=wide, clients=False)
+        return result.reshape(size, *form.shapes[missing]), 0
+    if clients:
+        a, b = (v.reshape(-1, *v.shape[2:]) for v in (a, b))
+        result = _form.bind(a, b, missing=missing, form=form, clients=True)
+        return result.reshape(size, -1, *result.shape[1:]), 0
+    return _form.bind(a, b, missing=missing, form=form, clients=True), 0
+
+
+batching.primitive_batchers[_form] = _batched
+for _platform in (None, *FASTEST):
+    _lowering = mlir.lower_fun(functools.partial(_compute, platform=_platform), multiple_results=False)
+    mlir.register_lowering(_form, _lowering, platform=_platform)
 
 
 def convolve(
@@ -86,25 +286,26 @@ def convolve(
     precision: Any = None,
     preferred_element_type: Any = None,
 ) -> Array:
-    """`jax.lax.conv_general_dilated` with fast derivatives on a CPU; for `flax.linen.Conv(conv_general_dilated=...)`.
+    """`jax.lax.conv_general_dilated` with fast derivatives; for `flax.linen.Conv(conv_general_dilated=...)`.
 
     The values and all derivatives are those of `lax.conv_general_dilated`, in forward and in reverse mode, to any
-    order. Cost: a differentiated convolution holds its patches, |kernel places| times the input.
+    order. Convolutions in Flax's layout (batch, space..., channels) are computed by the variant that `FASTEST` names
+    for the platform, or by the one in the environment variable `PFLJAX_CONVOLUTION` (`"direct"`, `"patches"` or
+    `"xla"`), which is read when a program is compiled; all else is `lax.conv_general_dilated`.
 
-    Dense and depthwise convolutions in Flax's layout (batch, space..., channels) run as matrix products when JAX's
-    default backend is a CPU at the time of tracing; all else, and every other backend, is `lax.conv_general_dilated`.
+    Raises:
+      ValueError: if `PFLJAX_CONVOLUTION` names no variant, when the program is compiled.
     """
     space = lhs.ndim - 2
     strides, spread, dilation = (tuple(v or (1,) * space) for v in (window_strides, lhs_dilation, rhs_dilation))
-    ends = (0, lhs.ndim - 1, *range(1, lhs.ndim - 1))
-    layout = lax.ConvDimensionNumbers(ends, (lhs.ndim - 1, lhs.ndim - 2, *range(space)), ends)
     if (
-        jax.default_backend() != "cpu"
-        or feature_group_count not in (1, lhs.shape[-1])
-        or batch_group_count != 1
-        or preferred_element_type is not None
-        or dimension_numbers is None
-        or lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers) != layout
+        batch_group_count != 1
+        or preferred_element_type not in (None, lhs.dtype)
+        or lhs.dtype != rhs.dtype
+        or not jnp.issubdtype(lhs.dtype, jnp.floating)
+        or space < 1
+        or 0 in lhs.shape
+        or lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers) != _layout(lhs.ndim)
         or (isinstance(padding, str) and max(spread) > 1)
     ):
         return lax.conv_general_dilated(
@@ -124,16 +325,8 @@ def convolve(
         reach = [(k - 1) * d + 1 for k, d in zip(rhs.shape[:space], dilation, strict=True)]
         padding = lax.padtype_to_pads(lhs.shape[1:-1], reach, strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
-    return _convolve(lhs, rhs, layout, (precision, strides, pads, dilation, spread))
-
-
-def max_pool(x: Array, window: Sequence[int]) -> Array:
-    """The maximum over disjoint windows of [B, space..., channels]; what does not fill a window is left out.
-
-    The values are those of `flax.linen.max_pool(x, window, window)`. Where several entries of a window share the
-    maximum the gradient is divided equally among them (Flax's goes to the first): another subgradient.
-    """
-    whole = [n // w for n, w in zip(x.shape[1:-1], window, strict=True)]
-    x = x[(slice(None), *(slice(n * w) for n, w in zip(whole, window, strict=True)))]
-    parts = itertools.chain.from_iterable(zip(whole, window, strict=True))
-    return x.reshape(x.shape[0], *parts, x.shape[-1]).max(axis=tuple(range(2, 2 * len(whole) + 1, 2)))
+    form = Form((lhs.shape, rhs.shape, ()), strides, pads, spread, dilation, feature_group_count, precision)
+    out = jax.eval_shape(functools.partial(_xla, form=form), lhs, rhs).shape
+    if 0 in out:
+        return _xla(lhs, rhs, form)
+    return _form.bind(lhs, rhs, missing=OUT, form=form._replace(shapes=(lhs.shape, rhs.shape, out)), clients=False)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from pfljax.models.convolve import convolve
 from pfljax.types import Array
 
 
@@ -50,7 +49,6 @@ def conv(channels: int, size: int, stride: int = 1, *, groups: int = 1) -> nn.Co
         padding=size // 2,
         feature_group_count=groups,
         use_bias=False,
-        conv_general_dilated=convolve,
     )
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from pfljax.models.rewrite import fast
 from pfljax.types import Array, Model, Params, Tree
 
 NORMS = (nn.BatchNorm, nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm)
@@ -59,7 +60,9 @@ def from_linen(
 
     Returns:
       A `Model` with `init(key)` and `apply(params, x, *, train=False, mask=None, key=None) -> (outputs, new stats)`.
-      `key` feeds dropout. `norms` are found by module type (see `NORMS`), at any depth.
+      `key` feeds dropout. Convolutions and max-poolings are computed as `pfljax.models.fast` says: plain `nn.Conv`,
+      `nn.ConvTranspose` and `nn.max_pool` profit as they are. `norms` are found by module type (see `NORMS`), at any
+      depth.
 
     Raises:
       ValueError: if the module keeps variables other than parameters and running statistics, or if a name in `blocks`
@@ -86,13 +89,16 @@ def from_linen(
         if floating:
             leaves = jax.tree.leaves(params.trainable)
             x = standardize(x, leaves[0].dtype if leaves else dtype)
-        collections = {"params": params.trainable, "batch_stats": params.stats}
-        options: dict[str, Any] = {} if key is None else {"rngs": {"dropout": key}}
-        if not (train and params.stats):
-            return call(lambda *a, **k: module.apply(collections, *a, **k, **options), x, train, mask), params.stats
-        options["mutable"] = ["batch_stats"]
-        outputs, new = call(lambda *a, **k: module.apply(collections, *a, **k, **options), x, train, mask)
-        return outputs, new["batch_stats"]
+        learns = train and bool(params.stats)
+        options: dict[str, Any] = {"mutable": ["batch_stats"]} if learns else {}
+
+        def forward(params: Params, x: Array, mask: Array | None, key: Array | None) -> Any:
+            collections = {"params": params.trainable, "batch_stats": params.stats}
+            rngs = None if key is None else {"dropout": key}
+            return call(lambda *a, **k: module.apply(collections, *a, **k, **options, rngs=rngs), x, train, mask)
+
+        outputs = fast(forward)(params, x, mask, key)
+        return (outputs[0], outputs[1]["batch_stats"]) if learns else (outputs, params.stats)
 
     seen: dict[str, type[nn.Module]] = {}
 
