@@ -1,4 +1,7 @@
-"""Checkpoints: a run's state and what it has reported, written whole or not at all."""
+"""Checkpoints: a run's state and what it has reported, written whole or not at all.
+
+Of several processes the leading one writes and reads, and the others hear from it; all of them make every call.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from pfljax import hosts
 from pfljax.types import State
 
 Record = dict[str, np.ndarray]
@@ -29,6 +33,8 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path):
         self._folder = Path(folder).absolute()
+        if not hosts.leads():
+            return
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             probe = self._folder / ".writable"
@@ -38,16 +44,23 @@ class Checkpoints:
             raise PermissionError(f"cannot write to {self._folder}: {error.strerror}; choose another folder") from error
         self._manager = ocp.CheckpointManager(
             self._folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=2,
+                enable_async_checkpointing=False,
+                create=False,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
+            ),
         )
 
     def rounds(self) -> list[int]:
         """The rounds that have a checkpoint, ascending."""
-        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
+        return hosts.shared(self._rounds)
 
     def save(self, state: State, record: Record) -> None:
         """Writes `state` and `record`; a crash in the middle leaves the checkpoints before it."""
-        leaves = {str(n): np.asarray(leaf) for n, leaf in enumerate(jax.tree.leaves(state))}
+        leaves = {str(n): leaf for n, leaf in enumerate(hosts.gathered(jax.tree.leaves(state)))}
+        if not hosts.leads():
+            return
         content = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves),  # pyright: ignore[reportCallIssue]
             record=ocp.args.StandardSave(record),  # pyright: ignore[reportCallIssue]
@@ -62,9 +75,16 @@ class Checkpoints:
           FileNotFoundError: if there is none.
           ValueError: if none can be read, or the newest belongs to another run.
         """
-        if not self.rounds():
+        leaves, record = hosts.shared(self._newest)
+        return self._rebuild(leaves, like), record
+
+    def _rounds(self) -> list[int]:
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
+
+    def _newest(self) -> tuple[dict[str, np.ndarray], Record]:
+        if not self._rounds():
             raise FileNotFoundError(f"no checkpoint in {self._folder}: start the run without resume")
-        for number in reversed(self.rounds()):
+        for number in reversed(self._rounds()):
             try:
                 content = self._manager.restore(
                     number,
@@ -80,7 +100,7 @@ class Checkpoints:
                 (self._folder / str(number)).rename(self._folder / f"corrupt-{number}")
                 self._manager.reload()
                 continue
-            return self._rebuild(content["state"], like), {k: np.asarray(v) for k, v in content["record"].items()}
+            return content["state"], {name: np.asarray(rows) for name, rows in content["record"].items()}
         raise ValueError(f"every checkpoint in {self._folder} is corrupt: delete the folder and start again")
 
     def _rebuild(self, leaves: dict[str, np.ndarray], like: State) -> State:
@@ -88,4 +108,8 @@ class Checkpoints:
         stored = [np.asarray(leaves[str(n)]) for n in range(len(leaves))]
         if [(x.shape, x.dtype) for x in stored] != [(x.shape, x.dtype) for x in wanted]:
             raise ValueError(f"the checkpoint in {self._folder} belongs to another method, model or federation")
-        return jax.tree.unflatten(structure, [jax.device_put(leaf) for leaf in stored])
+        placed = (
+            np.array(leaf) if isinstance(model, np.ndarray) else jax.device_put(leaf, model.sharding)
+            for leaf, model in zip(stored, wanted, strict=True)
+        )
+        return jax.tree.unflatten(structure, placed)

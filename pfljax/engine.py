@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,34 +12,30 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
-from pfljax import accounting, local, memory, sampling, sharding, tree
+from pfljax import accounting, executors, memory, sampling, sharding, store, tree
 from pfljax.checkpoint import Checkpoints, Record
 from pfljax.data import FederatedData
+from pfljax.executors import Executor
+from pfljax.memory import Shortage
+from pfljax.programs import Programs
 from pfljax.results import Result
-from pfljax.sampling import Draw, Sampler
+from pfljax.rounds import Rounds
+from pfljax.sampling import Sampler
 from pfljax.sharding import Device
-from pfljax.types import Algorithm, Array, ClientData, Cohort, Params, Plan, State, Task, Tree
+from pfljax.types import Algorithm, Array, Params, Plan, State, Task, Tree
 
 Build = Algorithm | Callable[..., Algorithm]
 """An algorithm, or what makes one from hyperparameters `**hyper`, which are then traced."""
 
-Executor = Literal["auto", "vmap", "sequential"] | int
-"""All clients at once, one by one, or blocks of so many."""
-
 Log = dict[str, np.ndarray]
 """`ids`, `replied`, `work`, `finite`: [rounds, M]; `server_finite`: [rounds]."""
 
-_INIT, _COHORT, _CLIENTS, _SERVER, _EVALUATION = 2**32 - 1, 0, 1, 2, 3
+Store = Literal["auto", "device", "host"]
+"""Where the clients' states live."""
 
-
-# On a CPU small models gain from a few clients at once, large ones from staying in the cache.
-_CPU_BLOCK, _CACHED_PARAMS = 8, 100_000
-
-
-def _client_key(key: Array, id: Array) -> Array:
-    return jax.random.fold_in(jax.random.fold_in(key, _CLIENTS), id)
+# On an accelerator the states may take this share of the free memory; the rest is for training.
+_DEVICE_SHARE = 0.4
 
 
 class Simulation:
@@ -50,11 +48,13 @@ class Simulation:
       train: the federation that trains, `data` if None (centralized training uses `data.pooled()`).
       cohort: who takes part in a round.
       executor: `"vmap"`, `"sequential"`, a block size, or `"auto"`. Results are the same.
-      devices: share the cohort over these devices; all that there are if None.
+      store: the clients' states on the `"device"`, or in `"host"` memory, from which each cohort is fetched while the
+        one before it trains; `"auto"` where they fit. Results are the same.
+      devices: share the cohort over these devices; all that there are, of all processes, if None.
       onboard_rounds: rounds of onboarding for each unseen client.
 
     Raises:
-      ValueError: if the executor is unknown.
+      ValueError: if executor or store are unknown.
     """
 
     def __init__(
@@ -66,21 +66,35 @@ class Simulation:
         train: FederatedData | None = None,
         cohort: Sampler | None = None,
         executor: Executor = "auto",
+        store: Store = "auto",
         devices: Sequence[Device] | None = None,
         onboard_rounds: int = 5,
     ):
-        if not (executor in ("auto", "vmap", "sequential") or (isinstance(executor, int) and executor > 0)):
-            raise ValueError(f"executor={executor!r}: choose 'auto', 'vmap', 'sequential' or a positive block size")
-        self.task = task
-        self._mesh = sharding.mesh(devices)
-        self.data = jax.device_put(data, self._everywhere)
-        self.train = self.data if train is None else jax.device_put(train, self._everywhere)
-        self.compile_seconds = 0.0
-        self._build = build
-        self._cohort = sampling.full() if cohort is None else cohort
-        self._executor = executor
-        self._onboard_rounds = onboard_rounds
-        self._programs: dict[tuple[str, int], Any] = {}
+        executors.check(executor)
+        if store not in ("auto", "device", "host"):
+            raise ValueError(f"store={store!r}: choose 'auto', 'device' or 'host'")
+        if devices is None:
+            sharding.hint()
+        self._build, self._executor, self._store = build, executor, store
+        mesh = sharding.mesh(devices)
+        self._everywhere, self._spread = sharding.placements(mesh, devices)
+        self._devices = sorted(self._everywhere.addressable_devices, key=lambda device: device.id)
+        self.data = sharding.put(data, self._everywhere)
+        self.train = self.data if train is None else sharding.put(train, self._everywhere)
+        self.rounds = Rounds(
+            task=task,
+            cohort=sampling.full() if cohort is None else cohort,
+            block=executors.block(executor, task, self.train.num_clients, self._devices),
+            mesh=mesh,
+            onboard_rounds=onboard_rounds,
+        )
+        self._programs = Programs(self._devices, self._shrink)
+        self._wire_bytes: tuple[int, int] | None = None
+
+    @property
+    def compile_seconds(self) -> float:
+        """Time spent compiling so far."""
+        return self._programs.seconds
 
     def algorithm(self, hyper: dict[str, Any]) -> Algorithm:
         """The algorithm at these hyperparameters."""
@@ -88,17 +102,14 @@ class Simulation:
 
     def init(self, key: Array, **hyper: Array | float) -> State:
         """The state before the first round. Leaves of `clients` are [N, ...]."""
+        values = floats(hyper)
+        if self._lives_on_host(values):
+            return self._init_on_host(key, values)
 
         def init(key: Array, hyper: dict[str, Array]) -> State:
-            algorithm = self.algorithm(hyper)
-            key = jax.random.fold_in(key, _INIT)
-            server = algorithm.init_server(key, self.train.num_clients)
-            clients = jax.vmap(lambda id: algorithm.init_client(algorithm.download(server, id), id, key))(
-                jnp.arange(self.train.num_clients)
-            )
-            return State(server, clients, jnp.asarray(0))
+            return self.rounds.init(self.algorithm(hyper), key, self.train.num_clients)
 
-        return self._program("init", 0, init, out=self._placement())(key, _floats(hyper))
+        return self._programs.call("init", init, key, values, out=State(*self._placement()))
 
     def run(self, state: State, key: Array, rounds: int, **hyper: Array | float) -> tuple[State, Log]:
         """Advances by `rounds` rounds. `state` is donated: use the returned one.
@@ -112,22 +123,15 @@ class Simulation:
 
     def advance(self, state: State, key: Array, rounds: int, at_most: int, **hyper: Array | float) -> tuple[State, Log]:
         """`run` by a program that serves any number of rounds up to `at_most`."""
+        if store.on_host(state.clients):
+            return self._advance_on_host(state, key, rounds, at_most, floats(hyper))
 
-        def advance(
-            state: State, train: FederatedData, key: Array, hyper: dict[str, Array], rounds: Array
-        ) -> tuple[State, Tree]:
-            algorithm = self.algorithm(hyper)
+        def advance(state: State, key: Array, hyper: dict[str, Array], train: FederatedData, rounds: Array) -> Tree:
+            return self.rounds.advance(self.algorithm(hyper), state, key, train, rounds, at_most)
 
-            def step(number: Array, carry: tuple[State, Tree]) -> tuple[State, Tree]:
-                state, logs = carry
-                state, log = self._round(algorithm, state, train, key)
-                return state, jax.tree.map(lambda all, new: all.at[number].set(new), logs, log)
-
-            return jax.lax.fori_loop(0, rounds, step, (state, self._logs(at_most)))
-
-        program = self._program("advance", at_most, advance, donate=(0,), out=(self._placement(), self._everywhere))
-        state = self._place(state)
-        state, logs = program(state, self.train, key, _floats(hyper), jnp.asarray(rounds))
+        args = self._place(state), key, floats(hyper), self.train, jnp.asarray(rounds)
+        out = State(*self._placement()), self._everywhere
+        state, logs = self._programs.call(("rounds", at_most), advance, *args, donate=(0,), out=out)
         return state, {name: np.asarray(leaf)[:rounds] for name, leaf in logs.items()}
 
     def evaluate(self, state: State, key: Array, **hyper: Array | float) -> dict[str, np.ndarray]:
@@ -138,27 +142,35 @@ class Simulation:
           `personal` (after adaptation), `global` (before, where the method has a common model), and the two again for
           clients that never trained: `unseen_personal`, `unseen_global`.
         """
+        values = floats(hyper)
+        if store.on_host(state.clients):
 
-        def evaluate(state: State, data: FederatedData, key: Array, hyper: dict[str, Array]) -> Tree:
-            algorithm = self.algorithm(hyper)
-            scores = self._scores(algorithm, state, data, key, unseen=False)
-            if data.num_unseen:
-                unseen = self._scores(algorithm, state, data, key, unseen=True)
-                scores |= {f"unseen_{name}": score for name, score in unseen.items()}
-            return scores
+            def unseen(server: Tree, number: Array, key: Array, hyper: dict[str, Array], data: FederatedData) -> Tree:
+                return self.rounds.unseen(self.algorithm(hyper), server, number, key, data)
 
-        scores = self._program("evaluate", 0, evaluate)(state, self.data, key, _floats(hyper))
+            scores = self._over_host("scores", Rounds.scores, state, key, values)
+            scores |= self._programs.call("unseen", unseen, state.server, state.round, key, values, self.data)
+        else:
+
+            def evaluate(state: State, key: Array, hyper: dict[str, Array], data: FederatedData) -> Tree:
+                return self.rounds.evaluate(self.algorithm(hyper), state, key, data)
+
+            args = self._place(state), key, values, self.data
+            scores = self._programs.call("evaluation", evaluate, *args, out=self._everywhere)
         return {name: np.asarray(score) for name, score in scores.items()}
 
     def personalized(self, state: State, key: Array, **hyper: Array | float) -> Params:
-        """The models that the clients deploy, leaves [N, ...]."""
+        """The models that the clients deploy, leaves [N, ...]; in host memory if the states are."""
+        values = floats(hyper)
+        if store.on_host(state.clients):
+            return self._over_host("personalized", Rounds.personalized, state, key, values)
 
-        def personalized(state: State, data: FederatedData, key: Array, hyper: dict[str, Array]) -> Params:
-            algorithm = self.algorithm(hyper)
-            deploy = self._deployed(algorithm, state, data, key, unseen=False)
-            return self._over_clients(lambda id, row: deploy(id, row)[0], state.clients, data, unseen=False)
+        def personalized(state: State, key: Array, hyper: dict[str, Array], data: FederatedData) -> Params:
+            server, clients, number = state
+            ids = jnp.arange(data.num_clients)
+            return self.rounds.personalized(self.algorithm(hyper), server, clients, ids, number, key, data)
 
-        return self._program("personalized", 0, personalized)(state, self.data, key, _floats(hyper))
+        return self._programs.call("personalized", personalized, self._place(state), key, values, self.data)
 
     def result(self, record: Record, *, method: str, seed: int, hyper: dict[str, float], plan: Plan | None) -> Result:
         """What a run has recorded, as a result."""
@@ -166,9 +178,10 @@ class Simulation:
         def part(prefix: str) -> dict[str, np.ndarray]:
             return {name.removeprefix(prefix): rows for name, rows in record.items() if name.startswith(prefix)}
 
+        if self._wire_bytes is None:
+            self._wire_bytes = accounting.wire_bytes(self.algorithm(floats(hyper)), self.train)
+        down, up = self._wire_bytes
         log = part("log:")
-        down, up = accounting.wire_bytes(self.algorithm(_floats(hyper)), self.train)
-        replied = log["replied"]
         sampled = log["ids"] < self.train.num_clients
         return Result(
             method=method,
@@ -181,178 +194,142 @@ class Simulation:
             seconds=float(record["seconds"]),
             compile_seconds=float(record["compile_seconds"]),
             client_steps=0 if plan is None else self._steps(log, plan),
-            bytes_up=up * int(replied.sum()),
+            bytes_up=up * int(log["replied"].sum()),
             bytes_down=down * int(sampled.sum()),
             fingerprint=self.data.fingerprint,
         )
 
     def _steps(self, log: Log, plan: Plan) -> int:
         """Local steps of a run: those of the clients that replied."""
-        work = jnp.asarray(np.where(log["replied"], log["work"], 0).ravel(), float)
 
-        def one(id: Array, work: Array) -> Array:
-            return plan.steps(self.train.client(id)._replace(work=work))
+        def count(ids: Array, work: Array, train: FederatedData) -> Array:
+            return jax.vmap(lambda id, work: plan.steps(train.client(id)._replace(work=work)))(ids, work)
 
-        return int(jax.jit(jax.vmap(one))(jnp.asarray(log["ids"].ravel()), work).sum())
+        ids, work = log["ids"].ravel(), jnp.asarray(np.where(log["replied"], log["work"], 0).ravel(), float)
+        counts = self._programs.call(("steps", ids.size), count, ids, work, self.train)
+        return int(np.asarray(counts, np.int64).sum())
 
-    @property
-    def _everywhere(self) -> Any:
-        return None if self._mesh is None else NamedSharding(self._mesh, PartitionSpec())
+    def _shrink(self, lacking: Shortage) -> None:
+        """Takes fewer clients at once where the user left that open."""
+        block = self.rounds.block
+        fitting = max(1, block * lacking.free // lacking.need)
+        if self._executor == "auto" and fitting < block:
+            self.rounds = dataclasses.replace(self.rounds, block=fitting)
+            return
+        remedy = f"executor={fitting}" if fitting < block else "a smaller model or fewer clients"
+        raise MemoryError(
+            f"the run needs about {lacking.need / 1e9:.1f} GB and {lacking.free / 1e9:.1f} GB are free: try {remedy}"
+        )
 
-    def _placement(self) -> Any:
-        """The shardings of a `State`: client rows are spread over the devices if their number allows it."""
-        if self._mesh is None:
-            return None
-        spread = self.train.num_clients % self._mesh.size == 0
-        rows = NamedSharding(self._mesh, PartitionSpec(sharding.AXIS)) if spread else self._everywhere
-        return State(self._everywhere, rows, self._everywhere)
-
-    def _program(
-        self, name: str, length: int, function: Callable, donate: tuple[int, ...] = (), out: Any = None
-    ) -> Callable:
-        """`function` compiled once, its compilation timed."""
-
-        def call(*args: Tree) -> Tree:
-            if (name, length) not in self._programs:
-                start = time.perf_counter()
-                jitted = jax.jit(function, donate_argnums=donate, out_shardings=out)
-                self._programs[name, length] = jitted.lower(*args).compile()
-                self.compile_seconds += time.perf_counter() - start
-                clients = self.train.num_clients
-                memory.check(self._programs[name, length], jax.local_devices()[0], self._block(clients))
-            return self._programs[name, length](*args)
-
-        return call
+    def _placement(self) -> tuple[Any, Any, Any]:
+        """The shardings of a `State`'s parts: client rows are spread over the devices if their number allows it."""
+        even = self.train.num_clients % len(self._everywhere.device_set) == 0
+        return self._everywhere, self._spread if even else self._everywhere, self._everywhere
 
     def _place(self, state: State) -> State:
-        """`state` where `run` expects it."""
-        placement = self._placement()
-        if placement is None:
-            return state
-        server, clients, number = (jax.device_put(part, where) for part, where in zip(state, placement, strict=True))
-        return State(server, clients, number)
+        """`state` where the programs expect it."""
+        return State(*(jax.device_put(part, where) for part, where in zip(state, self._placement(), strict=True)))
 
-    def _logs(self, length: int) -> dict[str, Array]:
-        draw = jax.eval_shape(self._cohort, jax.random.key(0), self.train.train.size[: self.train.num_clients])
-        one = draw._asdict() | {"finite": draw.replied, "server_finite": jax.ShapeDtypeStruct((), bool)}
-        return {name: jnp.zeros((length, *leaf.shape), leaf.dtype) for name, leaf in one.items()}
+    def _row(self, values: dict[str, Array]) -> Tree:
+        """Shapes of one client's state."""
 
-    def _block(self, cohort: int) -> int:
-        """Clients at once."""
-        if isinstance(self._executor, int):
-            return self._executor
-        if self._executor != "auto":
-            return {"vmap": cohort, "sequential": 1}[self._executor]
-        if jax.default_backend() != "cpu":
-            return cohort
-        params = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(self.task.init, jax.random.key(0))))
-        return max(1, min(_CPU_BLOCK, _CACHED_PARAMS // params))
+        def first(key: Array) -> Tree:
+            algorithm = self.algorithm(values)
+            server = self.rounds.server(algorithm, key, self.train.num_clients)
+            return self.rounds.clients(algorithm, server, jnp.zeros(1, int), key)
 
-    def _round(self, algorithm: Algorithm, state: State, train: FederatedData, key: Array) -> tuple[State, dict]:
-        key = jax.random.fold_in(key, state.round)
-        num_clients = train.num_clients
-        sizes = train.train.size[:num_clients]
-        draw = self._cohort(jax.random.fold_in(key, _COHORT), sizes)
-        draw = draw._replace(replied=draw.replied & (jnp.take(sizes, draw.ids, mode="clip") > 0))
-        cohort = draw.ids.shape[0]
-        plan = sharding.layout(cohort, self._block(cohort), self._mesh)
+        rows = jax.eval_shape(first, jax.random.key(0))
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
 
-        padding = plan.slots - cohort
-        ids, replied, work = Draw(
-            jnp.pad(draw.ids, (0, padding), constant_values=num_clients),
-            jnp.pad(draw.replied, (0, padding)),
-            jnp.pad(draw.work, (0, padding)),
-        )
-        weights = jnp.where(replied, jnp.take(sizes, ids, mode="clip"), 0).astype(float)
-        order = sharding.order(weights * work, plan)
-        rows = jax.tree.map(lambda leaf: jnp.take(leaf, ids[order], axis=0, mode="clip"), state.clients)
+    def _lives_on_host(self, values: dict[str, Array]) -> bool:
+        if self._store != "auto":
+            return self._store == "host"
+        free = None if self._devices[0].platform == "cpu" else memory.available(self._devices[0])
+        return free is not None and self.train.num_clients * tree.nbytes(self._row(values)) > _DEVICE_SHARE * free
 
-        def one(shared: Tree, row: Tree) -> tuple[Tree, Tree]:
-            server, train, key = shared
-            (id, replied, work, weight), client = row
-            data = train.client(id)._replace(work=jnp.where(replied, work, 0))
-            reply = algorithm.client_update(algorithm.download(server, id), client, data, _client_key(key, id))
-            finite = tree.finite(reply) | ~replied
-            upload = jax.tree.map(lambda leaf: jnp.where(replied, leaf, 0), reply.upload)
-            term = algorithm.reduce.lift(upload, weight)
-            kept = tree.where(replied, reply.client, client), finite
-            return (term, kept) if algorithm.reduce.summed else ((), (kept, term))
+    def _init_on_host(self, key: Array, values: dict[str, Array]) -> State:
+        def server(key: Array, hyper: dict[str, Array]) -> Tree:
+            return self.rounds.server(self.algorithm(hyper), key, self.train.num_clients)
 
-        slots = (ids[order], replied[order], work[order], weights[order])
-        total, kept = sharding.walk(one, (state.server, train, key), (slots, rows), plan)
-        back = jnp.argsort(order)
-        if algorithm.reduce.summed:
-            (rows, finite), terms = kept, total
-        else:
-            (rows, finite), terms = kept
-            terms = jax.tree.map(lambda leaf: leaf[back][:cohort], terms)
-        weights = weights[:cohort]
-        view = Cohort(draw.ids, algorithm.reduce.lower(terms, weights), weights)
-        server = algorithm.server_update(state.server, view, jax.random.fold_in(key, _SERVER))
-        server = tree.where(jnp.any(weights > 0), server, state.server)
-        clients = jax.tree.map(lambda leaf, new: leaf.at[ids[order]].set(new, mode="drop"), state.clients, rows)
-        log = draw._asdict() | {"finite": finite[back][:cohort], "server_finite": tree.finite(server)}
-        return State(server, clients, state.round + 1), log
+        def clients(key: Array, hyper: dict[str, Array], server: Tree, ids: Array) -> Tree:
+            return self.rounds.clients(self.algorithm(hyper), server, ids, key)
 
-    def _deployed(
-        self, algorithm: Algorithm, state: State, data: FederatedData, key: Array, *, unseen: bool
-    ) -> Callable[[Array, Tree], tuple[Params, Params | None]]:
-        """`(id, row) -> (personal model, common model)` of one client."""
-        first = jax.random.fold_in(key, _INIT)
-        key = jax.random.fold_in(jax.random.fold_in(key, state.round), _EVALUATION)
+        row = self._row(values)
+        common = self._programs.call("server", server, key, values, out=self._everywhere)
+        rows = store.allocate(row, self.train.num_clients)
+        for ids in store.chunks(row, self.train.num_clients):
+            store.write(rows, ids, self._programs.call("clients", clients, key, values, common, ids))
+        return State(common, rows, jax.device_put(jnp.asarray(0), self._everywhere))
 
-        def deployed(id: Array, client: Tree) -> tuple[Params, Params | None]:
-            download, view, own = algorithm.download(state.server, id), data.client(id), _client_key(key, id)
-            if unseen:
-                client = algorithm.init_client(download, id, first)
-                client = jax.lax.fori_loop(
-                    0,
-                    self._onboard_rounds,
-                    lambda number, client: algorithm.onboard(download, client, view, jax.random.fold_in(own, number)),
-                    client,
+    def _advance_on_host(
+        self, state: State, key: Array, rounds: int, at_most: int, values: dict[str, Array]
+    ) -> tuple[State, Log]:
+        def seat(key: Array, first: Array, train: FederatedData) -> Tree:
+            def one(number: Array) -> Tree:
+                draw = self.rounds.draw(key, number, train)
+                return draw, self.rounds.seat(draw, train)
+
+            return jax.lax.map(one, first + jnp.arange(at_most))
+
+        def train(
+            server: Tree, rows: Tree, before: Tree, places: Array, number: Array, *rest: Tree
+        ) -> tuple[Tree, Tree, Tree, Array]:
+            draw, seats, key, hyper, train = rest
+            rows, algorithm = store.patched(rows, before, places), self.algorithm(hyper)
+            server, rows, log = self.rounds.seated_round(algorithm, server, rows, number, draw, seats, key, train)
+            return server, rows, log, number + 1
+
+        cohorts = self._programs.call(("seats", at_most), seat, key, state.round, self.train, out=self._everywhere)
+        drawn, seats = jax.tree.map(np.asarray, cohorts)
+        ids = seats.ids
+        out = self._everywhere, self._spread, self._everywhere, self._everywhere
+        server, clients, number = state
+        logs, stored, before, previous = [], [], None, np.full_like(ids[0], -1)
+        with store.Courier(clients) as courier:
+            fetched = courier.fetch(ids[0])
+            for n in range(rounds):
+                rows = jax.device_put(fetched.result(), self._spread)
+                if n + 1 < rounds:
+                    fetched = courier.fetch(ids[n + 1])
+                places = store.places(ids[n], previous, self.train.num_clients)
+                draw, seat_ = (jax.tree.map(operator.itemgetter(n), part) for part in (drawn, seats))
+                args = server, rows, rows if before is None else before, places, number, draw, seat_
+                server, before, log, number = self._programs.call(
+                    "round", train, *args, key, values, self.train, out=out
                 )
-            common = algorithm.server_model(download, client) if algorithm.server_model else None
-            return algorithm.personalize(download, client, view, own), common
+                stored.append(courier.store(ids[n], before))
+                previous = ids[n]
+                logs.append(log)
+        for done in stored:
+            done.result()
+        log = jax.tree.map(lambda *rows: np.stack([np.asarray(row) for row in rows]), *logs)
+        return State(server, clients, number), log
 
-        return deployed
-
-    def _scores(
-        self, algorithm: Algorithm, state: State, data: FederatedData, key: Array, *, unseen: bool
-    ) -> dict[str, Array]:
-        deploy = self._deployed(algorithm, state, data, key, unseen=unseen)
-
-        def score(params: Params, view: ClientData) -> dict[str, Array]:
-            def of(batch: Any) -> dict[str, Array]:
-                measured = self.task.measure(self.task.predict(params, batch.x), batch.y)
-                return {k: jnp.sum(v * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1) for k, v in measured.items()}
-
-            means = local.average(of, view, batch_size=64)
-            return jax.tree.map(lambda mean: jnp.where(view.size > 0, mean, jnp.nan), means)
-
-        def one(id: Array, row: Tree) -> dict[str, Array]:
-            personal, common = deploy(id, row)
-            models = {"personal": personal} | ({} if common is None else {"global": common})
-            return {
-                f"{model}/{split}/{metric}": value
-                for model, params in models.items()
-                for split in ("validation", "test")
-                for metric, value in score(params, data.client(id, split)).items()
-            }
-
-        return self._over_clients(one, state.clients, data, unseen=unseen)
-
-    def _over_clients(
-        self, one: Callable[[Array, Tree], Tree], clients: Tree, data: FederatedData, *, unseen: bool
+    def _over_host(
+        self, name: str, function: Callable[..., Tree], state: State, key: Array, values: dict[str, Array]
     ) -> Tree:
-        first, count = (data.num_clients, data.num_unseen) if unseen else (0, data.num_clients)
-        plan = sharding.layout(count, self._block(count), self._mesh)
-        ids = first + jnp.arange(plan.slots)
-        rows = jax.tree.map(lambda leaf: jnp.take(leaf, ids, axis=0, mode="clip"), clients)
-        _, kept = sharding.walk(lambda _, row: ((), one(*row)), (), (ids, rows), plan)
-        return jax.tree.map(lambda leaf: leaf[:count], kept)
+        """`function` of all clients, a chunk at a time."""
+
+        def of(
+            server: Tree,
+            rows: Tree,
+            ids: Array,
+            number: Array,
+            key: Array,
+            hyper: dict[str, Array],
+            data: FederatedData,
+        ) -> Tree:
+            return function(self.rounds, self.algorithm(hyper), server, rows, ids, number, key, data)
+
+        parts = []
+        for ids in store.chunks(self._row(values), self.train.num_clients):
+            args = state.server, store.read(state.clients, ids), ids, state.round, key, values, self.data
+            parts.append(jax.tree.map(np.asarray, self._programs.call(name, of, *args)))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: self.train.num_clients], *parts)
 
 
-def _floats(hyper: Mapping[str, Array | float]) -> dict[str, Array]:
+def floats(hyper: Mapping[str, Array | float]) -> dict[str, Array]:
+    """Hyperparameters as arrays."""
     return {name: jnp.asarray(value, float) for name, value in hyper.items()}
 
 
@@ -415,10 +392,10 @@ def simulate(
     while (done := int(state.round)) < rounds:
         start, compiled = time.perf_counter(), simulation.compile_seconds
         state, log = simulation.advance(state, key, min(eval_every, rounds - done), at_most, **hyper)
-        _check_finite(log, done)
+        check_finite(log, done)
         scores = simulation.evaluate(state, key, **hyper)
         seconds += time.perf_counter() - start - (simulation.compile_seconds - compiled)
-        record = _extended(record, int(state.round), scores, log)
+        record = extended(record, int(state.round), scores, log)
         record |= {"seconds": np.asarray(seconds), "compile_seconds": np.asarray(simulation.compile_seconds)}
         if checkpoints is not None:
             checkpoints.save(state, record)
@@ -427,7 +404,8 @@ def simulate(
     return simulation.result(record, method=method, seed=seed, hyper=hyper, plan=plan)
 
 
-def _check_finite(log: Log, done: int) -> None:
+def check_finite(log: Log, done: int) -> None:
+    """Raises `Diverged` at the first round of `log`, which begins after `done` rounds, that left a model not finite."""
     bad = ~(log["finite"].all(axis=1) & log["server_finite"])
     if bad.any():
         number = int(np.argmax(bad))
@@ -436,7 +414,7 @@ def _check_finite(log: Log, done: int) -> None:
         raise Diverged(f"round {done + number + 1}: the model of {who} is no longer finite; try a smaller lr")
 
 
-def _extended(record: Record, done: int, scores: dict[str, np.ndarray], log: Log) -> Record:
+def extended(record: Record, done: int, scores: dict[str, np.ndarray], log: Log) -> Record:
     """`record` with one more evaluation and the rounds before it."""
     fresh = {"rounds": np.asarray([done])}
     fresh |= {f"score:{name}": score[None] for name, score in scores.items()}

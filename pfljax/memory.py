@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax.stages import Compiled
 
 
+class Shortage(NamedTuple):
+    """What is needed and what is free, in bytes."""
+
+    need: int
+    free: int
+
+
 def needed(program: Compiled) -> int:
-    """Bytes of the program's results and temporaries, beyond the arguments that exist already; 0 where unknown."""
+    """Bytes of the program's results and temporaries on one device, beyond the arguments that exist already; 0 where
+    unknown."""
     analysis = program.memory_analysis()
     if analysis is None:
         return 0
@@ -29,15 +38,9 @@ def available(device: Any) -> int | None:
     return int(fields["MemAvailable"].split()[0]) * 1024
 
 
-def check(program: Compiled, device: Any, block: int) -> None:
-    """Refuses a program that will not fit.
-
-    Raises:
-      MemoryError: with the two sizes, and a block size that should fit.
-    """
-    need, free = needed(program), available(device)
-    if free is None or need <= free:
-        return
-    smaller = max(1, block * free // need)
-    remedy = f"executor={smaller}" if smaller < block else "a smaller model or fewer clients"
-    raise MemoryError(f"the run needs about {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: try {remedy}")
+def shortage(program: Compiled, devices: Sequence[Any]) -> Shortage | None:
+    """What a program lacks on its `devices`, None if it fits; CPU devices share one memory."""
+    need, free = needed(program), available(devices[0])
+    if devices[0].platform == "cpu":
+        need *= len(devices)
+    return None if free is None or need <= free else Shortage(need, free)

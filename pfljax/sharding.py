@@ -6,19 +6,21 @@ One code path for every executor: a block of 1 is one client after another, a bl
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.extend.core import jaxpr_as_fun
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from pfljax import tree
 from pfljax.types import Array, Tree
 
 AXIS = "clients"
+_ALIGNMENT = 64  # bytes; JAX takes an aligned NumPy buffer on a CPU as it is
 _SHARDS_CONVOLUTIONS = jax.__version_info__ >= (0, 8)
 Device: TypeAlias = Any
 """A `jax.Device`."""
@@ -32,8 +34,17 @@ class Layout(NamedTuple):
     mesh: Mesh | None  # devices that share the blocks, None for one device
 
 
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _told() -> bool:
+    return "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get("XLA_FLAGS", "")
+
+
 def use_cores(count: int | None = None) -> None:
-    """Makes each CPU core a device, so that clients are trained on all of them; to be called before JAX computes.
+    """Makes each CPU core a device, so that clients are trained on all of them; importing the package does it.
 
     Leaves things as they are where `XLA_FLAGS` or `JAX_NUM_CPU_DEVICES` already say how many.
 
@@ -43,8 +54,23 @@ def use_cores(count: int | None = None) -> None:
     Raises:
       RuntimeError: if JAX has computed already.
     """
-    if "JAX_NUM_CPU_DEVICES" not in os.environ and "device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", count or os.cpu_count())
+    if not _told():
+        jax.config.update("jax_num_cpu_devices", count or cores())
+
+
+def hint() -> None:
+    """Warns where only one of several CPU cores will train."""
+    if jax.default_backend() == "cpu" and len(jax.devices()) == 1 < cores() and not _told() and _SHARDS_CONVOLUTIONS:
+        warnings.warn(
+            f"JAX computed before pfljax was imported, so one of {cores()} CPU cores trains: import pfljax first, or "
+            f"set JAX_NUM_CPU_DEVICES={cores()} (1 to silence this)",
+            stacklevel=3,
+        )
+
+
+def usable(devices: Sequence[Device]) -> Sequence[Device]:
+    """Those of `devices` that can work together with this jax."""
+    return devices if _SHARDS_CONVOLUTIONS else devices[:1]
 
 
 def mesh(devices: Sequence[Device] | None) -> Mesh | None:
@@ -54,12 +80,37 @@ def mesh(devices: Sequence[Device] | None) -> Mesh | None:
       RuntimeError: if this jax cannot differentiate convolutions in such a mesh.
     """
     if devices is None:
-        devices = jax.devices() if _SHARDS_CONVOLUTIONS else jax.devices()[:1]
+        devices = usable(jax.devices())
     if len(devices) < 2:
         return None
     if not _SHARDS_CONVOLUTIONS:
         raise RuntimeError(f"jax {jax.__version__} cannot train on several devices: install jax>=0.8 or use one device")
     return Mesh(np.array(devices), (AXIS,))
+
+
+def placements(over: Mesh | None, devices: Sequence[Device] | None) -> tuple[Sharding, Sharding]:
+    """Where arrays go: a copy on each device, and rows spread over the devices."""
+    if over is None:
+        one = SingleDeviceSharding((jax.devices() if devices is None else devices)[0])
+        return one, one
+    return NamedSharding(over, PartitionSpec()), NamedSharding(over, PartitionSpec(AXIS))
+
+
+def put(values: Tree, where: Sharding) -> Tree:
+    """`values` on the devices of `where`; the devices of a CPU share one copy of what is on all of them."""
+
+    def aligned(leaf: Any) -> np.ndarray:
+        leaf = np.asarray(leaf)
+        if leaf.ctypes.data % _ALIGNMENT == 0 and not leaf.flags.writeable:
+            return leaf
+        room = np.empty(leaf.nbytes + _ALIGNMENT, np.uint8)
+        start = -room.ctypes.data % _ALIGNMENT
+        copy = room[start : start + leaf.nbytes].view(leaf.dtype).reshape(leaf.shape)
+        copy[...] = leaf
+        return copy
+
+    shared = jax.default_backend() == "cpu" and where.is_fully_replicated
+    return jax.device_put(jax.tree.map(aligned, values) if shared else values, where)
 
 
 def layout(cohort: int, block: int, over: Mesh | None) -> Layout:
@@ -77,22 +128,27 @@ def order(costs: Array, plan: Layout) -> Array:
 
 
 def walk(one: Callable[[Tree, Tree], tuple[Tree, Tree]], shared: Tree, rows: Tree, plan: Layout) -> tuple[Tree, Tree]:
-    """Calls `one(shared, row) -> (term, kept)` for each of the `rows` [slots, ...].
+    """Calls `one(shared, row) -> (term, kept)` for each of the `rows` [slots, ...]; `one` is traced once.
 
     Returns:
       The sum of the terms, and the kept values [slots, ...].
     """
 
     def blocks(shared: Tree, rows: Tree) -> tuple[Tree, Tree]:
+        first = jax.tree.map(lambda leaf: leaf[0, 0], rows)
+        traced, (term, kept) = jax.make_jaxpr(one, return_shape=True)(shared, first)
+        structure, run = jax.tree.structure((term, kept)), jaxpr_as_fun(traced)
+
+        def again(row: Tree) -> tuple[Tree, Tree]:
+            return jax.tree.unflatten(structure, map(jnp.asarray, run(*jax.tree.leaves((shared, row)))))
+
         def step(total: Tree, row: Tree) -> tuple[Tree, Tree]:
             if plan.block == 1:
-                term, kept = one(shared, jax.tree.map(lambda leaf: leaf[0], row))
+                term, kept = again(jax.tree.map(lambda leaf: leaf[0], row))
                 return tree.add(total, term), jax.tree.map(lambda leaf: leaf[None], kept)
-            terms, kept = jax.vmap(partial(one, shared))(row)
+            terms, kept = jax.vmap(again)(row)
             return tree.add(total, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), terms)), kept
 
-        first = jax.tree.map(lambda leaf: leaf[0, 0], rows)
-        term, _ = jax.eval_shape(one, shared, first)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), term)
         total, kept = jax.lax.scan(step, zeros, rows)
         return (total if plan.mesh is None else jax.lax.psum(total, AXIS)), kept

@@ -14,6 +14,7 @@ _CACHE = Path(__file__).parent.parent / ".jax_cache" / os.environ.get("PYTEST_XD
 # Before jax is imported, and through the environment, so that processes started by tests inherit them.
 for _name, _value in {
     "JAX_PLATFORMS": "cpu",
+    "JAX_NUM_CPU_DEVICES": "1",
     "JAX_COMPILATION_CACHE_DIR": str(_CACHE),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -78,11 +79,16 @@ def test_divergence_stops_with_round_and_clients_and_keeps_the_checkpoint_before
 
 
 def test_memory_is_foreseen_and_the_advice_works(monkeypatch: pytest.MonkeyPatch):
-    """A device with less memory than six clients at once need says so before the first round."""
+    """A device with less memory than six clients at once need says so; `auto` takes fewer."""
     needs = []
-    monkeypatch.setattr(memory, "check", lambda program, device, block: needs.append(memory.needed(program)))
+    monkeypatch.setattr(memory, "shortage", lambda program, devices: needs.append(memory.needed(program)))
     simulate(TASK, fedavg(), federation(), rounds=1, executor="vmap")
     monkeypatch.undo()
     monkeypatch.setattr(memory, "available", lambda device: max(needs) - 1)
-    with pytest.raises(MemoryError, match=r"the run needs about .* GB and .* GB are free: try executor=\d"):
+    with pytest.raises(MemoryError, match=r"the run needs about .* GB and .* GB are free: try executor=5"):
         simulate(TASK, fedavg(), federation(), rounds=1, executor="vmap")
+    simulate(TASK, fedavg(), federation(), rounds=1, executor=5)
+    simulation = Simulation(TASK, fedavg(), federation())
+    assert simulation.rounds.block == 8
+    simulation.evaluate(simulation.init(jax.random.key(0)), jax.random.key(0))
+    assert simulation.rounds.block < 6

@@ -38,7 +38,7 @@ print(json.dumps(gaps))
 
 def test_four_devices_give_what_one_gives():
     """The largest difference of any number of the state after three rounds in float64, method by method."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4"}
     root = Path(__file__).parent.parent
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=root, env=environment, capture_output=True, text=True, check=False

@@ -1,0 +1,171 @@
+"""Many runs as one program: points of hyperparameter values and seeds along a leading axis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pfljax import executors, sharding
+from pfljax.checkpoint import Record
+from pfljax.data import FederatedData
+from pfljax.engine import Build, Diverged, Simulation, check_finite, extended, floats
+from pfljax.memory import Shortage
+from pfljax.programs import Programs
+from pfljax.results import Result
+from pfljax.sharding import Device
+from pfljax.types import Array, Plan, State, Task, Tree
+
+
+class Point(NamedTuple):
+    """One run of an ensemble."""
+
+    seed: int
+    hyper: dict[str, float]
+
+
+def simulate_many(
+    task: Task,
+    build: Build,
+    data: FederatedData,
+    points: Sequence[Point],
+    *,
+    rounds: int,
+    eval_every: int = 1,
+    method: str = "",
+    plan: Plan | None = None,
+    at_once: int | None = None,
+    devices: Sequence[Device] | None = None,
+    **options: Any,
+) -> Iterator[tuple[int, Result | Diverged]]:
+    """`engine.simulate` of every point, compiled once for all: waves of points, spread over the devices.
+
+    On one device, one after the other, each point gives the bits that it gives alone there; spread over devices or
+    vmapped, the same up to the order of sums. What a point gives does not depend on the others.
+
+    Args:
+      task, build, data, rounds, eval_every, method, plan: see `engine.simulate`.
+      points: seeds and hyperparameter values; all name the same hyperparameters.
+      at_once: points of a wave. If None: on a CPU one for each device, because small models are fastest from the cache;
+        on an accelerator, vmapped, as many as its memory should hold.
+      devices: those that share the points; all of this process if None.
+      **options: of `engine.Simulation`.
+
+    Yields:
+      `(place in points, outcome)`, as waves end. A point that diverges yields the error; the others of its wave go on.
+      `seconds` and `compile_seconds` of a result are its share of the wave's and of all compilation.
+
+    Raises:
+      ValueError: if counts are below 1 or points name different hyperparameters.
+      MemoryError: if even a single point does not fit.
+    """
+    if rounds < 1 or eval_every < 1 or (at_once is not None and at_once < 1):
+        raise ValueError(f"rounds={rounds}, eval_every={eval_every}, at_once={at_once}: each must be at least 1")
+    names = {frozenset(point.hyper) for point in points}
+    if len(names) > 1:
+        raise ValueError(f"points name different hyperparameters: {' and '.join(map(str, map(sorted, names)))}")
+    devices = sharding.usable(jax.local_devices()) if devices is None else list(devices)
+    simulation = Simulation(task, build, data, devices=devices[:1], **options)
+    size = at_once or _fitting(simulation, task, len(points), devices)
+    wave = _Wave(simulation, size, devices)
+    for first in range(0, len(points), size):
+        members = range(first, min(first + size, len(points)))
+        for member, outcome in zip(members, wave.run([points[n] for n in members], rounds, eval_every), strict=True):
+            if isinstance(outcome, Diverged):
+                yield member, outcome
+                continue
+            outcome["compile_seconds"] = np.asarray(wave.compile_seconds / len(points))
+            seed, hyper = points[member]
+            yield member, simulation.result(outcome, method=method, seed=seed, hyper=hyper, plan=plan)
+
+
+def _fitting(simulation: Simulation, task: Task, points: int, devices: Sequence[Device]) -> int:
+    """Points of a wave."""
+    if devices[0].platform == "cpu":
+        return len(devices)
+    share = -(-points // len(devices))
+    clients = executors.block("auto", task, simulation.train.num_clients * share, devices[:1])
+    return min(points, len(devices) * max(1, clients // simulation.train.num_clients))
+
+
+class _Wave:
+    """Points of one program, on their devices."""
+
+    def __init__(self, simulation: Simulation, size: int, devices: Sequence[Device]):
+        devices = devices[:size]
+        mesh = sharding.mesh(devices)
+        self._simulation = simulation
+        self._plan = sharding.layout(size, -(-size // len(devices)), mesh)
+        self._everywhere, self._spread = sharding.placements(mesh, devices)
+        self._data, self._train = sharding.put((simulation.data, simulation.train), self._everywhere)
+        self._programs = Programs(devices, self._refuse)
+
+    @property
+    def compile_seconds(self) -> float:
+        """Time spent compiling so far."""
+        return self._programs.seconds + self._simulation.compile_seconds
+
+    def run(self, points: Sequence[Point], rounds: int, eval_every: int) -> list[Record | Diverged]:
+        """What each of the points records, or how it ended."""
+        simulation, at_most = self._simulation, min(eval_every, rounds)
+        count = len(points)
+        padded = [*points, *[points[-1]] * (self._plan.slots - count)]
+        keys = jnp.stack([jax.random.key(point.seed) for point in padded])
+        hypers = jax.tree.map(lambda *values: jnp.stack(values), *[floats(point.hyper) for point in padded])
+        keys, hypers = jax.device_put((keys, hypers), self._spread)
+
+        def init(_: Tree, key: Array, hyper: dict[str, Array]) -> State:
+            return simulation.rounds.init(simulation.algorithm(hyper), key, simulation.train.num_clients)
+
+        def advance(shared: Tree, state: State, key: Array, hyper: dict[str, Array]) -> Tree:
+            train, rounds = shared
+            return simulation.rounds.advance(simulation.algorithm(hyper), state, key, train, rounds, at_most)
+
+        def evaluate(data: FederatedData, state: State, key: Array, hyper: dict[str, Array]) -> Tree:
+            return simulation.rounds.evaluate(simulation.algorithm(hyper), state, key, data)
+
+        outcomes: list[Record | Diverged] = [{} for _ in points]
+        states, done, seconds = self._call("init", init, (), keys, hypers), 0, 0.0
+        while done < rounds and not all(isinstance(outcome, Diverged) for outcome in outcomes):
+            start, compiled, fresh = time.perf_counter(), self._programs.seconds, min(eval_every, rounds - done)
+            shared = self._train, jax.device_put(jnp.asarray(fresh), self._everywhere)
+            states, logs = self._call("rounds", advance, shared, states, keys, hypers, donate=(1,))
+            scores = jax.tree.map(np.asarray, self._call("evaluation", evaluate, self._data, states, keys, hypers))
+            logs = {name: np.asarray(rows)[:, :fresh] for name, rows in logs.items()}
+            seconds += (time.perf_counter() - start - (self._programs.seconds - compiled)) / count
+            for n, record in enumerate(outcomes):
+                if isinstance(record, Diverged):
+                    continue
+                log = {name: rows[n] for name, rows in logs.items()}
+                try:
+                    check_finite(log, done)
+                except Diverged as error:
+                    outcomes[n] = error
+                    continue
+                mine = {name: score[n] for name, score in scores.items()}
+                outcomes[n] = extended(record, done + fresh, mine, log) | {"seconds": np.asarray(seconds)}
+            done += fresh
+        return outcomes
+
+    def _call(
+        self, name: str, function: Callable[..., Tree], shared: Tree, *rows: Tree, donate: tuple[int, ...] = ()
+    ) -> Tree:
+        """`function(shared, *row)` of every point, leaves [points, ...]."""
+
+        def over(shared: Tree, *rows: Tree) -> Tree:
+            return sharding.walk(lambda shared, row: ((), function(shared, *row)), shared, rows, self._plan)[1]
+
+        return self._programs.call(name, over, shared, *rows, donate=donate, out=self._spread)
+
+    def _refuse(self, lacking: Shortage) -> None:
+        points = self._plan.slots
+        fitting = max(1, points * lacking.free // lacking.need)
+        remedy = f"at_once={fitting}" if fitting < points else "a smaller model or fewer clients"
+        raise MemoryError(
+            f"{points} points at once need about {lacking.need / 1e9:.1f} GB and {lacking.free / 1e9:.1f} GB are free: "
+            f"try {remedy}"
+        )

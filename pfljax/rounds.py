@@ -1,0 +1,243 @@
+"""A round, a run of rounds, an evaluation: pure functions of a state and a federation, for others to compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from pfljax import local, sharding, tree
+from pfljax.data import FederatedData
+from pfljax.sampling import Draw, Sampler
+from pfljax.types import Algorithm, Array, ClientData, Cohort, Params, State, Task, Tree
+
+Logs = dict[str, Array]
+"""What happened: `ids`, `replied`, `work`, `finite`: [M]; `server_finite`: []."""
+
+_INIT, _COHORT, _CLIENTS, _SERVER, _EVALUATION = 2**32 - 1, 0, 1, 2, 3
+
+
+def _client_key(key: Array, id: Array) -> Array:
+    return jax.random.fold_in(jax.random.fold_in(key, _CLIENTS), id)
+
+
+class Seats(NamedTuple):
+    """The cohort of a round in the order in which it is walked, with padding: slots of the id N that do not reply."""
+
+    ids: Array  # [slots]
+    replied: Array  # [slots]
+    work: Array  # [slots]
+    weights: Array  # [slots] examples of each client that replied
+    back: Array  # [M] the place of each slot of the draw
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of any algorithm.
+
+    Args:
+      task: the model, for predictions.
+      cohort: who takes part in a round.
+      block: clients trained at once.
+      mesh: devices that share the clients, None for one device.
+      onboard_rounds: rounds of onboarding for each unseen client.
+    """
+
+    task: Task
+    cohort: Sampler
+    block: int
+    mesh: Mesh | None
+    onboard_rounds: int
+
+    def clients(self, algorithm: Algorithm, server: Tree, ids: Array, key: Array) -> Tree:
+        """The states of clients `ids` [n] before their first round, leaves [n, ...]."""
+        key = jax.random.fold_in(key, _INIT)
+        return jax.vmap(lambda id: algorithm.init_client(algorithm.download(server, id), id, key))(ids)
+
+    def server(self, algorithm: Algorithm, key: Array, num_clients: int) -> Tree:
+        """The server before the first round."""
+        return algorithm.init_server(jax.random.fold_in(key, _INIT), num_clients)
+
+    def init(self, algorithm: Algorithm, key: Array, num_clients: int) -> State:
+        """The state before the first round."""
+        server = self.server(algorithm, key, num_clients)
+        return State(server, self.clients(algorithm, server, jnp.arange(num_clients), key), jnp.asarray(0))
+
+    def advance(
+        self, algorithm: Algorithm, state: State, key: Array, train: FederatedData, count: Array, at_most: int
+    ) -> tuple[State, Logs]:
+        """`count` rounds, no more than `at_most`; logs [at_most, ...]."""
+
+        def step(number: Array, carry: tuple[State, Logs]) -> tuple[State, Logs]:
+            state, logs = carry
+            state, log = self.round(algorithm, state, key, train)
+            return state, jax.tree.map(lambda all, new: all.at[number].set(new), logs, log)
+
+        draw = jax.eval_shape(self.cohort, key, train.train.size[: train.num_clients])
+        log = draw._asdict() | {"finite": draw.replied, "server_finite": jax.ShapeDtypeStruct((), bool)}
+        logs = {name: jnp.zeros((at_most, *leaf.shape), leaf.dtype) for name, leaf in log.items()}
+        return jax.lax.fori_loop(0, count, step, (state, logs))
+
+    def round(self, algorithm: Algorithm, state: State, key: Array, train: FederatedData) -> tuple[State, Logs]:
+        """One round of a state whose clients are all at hand."""
+        draw = self.draw(key, state.round, train)
+        seats = self.seat(draw, train)
+        rows = jax.tree.map(lambda leaf: jnp.take(leaf, seats.ids, axis=0, mode="clip"), state.clients)
+        server, rows, log = self.seated_round(algorithm, state.server, rows, state.round, draw, seats, key, train)
+        clients = jax.tree.map(lambda leaf, new: leaf.at[seats.ids].set(new, mode="drop"), state.clients, rows)
+        return State(server, clients, state.round + 1), log
+
+    def draw(self, key: Array, number: Array, train: FederatedData) -> Draw:
+        """The cohort of round `number`. A client without examples does not reply."""
+        sizes = train.train.size[: train.num_clients]
+        draw = self.cohort(jax.random.fold_in(jax.random.fold_in(key, number), _COHORT), sizes)
+        return draw._replace(replied=draw.replied & (jnp.take(sizes, draw.ids, mode="clip") > 0))
+
+    def seat(self, draw: Draw, train: FederatedData) -> Seats:
+        """The order in which a cohort is walked: clients of like cost together."""
+        cohort, num_clients = draw.ids.shape[0], train.num_clients
+        plan = sharding.layout(cohort, self.block, self.mesh)
+        padding = plan.slots - cohort
+        ids = jnp.pad(draw.ids, (0, padding), constant_values=num_clients)
+        replied, work = jnp.pad(draw.replied, (0, padding)), jnp.pad(draw.work, (0, padding))
+        weights = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
+        order = sharding.order(weights * work, plan)
+        return Seats(ids[order], replied[order], work[order], weights[order], jnp.argsort(order)[:cohort])
+
+    def seated_round(
+        self,
+        algorithm: Algorithm,
+        server: Tree,
+        rows: Tree,
+        number: Array,
+        draw: Draw,
+        seats: Seats,
+        key: Array,
+        train: FederatedData,
+    ) -> tuple[Tree, Tree, Logs]:
+        """Round `number` of the clients on `seats`, whose states are the `rows` [slots, ...].
+
+        Returns:
+          The new server, the new rows, and what happened.
+        """
+        key = jax.random.fold_in(key, number)
+
+        def one(shared: Tree, row: Tree) -> tuple[Tree, Tree]:
+            server, train, key = shared
+            (id, replied, work, weight), client = row
+            data = train.client(id)._replace(work=jnp.where(replied, work, 0))
+            reply = algorithm.client_update(algorithm.download(server, id), client, data, _client_key(key, id))
+            finite = tree.finite(reply) | ~replied
+            upload = jax.tree.map(lambda leaf: jnp.where(replied, leaf, 0), reply.upload)
+            term = algorithm.reduce.lift(upload, weight)
+            kept = tree.where(replied, reply.client, client), finite
+            return (term, kept) if algorithm.reduce.summed else ((), (kept, term))
+
+        plan = sharding.layout(draw.ids.shape[0], self.block, self.mesh)
+        total, kept = sharding.walk(one, (server, train, key), (seats[:4], rows), plan)
+        if algorithm.reduce.summed:
+            (rows, finite), terms = kept, total
+        else:
+            (rows, finite), terms = kept
+            terms = jax.tree.map(lambda leaf: leaf[seats.back], terms)
+        weights = seats.weights[seats.back]
+        view = Cohort(draw.ids, algorithm.reduce.lower(terms, weights), weights)
+        updated = algorithm.server_update(server, view, jax.random.fold_in(key, _SERVER))
+        updated = tree.where(jnp.any(weights > 0), updated, server)
+        return updated, rows, draw._asdict() | {"finite": finite[seats.back], "server_finite": tree.finite(updated)}
+
+    def evaluate(self, algorithm: Algorithm, state: State, key: Array, data: FederatedData) -> dict[str, Array]:
+        """Scores of all clients, see `Simulation.evaluate`."""
+        ids = jnp.arange(data.num_clients)
+        scores = self.scores(algorithm, state.server, state.clients, ids, state.round, key, data)
+        return scores | self.unseen(algorithm, state.server, state.round, key, data)
+
+    def scores(
+        self, algorithm: Algorithm, server: Tree, rows: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> dict[str, Array]:
+        """Scores [n] of the clients `ids` [n], whose states after `number` rounds are the `rows` [n, ...]."""
+        deploy = self._deploy(algorithm, server, number, key, data)
+
+        def one(id: Array, row: Tree) -> dict[str, Array]:
+            return self._measured(*deploy(id, row), id, data)
+
+        return self._over(one, ids, rows)
+
+    def unseen(
+        self, algorithm: Algorithm, server: Tree, number: Array, key: Array, data: FederatedData
+    ) -> dict[str, Array]:
+        """Scores of the clients that never train; empty if there are none."""
+        if not data.num_unseen:
+            return {}
+        first = jax.random.fold_in(key, _INIT)
+        deploy = self._deploy(algorithm, server, number, key, data)
+        onboard_key = self._evaluation_key(key, number)
+
+        def one(id: Array) -> dict[str, Array]:
+            download, view, own = algorithm.download(server, id), data.client(id), _client_key(onboard_key, id)
+            client = jax.lax.fori_loop(
+                0,
+                self.onboard_rounds,
+                lambda step, client: algorithm.onboard(download, client, view, jax.random.fold_in(own, step)),
+                algorithm.init_client(download, id, first),
+            )
+            return self._measured(*deploy(id, client), id, data)
+
+        scores = self._over(one, data.num_clients + jnp.arange(data.num_unseen))
+        return {f"unseen_{name}": score for name, score in scores.items()}
+
+    def personalized(
+        self, algorithm: Algorithm, server: Tree, rows: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> Params:
+        """Their models, leaves [n, ...], of the same clients."""
+        deploy = self._deploy(algorithm, server, number, key, data)
+        return self._over(lambda id, row: deploy(id, row)[0], ids, rows)
+
+    def _evaluation_key(self, key: Array, number: Array) -> Array:
+        return jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
+
+    def _deploy(
+        self, algorithm: Algorithm, server: Tree, number: Array, key: Array, data: FederatedData
+    ) -> Callable[[Array, Tree], tuple[Params, Params | None]]:
+        """`(id, row) -> (personal model, common model)` of one client."""
+        key = self._evaluation_key(key, number)
+
+        def deploy(id: Array, client: Tree) -> tuple[Params, Params | None]:
+            download = algorithm.download(server, id)
+            common = algorithm.server_model(download, client) if algorithm.server_model else None
+            return algorithm.personalize(download, client, data.client(id), _client_key(key, id)), common
+
+        return deploy
+
+    def _measured(self, personal: Params, common: Params | None, id: Array, data: FederatedData) -> dict[str, Array]:
+        """Scores of one client's models on its own examples."""
+
+        def score(params: Params, view: ClientData) -> dict[str, Array]:
+            def of(batch: Any) -> dict[str, Array]:
+                measured = self.task.measure(self.task.predict(params, batch.x), batch.y)
+                return {k: jnp.sum(v * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1) for k, v in measured.items()}
+
+            means = local.average(of, view, batch_size=64)
+            return jax.tree.map(lambda mean: jnp.where(view.size > 0, mean, jnp.nan), means)
+
+        models = {"personal": personal} | ({} if common is None else {"global": common})
+        return {
+            f"{model}/{split}/{metric}": value
+            for model, params in models.items()
+            for split in ("validation", "test")
+            for metric, value in score(params, data.client(id, split)).items()
+        }
+
+    def _over(self, one: Callable[..., Tree], ids: Array, *rows: Tree) -> Tree:
+        """`one(id, *row)` for each of the clients, leaves [n, ...]."""
+        count = ids.shape[0]
+        plan = sharding.layout(count, self.block, self.mesh)
+        if plan.slots > count:
+            seats = jnp.minimum(jnp.arange(plan.slots), count - 1)
+            ids, rows = jax.tree.map(lambda leaf: leaf[seats], (ids, rows))
+        _, kept = sharding.walk(lambda _, row: ((), one(*row)), (), (ids, *rows), plan)
+        return jax.tree.map(lambda leaf: leaf[:count], kept)

@@ -1,0 +1,93 @@
+"""Client states in host memory, for populations that the device does not hold.
+
+Rows of the next cohort are read while the present one trains. A client of both cohorts is not read in vain: its row is
+taken from the device, so the results are those of a population on the device, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pfljax.types import Array, Tree
+
+_CHUNK_BYTES = 2**28
+
+
+def on_host(clients: Tree) -> bool:
+    """Whether these states live in host memory."""
+    return any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(clients))
+
+
+def allocate(row: Tree, num_clients: int) -> Tree:
+    """Room for the states of all clients, each shaped as `row`."""
+    return jax.tree.map(lambda leaf: np.empty((num_clients, *leaf.shape), leaf.dtype), row)
+
+
+def chunks(row: Tree, num_clients: int) -> Iterator[np.ndarray]:
+    """Ids of all clients in pieces of one size, small enough for the device; the last piece repeats the last id."""
+    row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(row))
+    size = min(num_clients, max(1, _CHUNK_BYTES // max(1, row_bytes)))
+    for start in range(0, num_clients, size):
+        yield np.minimum(np.arange(start, start + size), num_clients - 1)
+
+
+def read(clients: Tree, ids: np.ndarray) -> Tree:
+    """The rows of `ids`; for an empty slot any row."""
+    return jax.tree.map(lambda leaf: np.take(leaf, ids, axis=0, mode="clip"), clients)
+
+
+def write(clients: Tree, ids: np.ndarray, rows: Tree) -> None:
+    """Writes the rows of `ids` in place, leaving out empty slots."""
+
+    def put(leaf: np.ndarray, new: Array) -> None:
+        real = ids < len(leaf)
+        leaf[ids[real]] = np.asarray(new)[real]
+
+    jax.tree.map(put, clients, rows)
+
+
+def places(ids: np.ndarray, before: np.ndarray, num_clients: int) -> np.ndarray:
+    """Where each of `ids` sat in the cohort `before`, -1 for one that did not.
+
+    >>> places(np.array([2, 5, 9]), np.array([5, 1, 9]), num_clients=9).tolist()
+    [-1, 0, -1]
+    """
+    same = (ids[:, None] == before) & (ids < num_clients)[:, None]
+    return np.where(same.any(axis=1), same.argmax(axis=1), -1)
+
+
+def patched(rows: Tree, before: Tree, places: Array) -> Tree:
+    """`rows` [slots, ...] with those that sat in the cohort before taken from its new rows."""
+
+    def patch(leaf: Array, new: Array) -> Array:
+        sat = (places >= 0).reshape(-1, *(1,) * (leaf.ndim - 1))
+        return jnp.where(sat, jnp.take(new, places, axis=0, mode="clip"), leaf)
+
+    return jax.tree.map(patch, rows, before)
+
+
+class Courier:
+    """Reads and writes rows beside the computation, one after the other in the order of the calls."""
+
+    def __init__(self, clients: Tree):
+        self._clients = clients
+        self._thread = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Courier:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown()
+
+    def fetch(self, ids: np.ndarray) -> Future[Tree]:
+        """The rows of `ids`, as all writes before this call leave them."""
+        return self._thread.submit(read, self._clients, ids)
+
+    def store(self, ids: np.ndarray, rows: Tree) -> Future[None]:
+        """Writes the rows, once they are computed."""
+        return self._thread.submit(write, self._clients, ids, rows)

@@ -1,0 +1,79 @@
+"""Many runs as one program are the runs, one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from pfljax import engine, sampling
+from pfljax.ensemble import Point, simulate_many
+from pfljax.results import Result
+from pfljax.types import Algorithm
+from tests.federation import TASK, federation, recipe_of
+
+RECIPE = recipe_of("ditto")
+OPTIONS: dict[str, Any] = {"rounds": 3, "eval_every": 2, "cohort": sampling.uniform(4), "method": "ditto"}
+DEVICE = jax.devices()[:1]
+
+
+def at(seed: int, factor: float) -> Point:
+    return Point(seed, {name: factor * value for name, value in RECIPE.hyper.items()})
+
+
+POINTS = [at(0, 1.0), at(1, 1.0), at(0, 1e30), at(2, 0.5)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[Result | None]:
+    """Each point by itself, None if it diverges."""
+
+    def run(point: Point) -> Result | None:
+        options = OPTIONS | {"seed": point.seed, "hyper": point.hyper, "devices": DEVICE}
+        try:
+            return engine.simulate(TASK, RECIPE.make, federation(), **options)
+        except engine.Diverged:
+            return None
+
+    return [run(point) for point in POINTS]
+
+
+def test_one_after_the_other_each_point_has_its_own_bits_and_one_trace_serves_all(alone: list[Result | None]):
+    traces = []
+
+    def build(**hyper: Any) -> Algorithm:
+        traces.append(hyper)
+        return RECIPE.make(**hyper)
+
+    outcomes = dict(simulate_many(TASK, build, federation(), POINTS, at_once=1, devices=DEVICE, **OPTIONS))
+    assert len(traces) == 4, "one trace each of init, rounds, evaluation and traffic"
+    assert outcomes.keys() == set(range(len(POINTS)))
+    for place, expected in enumerate(alone):
+        outcome = outcomes[place]
+        if expected is None:
+            assert isinstance(outcome, engine.Diverged)
+            assert "round 1: the model of clients" in str(outcome)
+            continue
+        assert isinstance(outcome, Result)
+        assert (outcome.seed, outcome.hyper) == POINTS[place]
+        assert (outcome.bytes_up, outcome.bytes_down) == (expected.bytes_up, expected.bytes_down)
+        for part in ("scores", "log"):
+            jax.tree.map(np.testing.assert_array_equal, getattr(outcome, part), getattr(expected, part))
+
+
+def test_at_once_they_are_the_same_and_a_diverging_point_harms_no_other(alone: list[Result | None]):
+    outcomes = dict(simulate_many(TASK, RECIPE.make, federation(), POINTS, at_once=3, devices=DEVICE, **OPTIONS))
+    assert isinstance(outcomes[2], engine.Diverged)
+    for place, expected in enumerate(alone):
+        if expected is not None:
+            outcome = outcomes[place]
+            assert isinstance(outcome, Result)
+            for name, rows in expected.scores.items():
+                np.testing.assert_allclose(outcome.scores[name], rows, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_points_of_different_hyperparameters_are_refused():
+    with pytest.raises(ValueError, match=r"different hyperparameters: \[.*\] and \[.*\]"):
+        next(simulate_many(TASK, RECIPE.make, federation(), [at(0, 1.0), Point(1, {"lr": 1.0})], **OPTIONS))
