@@ -123,7 +123,7 @@ class Simulation:
 
     def advance(self, state: State, key: Array, rounds: int, at_most: int, **hyper: Array | float) -> tuple[State, Log]:
         """`run` by a program that serves any number of rounds up to `at_most`."""
-        if store.on_host(state.clients):
+        if isinstance(state.clients, store.Hosted):
             return self._advance_on_host(state, key, rounds, at_most, floats(hyper))
 
         def advance(state: State, key: Array, hyper: dict[str, Array], train: FederatedData, rounds: Array) -> Tree:
@@ -143,7 +143,7 @@ class Simulation:
           clients that never trained: `unseen_personal`, `unseen_global`.
         """
         values = floats(hyper)
-        if store.on_host(state.clients):
+        if isinstance(state.clients, store.Hosted):
 
             def unseen(server: Tree, number: Array, key: Array, hyper: dict[str, Array], data: FederatedData) -> Tree:
                 return self.rounds.unseen(self.algorithm(hyper), server, number, key, data)
@@ -162,7 +162,7 @@ class Simulation:
     def personalized(self, state: State, key: Array, **hyper: Array | float) -> Params:
         """The models that the clients deploy, leaves [N, ...]; in host memory if the states are."""
         values = floats(hyper)
-        if store.on_host(state.clients):
+        if isinstance(state.clients, store.Hosted):
             return self._over_host("personalized", Rounds.personalized, state, key, values)
 
         def personalized(state: State, key: Array, hyper: dict[str, Array], data: FederatedData) -> Params:

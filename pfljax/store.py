@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +19,15 @@ from pfljax.types import Array, Tree
 _CHUNK_BYTES = 2**28
 
 
-def on_host(clients: Tree) -> bool:
-    """Whether these states live in host memory."""
-    return any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(clients))
+class Hosted(NamedTuple):
+    """States of all clients in host memory, written in place."""
+
+    rows: Tree  # NumPy leaves [N, ...]
 
 
-def allocate(row: Tree, num_clients: int) -> Tree:
+def allocate(row: Tree, num_clients: int) -> Hosted:
     """Room for the states of all clients, each shaped as `row`."""
-    return jax.tree.map(lambda leaf: np.empty((num_clients, *leaf.shape), leaf.dtype), row)
+    return Hosted(jax.tree.map(lambda leaf: np.empty((num_clients, *leaf.shape), leaf.dtype), row))
 
 
 def chunks(row: Tree, num_clients: int) -> Iterator[np.ndarray]:
@@ -36,19 +38,19 @@ def chunks(row: Tree, num_clients: int) -> Iterator[np.ndarray]:
         yield np.minimum(np.arange(start, start + size), num_clients - 1)
 
 
-def read(clients: Tree, ids: np.ndarray) -> Tree:
+def read(clients: Hosted, ids: np.ndarray) -> Tree:
     """The rows of `ids`; for an empty slot any row."""
-    return jax.tree.map(lambda leaf: np.take(leaf, ids, axis=0, mode="clip"), clients)
+    return jax.tree.map(lambda leaf: np.take(leaf, ids, axis=0, mode="clip"), clients.rows)
 
 
-def write(clients: Tree, ids: np.ndarray, rows: Tree) -> None:
+def write(clients: Hosted, ids: np.ndarray, rows: Tree) -> None:
     """Writes the rows of `ids` in place, leaving out empty slots."""
 
     def put(leaf: np.ndarray, new: Array) -> None:
         real = ids < len(leaf)
         leaf[ids[real]] = np.asarray(new)[real]
 
-    jax.tree.map(put, clients, rows)
+    jax.tree.map(put, clients.rows, rows)
 
 
 def places(ids: np.ndarray, before: np.ndarray, num_clients: int) -> np.ndarray:
@@ -74,7 +76,7 @@ def patched(rows: Tree, before: Tree, places: Array) -> Tree:
 class Courier:
     """Reads and writes rows beside the computation, one after the other in the order of the calls."""
 
-    def __init__(self, clients: Tree):
+    def __init__(self, clients: Hosted):
         self._clients = clients
         self._thread = ThreadPoolExecutor(1)
 
