@@ -4,7 +4,9 @@
 algorithms from solvers, `simulate` or `compare` them. README.md shows it in fifteen lines.
 """
 
-from pfljax import losses, masks, metrics, models, plots, reduce, sampling, tree
+import contextlib
+
+from pfljax import losses, masks, metrics, models, plots, programs, reduce, sampling, sharding, sweeps, tree
 from pfljax.algorithms import (
     METHODS,
     apfl,
@@ -49,6 +51,7 @@ from pfljax.local import descent, epochs, full_batch, only, proximal_descent, sa
 from pfljax.results import Comparison, Result
 from pfljax.server import fedopt
 from pfljax.skeletons import averaging, decoupled, fine_tuned
+from pfljax.sweeps import Sweep, spaces, sweep
 from pfljax.tasks import classification, regression
 from pfljax.types import (
     Algorithm,
@@ -64,6 +67,10 @@ from pfljax.types import (
     State,
     Task,
 )
+
+with contextlib.suppress(RuntimeError):  # JAX has computed already; a simulation says so
+    sharding.use_cores()
+programs.keep()
 
 __version__ = "0.1.0"
 
@@ -87,6 +94,7 @@ __all__ = [
     "Result",
     "Simulation",
     "State",
+    "Sweep",
     "Task",
     "apfl",
     "averaging",
@@ -145,7 +153,10 @@ __all__ = [
     "scaffold",
     "shards",
     "simulate",
+    "spaces",
     "steps",
+    "sweep",
+    "sweeps",
     "synthetic",
     "synthetic_v2",
     "tree",

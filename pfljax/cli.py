@@ -1,10 +1,8 @@
-"""The command line: `pfljax methods | run | compare | resume | doctor`."""
+"""The command line: `pfljax methods | run | compare | sweep | resume | bench | doctor`."""
 
 from __future__ import annotations
 
 import argparse
-import ast
-import contextlib
 import importlib.util
 import json
 import os
@@ -19,41 +17,43 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pfljax import data, experiment, plots, results, sharding
+from pfljax import benchmark, data, experiment, hosts, plots, results, sweeps
 from pfljax.algorithms import METHODS
 from pfljax.data.sources import NAMES
 from pfljax.experiment import Config
 from pfljax.results import Comparison, Result
+from pfljax.sweeps import spaces
 
 _OPTIONAL = {"sklearn": "demo", "matplotlib": "plot", "pandas": "results", "tensorflow_datasets": "tfds"}
+_OPTIONAL |= {"optuna": "search", "submitit": "cluster"}
 _EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; a failure is one line on the standard error and a status that is not 0."""
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    overrides = [text for text in arguments if text.startswith("--config.")]
+    options, unknown = parser.parse_known_args([text for text in arguments if not text.startswith("--config.")])
     if options.command is None:
         parser.print_help()
         return 0
-    overrides = [text for text in rest if text.startswith("--config.")] if "config" in options else []
-    if unknown := [text for text in rest if text not in overrides]:
+    if "config" not in options:
+        unknown += overrides
+    if unknown:
         parser.error(f"unknown argument {unknown[0]!r}; see pfljax {options.command} --help")
     options.overrides = overrides
-    return guarded(lambda: options.run(options), debug=options.debug)
+    if not getattr(options, "distributed", False):
+        return guarded(lambda: options.run(options), debug=options.debug)
+    return guarded(lambda: _together(options), debug=options.debug)
 
 
 def guarded(program: Callable[[], None], *, debug: bool = False) -> int:
-    """Runs a program on all CPU cores; a failure is one line on the standard error (with `debug` the traceback).
-
-    Compiled programs are kept in the user's cache folder, or in `JAX_COMPILATION_CACHE_DIR`.
+    """Runs a program; a failure is one line on the standard error (with `debug` the traceback).
 
     Returns:
       The status for the shell: 0, 1 for a failure, 130 if interrupted.
     """
-    with contextlib.suppress(RuntimeError):  # called from a process in which JAX has computed
-        sharding.use_cores()
-    _keep_programs()
     try:
         program()
     except KeyboardInterrupt:
@@ -68,12 +68,11 @@ def guarded(program: Callable[[], None], *, debug: bool = False) -> int:
     return 0
 
 
-def _keep_programs() -> None:
-    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
-        caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(caches / "pfljax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+def _together(options: argparse.Namespace) -> None:
+    """The command as one process of several: all of them end when one fails."""
+    hosts.join(options.coordinator, options.processes, options.process)
+    with hosts.bound(f"pfljax resume {options.out} --distributed"):
+        options.run(options)
 
 
 def read_config(path: str | None, overrides: Sequence[str] = ()) -> Config:
@@ -88,13 +87,17 @@ def read_config(path: str | None, overrides: Sequence[str] = ()) -> Config:
       FileNotFoundError: if there is no such file.
       ValueError: if it has no `get_config`, or the configuration is not valid.
     """
+    return experiment.from_config_dict(_values(path, overrides))
+
+
+def _values(path: str | None, overrides: Sequence[str]) -> ConfigDict:
     config = ConfigDict() if path is None else _get_config(path)
     for text in overrides:
         name, equals, value = text.removeprefix("--config.").partition("=")
         if not equals:
             raise ValueError(f"{text}: write --config.{name}=VALUE")
-        _assign(config, name.split("."), _literal(value), text)
-    return experiment.from_config_dict(config)
+        _assign(config, name.split("."), spaces.literal(value), text)
+    return config
 
 
 def _get_config(path: str) -> ConfigDict:
@@ -129,15 +132,6 @@ def _assign(config: ConfigDict, path: Sequence[str], value: Any, text: str) -> N
         config[last] = value
 
 
-def _literal(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("pfljax", description="A simulator for personalized federated learning.")
     parser.set_defaults(run=None)
@@ -158,16 +152,35 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--quiet", action="store_true", help="no progress bar")
         added.epilog = "override any field: --config.algorithm.lam=0.5 --config.run.rounds=100"
 
+    def several(added: argparse.ArgumentParser) -> None:
+        group = added.add_argument_group("several processes or hosts")
+        group.add_argument("--distributed", action="store_true", help="be one of several processes that share the run")
+        group.add_argument(
+            "--coordinator", metavar="HOST:PORT", help="of process 0; found out under SLURM, on TPU pods"
+        )
+        group.add_argument("--processes", type=int, metavar="N", help="how many")
+        group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+
     methods = command("methods", _methods, "list the methods")
     methods.add_argument("--json", action="store_true", help="for programs")
     methods.add_argument("--markdown", action="store_true", help="for the README")
-    configured(command("run", _run, "run one method"))
+    run = command("run", _run, "run one method")
+    configured(run)
+    several(run)
     compare = command("compare", _compare, "run several methods on the same data")
     configured(compare)
+    several(compare)
     compare.add_argument("--methods", required=True, metavar="A,B,...", help="names of methods, see pfljax methods")
-    resume = command("resume", _resume, "continue an interrupted run or comparison")
+    swept = command("sweep", _sweep, "run many points of one experiment, or look at such a sweep")
+    configured(swept)
+    sweeps.add_arguments(swept)
+    resume = command("resume", _resume, "continue an interrupted run, comparison or sweep")
     resume.add_argument("out", metavar="DIR", help="its folder")
     resume.add_argument("--quiet", action="store_true", help="no progress bar")
+    several(resume)
+    benchmark.add_arguments(
+        command("bench", _bench, "time workloads, beside other simulators where they are installed")
+    )
     command("doctor", _doctor, "tell what is installed and found")
     return parser
 
@@ -211,13 +224,22 @@ def _compare(options: argparse.Namespace) -> None:
     _report(experiment.compare_methods(config, methods, options.out, progress=not options.quiet), config, options.out)
 
 
+def _sweep(options: argparse.Namespace) -> None:
+    sweeps.from_command_line(options, lambda: _values(options.config, options.overrides).to_dict())
+
+
 def _resume(options: argparse.Namespace) -> None:
+    if sweeps.is_sweep(options.out):
+        sweeps.print_sweep(sweeps.resume(options.out, progress=not options.quiet))
+        return
     result = experiment.resume(options.out, progress=not options.quiet)
     begun = next(iter(result.values())) if isinstance(result, Comparison) else result
     _report(result, experiment.from_config_dict(begun.config), options.out)
 
 
 def _report(result: Result | Comparison, config: Config, out: str | None) -> None:
+    if not hosts.leads():
+        return
     comparison = result if isinstance(result, Comparison) else Comparison({result.method: result})
     console = Console()
     console.print(comparison.table(select=config.run.select))
@@ -228,6 +250,10 @@ def _report(result: Result | Comparison, config: Config, out: str | None) -> Non
         plots.save(comparison, Path(out) / "comparison.png")
         written += ", comparison.png"
     console.print(f"{written} in {out}", highlight=False, soft_wrap=True)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    benchmark.from_command_line(options)
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pfljax import data as data_layer
-from pfljax import engine, models, results, sampling, tasks
+from pfljax import engine, hosts, models, results, sampling, tasks
 from pfljax.algorithms import method
 from pfljax.data import FederatedData, partition, synthetic
-from pfljax.recipe import Recipe, ServerConfig, SolverConfig, build, check_names, check_options, check_value
+from pfljax.recipe import Recipe, ServerConfig, SolverConfig, build, check_names, check_options, check_value, traced
 from pfljax.results import Comparison, Result, Select
 from pfljax.sampling import Sampler
 from pfljax.types import Algorithm, Task
@@ -104,6 +104,8 @@ class RunConfig:
       eval_every: rounds between two evaluations, each with a checkpoint where results are kept.
       seed: of initial models, cohorts and minibatches.
       executor: `auto`, `vmap`, `sequential` or a block size; see `engine.Simulation`.
+      store: the clients' states on the `device`, in `host` memory, or `auto`; see `engine.Simulation`.
+      precision: that the model computes in, see `models.compute_in`.
       onboard_rounds: rounds of onboarding for unseen clients.
       select: which evaluation tables report.
     """
@@ -112,6 +114,8 @@ class RunConfig:
     eval_every: int = 1
     seed: int = 0
     executor: Literal["auto", "vmap", "sequential"] | int = "auto"
+    store: Literal["auto", "device", "host"] = "auto"
+    precision: Literal["default", "float32", "tf32", "bfloat16"] = "default"
     onboard_rounds: int = 5
     select: Select = "last"
 
@@ -158,6 +162,11 @@ class Config:
         """The same experiment with another method and its options of `methods`."""
         return self if name == self.algorithm.name else replace(self, algorithm=Choice(name))
 
+    def resolved(self) -> Config:
+        """The same run, with what `methods` says about its method moved into `algorithm`."""
+        name, options = self.algorithm.name, self.algorithm.options
+        return replace(self, algorithm=Choice(name, {**self.methods.get(name, {}), **options}), methods={})
+
 
 def from_config_dict(values: Mapping[str, Any] | ConfigDict) -> Config:
     """A configuration from a `ConfigDict` or a dictionary of sections; what is missing has its default.
@@ -183,6 +192,19 @@ class Experiment(typing.NamedTuple):
     recipe: Recipe
     cohort: Sampler
 
+    def options(self, run: RunConfig) -> dict[str, Any]:
+        """What `engine.simulate` and `ensemble.simulate_many` need besides task, algorithm and data."""
+        pooled = self.recipe.pooled
+        return {
+            "rounds": run.rounds,
+            "eval_every": run.eval_every,
+            "plan": self.recipe.plan,
+            "train": self.data.pooled() if pooled else None,
+            "cohort": sampling.full() if pooled else self.cohort,
+            "executor": run.executor,
+            "onboard_rounds": run.onboard_rounds,
+        }
+
 
 def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     """Loads the data and builds model and method; compiles nothing.
@@ -200,20 +222,26 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
         raise ValueError(f"{data.name} has real-valued targets; configurations describe classification")
     shape = tuple(np.shape(data.examples.x)[1:])
     model = models.by_name(config.model.name, shape, data.num_classes, **config.model.options)
+    model = models.compute_in(model, config.run.precision)
     task = tasks.classification(model)
-    recipe = build(
-        config.algorithm.name,
-        task,
-        model,
-        options={**config.methods.get(config.algorithm.name, {}), **config.algorithm.options},
-        local=config.local,
-        tune=config.tune,
-        head_local=config.head_local,
-        personal_local=config.personal_local,
-        server=config.server,
-        capacity=data.pooled().capacity if "pooled data" in method(config.algorithm.name).needs else data.capacity,
-    )
+    pooled = "pooled data" in method(config.algorithm.name).needs
+    capacity = data.pooled().capacity if pooled else data.capacity
+    recipe = build(config.algorithm.name, task, model, capacity=capacity, **_ingredients(config))
     return Experiment(data, task, recipe, _sampler(config.cohort))
+
+
+def hyperparameters(config: Config) -> dict[str, float]:
+    """The numbers that one compiled program serves, by the names of `Recipe.hyper`; loads and builds nothing.
+
+    Raises:
+      ValueError: if the method does not take an option.
+    """
+    return traced(config.algorithm.name, **_ingredients(config))
+
+
+def _ingredients(config: Config) -> dict[str, Any]:
+    sections = ("local", "tune", "head_local", "personal_local", "server")
+    return {"options": config.resolved().algorithm.options} | {name: getattr(config, name) for name in sections}
 
 
 def load_data(config: DataConfig) -> FederatedData:
@@ -296,7 +324,7 @@ def compare_methods(
         comparison = Comparison(
             {name: _run(each, experiments[name], folders[name], resume, bar) for name, each in configs.items()}
         )
-    if out is not None:
+    if out is not None and hosts.leads():
         comparison.save(out, replace=True)
     return comparison
 
@@ -307,16 +335,20 @@ def resume(out: str | Path, *, progress: bool = False) -> Result | Comparison:
     Raises:
       FileNotFoundError: if nothing was.
     """
-    path = Path(out) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{out} holds no run to resume: config.json is missing")
-    try:
-        begun = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): start the run again") from error
+    begun = hosts.shared(lambda: _begun(Path(out)))
     if "methods" in begun and "config" in begun:
         return compare_methods(from_config_dict(begun["config"]), begun["methods"], out, resume=True, progress=progress)
     return run(from_config_dict(begun), out, resume=True, progress=progress)
+
+
+def _begun(out: Path) -> dict[str, Any]:
+    path = out / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{out} holds no run to resume: config.json is missing")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): start the run again") from error
 
 
 def compare(
@@ -343,34 +375,31 @@ def compare(
 
 
 def _run(config: Config, experiment: Experiment, out: str | Path | None, resume: bool, bar: Progress) -> Result:
-    if out is not None and resume and (Path(out) / "summary.json").is_file():
-        return Result.load(out)
+    if out is not None and resume and hosts.shared((Path(out) / "summary.json").is_file):
+        return hosts.shared(lambda: Result.load(out))
     recipe, name = experiment.recipe, config.algorithm.name
     result = engine.simulate(
         experiment.task,
         recipe.make,
         experiment.data,
-        rounds=config.run.rounds,
-        eval_every=config.run.eval_every,
         seed=config.run.seed,
         hyper=recipe.hyper,
         method=name,
-        plan=recipe.plan,
         checkpoint=None if out is None else Path(out) / "checkpoint",
         resume=resume,
         progress=_watch(bar, name, config.run.rounds),
-        train=experiment.data.pooled() if recipe.pooled else None,
-        cohort=sampling.full() if recipe.pooled else experiment.cohort,
-        executor=config.run.executor,
-        onboard_rounds=config.run.onboard_rounds,
+        store=config.run.store,
+        **experiment.options(config.run),
     ).configured(config.to_dict())
-    if out is not None:
+    if out is not None and hosts.leads():
         result.save(out, replace=True)
     return result
 
 
 def _claim(out: Path, content: dict[str, Any], resume: bool) -> None:
     """Makes `out` the folder of the run that `content` describes."""
+    if not hosts.leads():
+        return
     path = out / "config.json"
     content = json.loads(json.dumps(content))
     if not resume:
@@ -392,7 +421,7 @@ def _bar(visible: bool) -> Progress:
         TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
         console=Console(stderr=True),
-        disable=not visible,
+        disable=not (visible and hosts.leads()),
     )
 
 

@@ -133,11 +133,18 @@ def build(
         method needs.
     """
     row, options = method(name), dict(options or {})
-    hints = typing.get_type_hints(row.factory)
     parameters = inspect.signature(row.factory).parameters
+    hyper = traced(
+        name,
+        options=options,
+        local=local,
+        tune=tune,
+        head_local=head_local,
+        personal_local=personal_local,
+        server=server,
+    )
     local = SolverConfig() if local is None else local
-    solvers = {"local": local, "tune": tune, "head_local": head_local, "personal_local": personal_local}
-    solvers = {key: local if config is None else config for key, config in solvers.items()}
+    solvers = _solvers(local, tune, head_local, personal_local)
     if "norm layers" in row.needs and not model.norms:
         raise ValueError(f"{name} keeps normalisation layers, and the model has none: use one with, such as resnet8")
 
@@ -152,27 +159,18 @@ def build(
         "reduce": _reduce,
     }
     preset = {"task": None, "plan": None, "adapt": 1, "personal": 1, "head": 1, "norms": "all"}
-    sections = {*solvers, "server", "optimizer", "task", "plan"}
-    known = [key for key in parameters if key not in sections]
-    check_names(options, known, f"algorithm ({name})")
-
+    hints = typing.get_type_hints(row.factory)
     fixed: dict[str, Any] = {}
-    hyper: dict[str, float] = {}
     for key, parameter in parameters.items():
         if key in made:
             if key in options or key in preset:
                 fixed[key] = made[key](options.get(key, preset.get(key)))
-        elif key in solvers:
-            hyper |= _rates(solvers[key], key)
-        elif key == "optimizer":
-            hyper |= _rates(local, "local")
-        elif key == "server":
-            hyper |= _rates(server or ServerConfig(), "server")
-        elif key in options or parameter.default is not parameter.empty:
-            value = check_value(options.get(key, parameter.default), hints[key], f"algorithm.{key}")
-            (hyper if _is_float(hints[key]) else fixed)[key] = value
-        else:
-            raise ValueError(f"{name} needs {key!r}, which no configuration can give: build it with pfljax.{name}(...)")
+        elif key not in (*hyper, *solvers, "optimizer", "server"):
+            if key not in options and parameter.default is parameter.empty:
+                raise ValueError(
+                    f"{name} needs {key!r}, which no configuration can give: build it with pfljax.{name}(...)"
+                )
+            fixed[key] = check_value(options.get(key, parameter.default), hints[key], f"algorithm.{key}")
 
     def make(**values: Array | float) -> Algorithm:
         check_names(values, hyper, f"hyperparameters of {name}")
@@ -188,6 +186,41 @@ def build(
         return row.factory(**fixed, **ingredients)
 
     return Recipe(make, hyper, _plan(local, capacity), "pooled data" in row.needs)
+
+
+def traced(
+    name: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    local: SolverConfig | None = None,
+    tune: SolverConfig | None = None,
+    head_local: SolverConfig | None = None,
+    personal_local: SolverConfig | None = None,
+    server: ServerConfig | None = None,
+) -> dict[str, float]:
+    """The hyperparameters that one program of `build` serves, with their values; arguments as there.
+
+    Raises:
+      ValueError: if the method or an option is unknown, or a value is no number.
+    """
+    row, options = method(name), dict(options or {})
+    hints = typing.get_type_hints(row.factory)
+    parameters = inspect.signature(row.factory).parameters
+    local = SolverConfig() if local is None else local
+    solvers = _solvers(local, tune, head_local, personal_local)
+    sections = {*solvers, "server", "optimizer", "task", "plan"}
+    check_names(options, [key for key in parameters if key not in sections], f"algorithm ({name})")
+    hyper: dict[str, float] = {}
+    for key, parameter in parameters.items():
+        if key in solvers:
+            hyper |= _rates(solvers[key], key)
+        elif key == "optimizer":
+            hyper |= _rates(local, "local")
+        elif key == "server":
+            hyper |= _rates(server or ServerConfig(), "server")
+        elif _is_float(hints[key]) and (key in options or parameter.default is not parameter.empty):
+            hyper[key] = check_value(options.get(key, parameter.default), hints[key], f"algorithm.{key}")
+    return hyper
 
 
 def check_names(given: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -282,6 +315,12 @@ def _check_optimizer(optimizer: str, lr: float, momentum: float) -> None:
         raise ValueError(f"momentum={momentum} is for optimizer='sgd', not {optimizer!r}: leave it at 0")
     if lr < 0:
         raise ValueError(f"lr={lr}: a learning rate must not be negative")
+
+
+def _solvers(local: SolverConfig, *others: SolverConfig | None) -> dict[str, SolverConfig]:
+    """Every solver that a method may ask for; those left out are as `local`."""
+    names = ("tune", "head_local", "personal_local")
+    return {"local": local} | {name: other or local for name, other in zip(names, others, strict=True)}
 
 
 def _rates(config: SolverConfig | ServerConfig, section: str) -> dict[str, float]:

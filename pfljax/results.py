@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 from collections.abc import Iterator, Mapping
@@ -175,7 +176,7 @@ class Result:
         Raises:
           ImportError: if pandas is not installed.
         """
-        pandas = _pandas()
+        pandas = import_pandas()
         parts = []
         for name, values in self.scores.items():
             model, split, metric = name.split("/")
@@ -208,11 +209,7 @@ class Result:
         if not replace:
             vacant(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {f"scores/{name}": values for name, values in self.scores.items()}
-        arrays |= {f"sizes/{name}": values for name, values in self.sizes.items()}
-        arrays |= {f"log/{name}": values for name, values in self.log.items()} | {"rounds": self.rounds}
-        arrays["axes"] = np.array(json.dumps(_axes(arrays)))
-        np.savez_compressed(folder / "clients.npz", **arrays)  # pyright: ignore[reportArgumentType]
+        (folder / "clients.npz").write_bytes(self.arrays())
         _write(folder / "config.json", self.config)
         _write(folder / "summary.json", self.summary())
         return folder
@@ -232,17 +229,39 @@ class Result:
         try:
             summary = json.loads((folder / "summary.json").read_text())
             config = json.loads((folder / "config.json").read_text())
-            with (folder / "clients.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files if name != "axes"}
-            named = {f.name: summary[f.name] for f in fields(cls) if f.name in summary}
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            return cls.restored(summary, config, (folder / "clients.npz").read_bytes())
+        except (OSError, ValueError) as error:
             raise ValueError(f"the result in {folder} is damaged ({error}): run it again") from error
 
-        def part(prefix: str) -> dict[str, np.ndarray]:
-            return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    def arrays(self) -> bytes:
+        """All arrays as the bytes of an `.npz` file, the axes of each under `axes`."""
+        arrays = {f"scores/{name}": values for name, values in self.scores.items()}
+        arrays |= {f"sizes/{name}": values for name, values in self.sizes.items()}
+        arrays |= {f"log/{name}": values for name, values in self.log.items()} | {"rounds": self.rounds}
+        arrays["axes"] = np.array(json.dumps(_axes(arrays)))
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **arrays)  # pyright: ignore[reportArgumentType]
+        return stream.getvalue()
 
-        named |= {"rounds": arrays["rounds"], "config": config}
-        return cls(**named, scores=part("scores/"), sizes=part("sizes/"), log=part("log/"))
+    @classmethod
+    def restored(cls, summary: Mapping[str, Any], config: dict[str, Any], arrays: bytes) -> Result:
+        """The result whose `summary()`, `config` and `arrays()` these are.
+
+        Raises:
+          ValueError: if they are damaged.
+        """
+        try:
+            with np.load(io.BytesIO(arrays), allow_pickle=False) as file:
+                named = {name: file[name] for name in file.files if name != "axes"}
+            rest = {f.name: summary[f.name] for f in fields(cls) if f.name in summary}
+            rest |= {"rounds": named["rounds"], "config": config}
+        except (OSError, KeyError, BadZipFile) as error:
+            raise ValueError(str(error)) from error
+
+        def part(prefix: str) -> dict[str, np.ndarray]:
+            return {name.removeprefix(prefix): array for name, array in named.items() if name.startswith(prefix)}
+
+        return cls(**rest, scores=part("scores/"), sizes=part("sizes/"), log=part("log/"))
 
     def configured(self, config: dict[str, Any]) -> Result:
         """The same result with the configuration that made it."""
@@ -344,7 +363,7 @@ class Comparison(Mapping[str, Result]):
           ImportError: if pandas is not installed.
         """
         frames = [result.frame().assign(method=name) for name, result in self.items()]
-        return _pandas().concat(frames, ignore_index=True)
+        return import_pandas().concat(frames, ignore_index=True)
 
     def save(self, folder: str | Path, *, replace: bool = False) -> Path:
         """Writes each result to its own folder below `folder`, and `summary.json` of all.
@@ -415,7 +434,12 @@ def _write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
 
-def _pandas() -> Any:
+def import_pandas() -> Any:
+    """The package pandas, which only tables need.
+
+    Raises:
+      ImportError: with the remedy, if it is not installed.
+    """
     try:
         import pandas
     except ImportError as error:

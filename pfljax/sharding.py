@@ -114,10 +114,16 @@ def put(values: Tree, where: Sharding) -> Tree:
 
 
 def layout(cohort: int, block: int, over: Mesh | None) -> Layout:
-    """The layout of `cohort` clients in blocks of at most `block`."""
+    """The layout of `cohort` clients in the fewest blocks of at most `block`, as even as they can be.
+
+    >>> layout(10, 8, None)[:2]
+    (10, 5)
+    """
     devices = 1 if over is None else over.size
-    block = min(block, -(-cohort // devices))
-    return Layout(-(-cohort // (block * devices)) * block * devices, block, over)
+    share = -(-cohort // devices)
+    blocks = -(-share // block)
+    even = -(-share // blocks)
+    return Layout(blocks * even * devices, even, over)
 
 
 def order(costs: Array, plan: Layout) -> Array:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ["pandas", "matplotlib", "sklearn", "tensorflow", "tensorflow_datasets", "torch", "optuna", "wandb", "IPython"]
+HEAVY = ["pandas", "matplotlib", "sklearn", "tensorflow", "tensorflow_datasets", "torch", "wandb", "IPython"]
+HEAVY += ["optuna", "submitit"]
 
 PROBE = f"""
 import sys, time

@@ -1,0 +1,85 @@
+"""`pfljax bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pfljax.benchmark import store
+from pfljax.benchmark.contender import rival_names
+from pfljax.benchmark.report import Report
+from pfljax.benchmark.runner import run
+from pfljax.benchmark.workloads import GROUPS, WORKLOADS
+
+_WIDE = 132
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `from_command_line`."""
+    add = parser.add_argument
+    add("workloads", nargs="*", metavar="NAME", help=f"names, patterns, or {', '.join(GROUPS)} (quick if left out)")
+    add("--list", action="store_true", help="list the workloads, run none")
+    add(
+        "--rival", action="append", default=[], metavar="NAME[=PATH]",
+        help=f"another simulator ({', '.join(rival_names())}, or FILE.py), from its sources in PATH; may be repeated",
+    )  # fmt: skip
+    add("--rivals", choices=("auto", "none"), default="none", help="auto: all rivals whose library can be imported")
+    add("--rival-python", action="append", default=[], metavar="NAME=PYTHON", help="interpreter that has its library")
+    add("--repeats", type=int, default=5, metavar="K", help="repetitions (5)")
+    add("--seconds", type=float, default=0.5, metavar="S", help="length of a repetition (0.5), at least one round")
+    add("--store", metavar="DIR", help=f"where results are kept and earlier ones found ({store.default_folder()})")
+    add("--no-store", action="store_true", help="keep nothing, compare with nothing")
+    add("--json", action="store_true", help="for programs")
+
+
+def from_command_line(options: argparse.Namespace) -> Report | None:
+    """Runs what the arguments ask for and prints it.
+
+    Raises:
+      ValueError: if a workload or a rival is unknown.
+    """
+    if options.list:
+        _list()
+        return None
+    pythons = {}
+    for text in options.rival_python:
+        name, equals, python = text.partition("=")
+        if not equals:
+            raise ValueError(f"--rival-python {text}: write NAME=PYTHON")
+        pythons[name] = python
+    notes = Console(stderr=True)
+    with notes.status("...") as status:
+        report = run(
+            options.workloads or ["quick"],
+            rivals=[*options.rival, *(["auto"] if options.rivals == "auto" else [])],
+            pythons=pythons,
+            repeats=options.repeats,
+            seconds=options.seconds,
+            keep=False if options.no_store else options.store or True,
+            progress=lambda text: status.update(f"timing {text} ..."),
+        )
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=1))
+    else:
+        print_report(report)
+    return report
+
+
+def print_report(report: Report) -> None:
+    """Prints a report, as wide as its table."""
+    console = Console()
+    Console(width=max(console.width, _WIDE)).print(report.table())
+
+
+def _list() -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("workload", no_wrap=True)
+    table.add_column("group")
+    table.add_column("what it times")
+    for workload in WORKLOADS.values():
+        table.add_row(workload.name, workload.group, workload.about)
+    Console().print(table)

@@ -1,0 +1,194 @@
+"""The run: contenders side by side, one repetition each in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pfljax.benchmark import machine, store
+from pfljax.benchmark.contender import MACHINE, OURS, Contender, Failed, Process, find_rivals
+from pfljax.benchmark.report import Report
+from pfljax.benchmark.rows import Row
+from pfljax.benchmark.workloads import Workload, select
+
+_BUSY = 0.5
+"""Running processes per core above which times are doubtful."""
+_STEADY = 1.2
+"""Ratio of the machine's speeds during the run above which they are reported."""
+_MOST = 1000
+"""Rounds of a repetition."""
+
+
+def run(
+    workloads: Iterable[str | Workload] = ("quick",),
+    *,
+    rivals: Iterable[str] = (),
+    pythons: Mapping[str, str] | None = None,
+    repeats: int = 5,
+    seconds: float = 0.5,
+    keep: str | Path | bool = False,
+    timeout: float = 3600.0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Times workloads, pfljax and its rivals in turn.
+
+    Each contender is a process of its own, fresh for every workload. First each sets itself up and runs its first
+    round; then, `repeats` times, each in turn runs as many rounds as take about `seconds`. A matrix product takes part
+    in the same way, so that shares of the machine's peak are of the peak at that moment.
+
+    Args:
+      workloads: names, patterns, groups, or `Workload`s.
+      rivals: see `contender.find_rivals`.
+      pythons: rival -> interpreter that has its library.
+      repeats: repetitions, at least 1.
+      seconds: of one repetition; always at least one round.
+      keep: where the report is stored and earlier ones are found: a folder, True for the user's cache, False for
+        nowhere.
+      timeout: seconds that one repetition may take.
+      progress: called with what begins.
+
+    Raises:
+      ValueError: if a workload or a rival is unknown, or `repeats` is below 1.
+      RuntimeError: if the machine itself cannot be measured.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats}: it must be at least 1")
+    given = list(workloads)
+    named = select([name for name in given if isinstance(name, str)])
+    chosen = [*named, *(workload for workload in given if isinstance(workload, Workload))]
+    others = find_rivals(rivals, pythons)
+    warnings, load = [], machine.load()
+    if load is not None and load > _BUSY:
+        warnings.append(f"this machine was busy before the start (load {load:.2f} per core): times are too long")
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    rows: list[Row] = []
+    with Process(MACHINE, timeout) as reference:
+        progress("the machine itself")
+        reference.ask("prepare", workload={})
+        peak = reference.ask("details")
+        for workload in chosen:
+            progress(workload.name)
+            rows += _timed(workload, [OURS, *others], reference, peak, repeats, seconds, timeout)
+    speeds = [row.gemm for row in rows if row.gemm]
+    if speeds and max(speeds) > _STEADY * min(speeds):
+        range_ = " to ".join(f"{speed / 1e9:,.0f}" for speed in (min(speeds), max(speeds)))
+        warnings.append(f"this machine was not steady: its own matrix products ran at {range_} GFLOP/s")
+    known = machine.identity() | peak
+    report = Report(rows, chosen, known, date, warnings)
+    if keep is False:
+        return report
+    folder = store.default_folder() if keep is True else Path(keep)
+    before = list(store.earlier(folder, known))
+    report = replace(report, slower=store.slower(rows, before), compared=[date for date, _ in before[:1]])
+    store.keep(report, folder)
+    return report
+
+
+def _timed(
+    workload: Workload,
+    contenders: Sequence[Contender],
+    reference: Process,
+    peak: Mapping[str, Any],
+    repeats: int,
+    seconds: float,
+    timeout: float,
+) -> list[Row]:
+    if workload.measures == "sweep":
+        separate = replace(OURS, name="pfljax, separate", source="separate")
+        return [_once(workload, each, peak, timeout) for each in (OURS, separate)]
+    if workload.measures == "startup":
+        return [_started(workload, peak, timeout)]
+    rows = {each.name: _row(workload, each, peak) for each in contenders}
+    with contextlib.ExitStack() as stack:
+        running: dict[str, Process] = {}
+        counts: dict[str, int] = {}
+
+        def attempt(name: str, what: Callable[[], None]) -> None:
+            try:
+                what()
+            except Failed as failure:
+                running.pop(name, None)
+                why = {"failed": str(failure), "unsupported": failure.unsupported}
+                rows[name] = replace(rows[name], seconds=(), **why)
+
+        def start(each: Contender) -> None:
+            process = running[each.name] = stack.enter_context(Process(each, timeout))
+            reply = process.ask("prepare", workload=workload.to_dict())
+            rows[each.name] = replace(
+                rows[each.name],
+                compile_seconds=reply["compile_seconds"],
+                first_round_seconds=reply["first_round_seconds"],
+                about=reply["about"],
+            )
+            once = process.ask("rounds", count=1)["seconds"]
+            counts[each.name] = math.ceil(seconds / max(once, seconds / _MOST))
+
+        def repeat(name: str) -> None:
+            count = counts[name]
+            once = running[name].ask("rounds", count=count)["seconds"] / count
+            rows[name] = replace(rows[name], seconds=(*rows[name].seconds, once))
+
+        def finish(name: str) -> None:
+            rows[name] = replace(rows[name], peak_bytes=running[name].ask("memory")["peak_bytes"])
+
+        for each in contenders:
+            attempt(each.name, lambda each=each: start(each))
+        products = []
+        for _ in range(repeats):
+            for name in list(running):
+                attempt(name, lambda name=name: repeat(name))
+            products.append(reference.ask("rounds", count=3)["seconds"] / 3)
+        for name in list(running):
+            attempt(name, lambda name=name: finish(name))
+        details = running[OURS.name].ask("details") if OURS.name in running else {}
+    gemm = peak["flops"] / sorted(products)[len(products) // 2]
+    known = {"gemm": gemm, "flops": details.get("flops"), "params": details.get("params")}
+    return [replace(row, **known) for row in rows.values()]
+
+
+def _row(workload: Workload, contender: Contender, peak: Mapping[str, Any]) -> Row:
+    return Row(
+        workload.name, contender.name, peak["backend"], workload.cohort, workload.client_steps,
+        bandwidth=peak["bandwidth"],
+    )  # fmt: skip
+
+
+def _once(workload: Workload, contender: Contender, peak: Mapping[str, Any], timeout: float) -> Row:
+    """A workload that is one long call."""
+    row = _row(workload, contender, peak)
+    try:
+        with Process(contender, timeout) as process:
+            reply = process.ask("prepare", workload=workload.to_dict())
+            memory = process.ask("memory")
+    except Failed as failure:
+        return replace(row, failed=str(failure), unsupported=failure.unsupported)
+    return replace(row, first_round_seconds=reply["first_round_seconds"], about=reply["about"], **memory)
+
+
+def _started(workload: Workload, peak: Mapping[str, Any], timeout: float) -> Row:
+    """Starts a process twice with one cache of programs and times the second start, imports included."""
+    row = _row(workload, OURS, peak)
+    with tempfile.TemporaryDirectory() as cache:
+        keeping = {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        for _ in range(2):
+            start = time.perf_counter()
+            try:
+                with Process(replace(OURS, environment=keeping), timeout) as process:
+                    reply = process.ask("prepare", workload=workload.to_dict())
+                    elapsed = time.perf_counter() - start
+                    row = replace(row, **process.ask("memory"), about=reply["about"])
+            except Failed as failure:
+                return replace(row, failed=str(failure))
+            row = replace(row, first_round_seconds=elapsed, compile_seconds=reply["compile_seconds"])
+    return row

@@ -1,0 +1,188 @@
+"""What is timed: named workloads as plain data, so that any contender can read them.
+
+The unit is a round of 20 clients with 500 examples of 28x28, batches of 10, one epoch: 1,000 client-steps, aggregation
+included, evaluation not. Examples are random numbers of the right shape (`rivals/data.py`): time does not depend on
+what they show. `lr` keeps every method finite on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pfljax.benchmark.rivals import data
+
+Measures = Literal["round", "sweep", "startup"]
+Group = Literal["quick", "default", "all"]
+GROUPS: tuple[Group, ...] = ("quick", "default", "all")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One thing to time.
+
+    Args:
+      name: how it is called.
+      about: one sentence.
+      method: of the table of methods.
+      options: of the method.
+      model: name of the model.
+      model_options: of the model.
+      shape: of one example, (height, width[, channels]) or (length,) of a text.
+      classes: number of labels, or of tokens.
+      clients: the population, N.
+      sizes: examples of each client, see `rivals.data.sizes`.
+      cohort: clients of a round, M, drawn uniformly if fewer than N.
+      batch_size: examples of a local step.
+      epochs: local epochs.
+      lr: of local SGD.
+      seed: of the examples and sizes.
+      measures: rounds; a whole sweep against separate runs; or the time from the start of a process to its first
+        round, with compiled programs in the cache.
+      points, rounds: of a sweep.
+      group: the smallest selection that it belongs to.
+      source: where the setting was published, if it was.
+    """
+
+    name: str
+    about: str
+    method: str = "fedavg"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model: str = "mlp"
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = (28, 28)
+    classes: int = 10
+    clients: int = 20
+    sizes: Mapping[str, Any] = field(default_factory=lambda: {"kind": "equal", "examples": 500})
+    cohort: int = 20
+    batch_size: int = 10
+    epochs: int = 1
+    lr: float = 0.005
+    seed: int = 0
+    measures: Measures = "round"
+    points: int = 0
+    rounds: int = 0
+    group: Group = "default"
+    source: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self)
+
+    @property
+    def client_steps(self) -> float:
+        """Local steps of a round."""
+        return data.client_steps(self.to_dict())
+
+
+_PFEDME = {"inner_lr": 0.005, "lam": 15.0, "inner_steps": 5}
+_SKEWED = {"kind": "power_law", "mean": 100, "exponent": 0.99}
+_FEW = {"kind": "equal", "examples": 20}
+_CIFAR = (32, 32, 3)
+_PFLLIB = "https://github.com/TsingZ0/PFLlib (README and the defaults of system/main.py)"
+_BLAZEFL = "https://github.com/blazefl/blazefl/blob/main/benchmarks/blazefl-case/main.py"
+_FLUTE = "https://github.com/microsoft/msrflute (README, benchmark table)"
+_PFL_RESEARCH = "https://github.com/apple/pfl-research/tree/develop/publications/pfl (Table 1 of arXiv:2404.06430)"
+
+_ALL = (
+    Workload("logistic", "FedAvg, logistic regression 784-10", model="logistic", group="quick"),
+    Workload("mlp", "FedAvg, MLP 784-100-10", group="quick"),
+    Workload("cnn", "FedAvg, CNN of two 5x5 convolutions (32, 64) and 512-10", model="cnn", group="quick"),
+    Workload("ditto", "Ditto, MLP", method="ditto", options={"lam": 0.5}),
+    Workload("per_fedavg", "Per-FedAvg with exact second order, MLP", method="per_fedavg", options={"alpha": 0.005}),
+    Workload(
+        "per_fedavg_first", "Per-FedAvg of first order, MLP, two epochs (a round of PFLlib's)", method="per_fedavg",
+        options={"alpha": 0.005, "order": "first"}, batch_size=20, epochs=2,
+    ),
+    Workload("pfedme", "pFedMe with 5 inner steps, MLP", method="pfedme", options=_PFEDME),
+    Workload("fedper", "FedPer with a personal last layer, MLP", method="fedper"),
+    Workload("apfl", "APFL, MLP", method="apfl"),
+    Workload("scaffold", "SCAFFOLD, MLP", method="scaffold"),
+    Workload("fedamp", "FedAMP, MLP", method="fedamp"),
+    Workload(
+        "resnet8", "FedAvg, ResNet-8 with group norm on 32x32x3", model="resnet8", shape=_CIFAR,
+        clients=10, cohort=10, sizes={"kind": "equal", "examples": 100},
+    ),
+    Workload(
+        "char_lstm", "FedAvg, two LSTM layers of 256 on texts of 80 characters", model="char_lstm", shape=(80,),
+        classes=80, clients=10, cohort=10, sizes={"kind": "equal", "examples": 50},
+    ),
+    Workload(
+        "power_law", "FedAvg, MLP, 100 clients of very different size: mean 100, largest about 1,900",
+        clients=100, cohort=100, sizes=_SKEWED,
+    ),
+    Workload(
+        "no_waste", "the same number of batches as in power_law, dealt evenly to as many clients",
+        clients=100, cohort=100, sizes={"kind": "balanced", "of": _SKEWED},
+    ),
+    *(
+        Workload(
+            f"population_{name}", f"Ditto, logistic regression, 20 of {clients:,} clients a round, each with a state",
+            method="ditto", options={"lam": 0.5}, model="logistic", clients=clients, sizes=_FEW,
+            group="all" if clients > 10_000 else "default",
+        )
+        for name, clients in (("1k", 1_000), ("10k", 10_000), ("100k", 100_000))
+    ),
+    *(
+        Workload(
+            f"cohort_{cohort}", f"FedAvg, logistic regression, {cohort} of 1,000 clients with 100 examples",
+            model="logistic", clients=1_000, cohort=cohort, sizes={"kind": "equal", "examples": 100},
+        )
+        for cohort in (10, 100, 1_000)
+    ),
+    Workload(
+        "sweep", "32 points (8 seeds, 4 learning rates) of FedAvg, MLP, 20 rounds: one sweep against separate runs",
+        sizes={"kind": "equal", "examples": 100}, measures="sweep", points=32, rounds=20, group="all",
+    ),
+    Workload("startup", "from the start of a process to its first round: MLP, warm cache", measures="startup"),
+    Workload(
+        "pfllib_quickstart", "PFLlib's first example: MNIST, 20 clients by Dirichlet(0.1), CNN, 3/4 of the data",
+        model="cnn", sizes={"kind": "dirichlet", "mean": 2625, "alpha": 0.1}, group="all", source=_PFLLIB,
+    ),
+    Workload(
+        "blazefl_cifar10", "BlazeFL's benchmark: CIFAR-10, 100 clients with 500 examples, its CNN, 5 epochs; published "
+        "times are of 5 such rounds", model="lenet", shape=_CIFAR, clients=100, cohort=100, batch_size=50, epochs=5,
+        lr=0.1, group="all", source=_BLAZEFL,
+    ),
+    Workload(
+        "flute_femnist", "FLUTE's benchmark: FEMNIST, 10 of 3,400 clients, 197 examples on average (here each), CNN",
+        model="small_cnn", classes=62, clients=3_400, cohort=10, sizes={"kind": "equal", "examples": 197},
+        batch_size=20, lr=0.1, group="all", source=_FLUTE,
+    ),
+    Workload(
+        "pfl_research_cifar10", "pfl-research's benchmark: CIFAR-10, 50 of 1,000 clients with 50 examples, CNN",
+        model="small_cnn", shape=_CIFAR, clients=1_000, cohort=50, sizes={"kind": "equal", "examples": 50}, lr=0.1,
+        group="all", source=_PFL_RESEARCH,
+    ),
+)  # fmt: skip
+
+WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
+"""The workloads by name."""
+
+
+def select(names: Iterable[str]) -> list[Workload]:
+    """Workloads by name, pattern (`population_*`) or group (`quick`, `default`, `all`), in the order of the table.
+
+    Raises:
+      ValueError: if a name is unknown; the message suggests the nearest.
+
+    >>> [workload.name for workload in select(["cohort_*", "mlp"])]
+    ['mlp', 'cohort_10', 'cohort_100', 'cohort_1000']
+    """
+    chosen: set[str] = set()
+    for name in names:
+        if name in GROUPS:
+            wider = GROUPS[: GROUPS.index(name) + 1]
+            found = [key for key, workload in WORKLOADS.items() if workload.group in wider]
+        else:
+            found = fnmatch.filter(WORKLOADS, name)
+        if not found:
+            near = difflib.get_close_matches(name, [*WORKLOADS, *GROUPS], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(WORKLOADS)}"
+            raise ValueError(f"unknown workload {name!r}: {hint}")
+        chosen |= set(found)
+    return [workload for name, workload in WORKLOADS.items() if name in chosen]

@@ -1,0 +1,225 @@
+"""Running a sweep: group by group, each compiled once, every outcome entered as it comes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from pfljax import ensemble, experiment, hosts, results
+from pfljax.data import FederatedData
+from pfljax.engine import Diverged
+from pfljax.experiment import Config, DataConfig
+from pfljax.results import Result
+from pfljax.sweeps import spaces
+from pfljax.sweeps.ledger import Ledger, Outcome, ledgers, path_of
+from pfljax.sweeps.outcomes import Sweep
+from pfljax.sweeps.points import Point, by_group, deal, digest, hyper_point, lay_out, plain_values
+from pfljax.sweeps.spaces import Space
+
+
+def sweep(
+    config: Config | Mapping[str, Any],
+    space: Space | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    shard: tuple[int, int] | None = None,
+    resume: bool = False,
+    at_once: int | None = None,
+    progress: bool = False,
+) -> Sweep:
+    """Many runs of one experiment, as few compiled programs.
+
+    Points that differ in seeds and traced numbers only (learning rates, strengths, the floats of a method) are one
+    program; each other difference compiles once. A point gives what `run` gives alone. One that diverges is entered as
+    such and harms no other.
+
+    Args:
+      config: what the points share, see `lay_out`.
+      space: which points, see `spaces`; a dictionary is a grid.
+      out: a folder for the ledger, or None: kept in memory.
+      shard: `(i, N)`: run the i-th of N parts, each in a process of its own on the same `out`; i is from 0 to N - 1.
+      resume: continue in `out`, with more points if the space has grown. No finished point is run again.
+      at_once: points of one program call, see `ensemble.simulate_many`.
+      progress: a live bar on the standard error.
+
+    Returns:
+      The points of the space and what is known of them; of a shard, its own part.
+
+    Raises:
+      FileExistsError: if `out` holds something else, or the same sweep and `resume` is false.
+      ValueError, FileNotFoundError: if the space or a configuration cannot be met.
+    """
+    points = lay_out(config, space)
+    if hosts.together():
+        raise ValueError("the processes of a sweep run apart: give each its own shard I/N instead of --distributed")
+    mine = deal(points, shard)
+    if out is None:
+        if shard is not None:
+            raise ValueError(f"shard {shard[0]}/{shard[1]} needs a folder that the shards share: give out")
+        known = [own := Ledger()]
+    else:
+        _claim(Path(out), plain_values(config), [point.setting for point in points], shard, resume)
+        own, known = Ledger(path_of(Path(out), shard)), ledgers(Path(out))
+    own.add(mine)
+    begun = Sweep(mine, known)
+    pending = [point for point in mine if point.id not in begun.outcomes]
+    with _bar(progress, len(mine), begun) as show:
+        for point, result in _run(pending, at_once):
+            show(point, own.record(point, result, point.config.run.select))
+    return Sweep(mine if shard else points, known)
+
+
+def _run(points: Sequence[Point], at_once: int | None) -> Iterator[tuple[Point, Result | Diverged]]:
+    """The runs of all points, group by group, as they end."""
+    loaded: tuple[DataConfig, FederatedData] | None = None
+    for members in by_group(points):
+        config = members[0].config
+        if loaded is None or loaded[0] != config.data:
+            loaded = config.data, experiment.load_data(config.data)
+        prepared = experiment.prepare(config, loaded[1])
+        if config.run.select == "best_validation" and not prepared.data.sizes("validation").any():
+            raise ValueError("run.select='best_validation': no client has validation examples; set data.validation=0.2")
+        if config.run.store == "host":
+            raise ValueError("run.store='host': the clients of many runs live on the devices; leave it at 'auto'")
+        outcomes = ensemble.simulate_many(
+            prepared.task,
+            prepared.recipe.make,
+            prepared.data,
+            [hyper_point(point) for point in members],
+            method=config.algorithm.name,
+            at_once=at_once,
+            **prepared.options(config.run),
+        )
+        for place, outcome in outcomes:
+            yield members[place], outcome
+
+
+def load(out: str | Path) -> Sweep:
+    """The sweep in a folder as far as it is, all shards together; it may be running.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if its files are damaged.
+    """
+    begun = _read(Path(out))
+    return Sweep(lay_out(begun.config, begun.space), ledgers(Path(out)))
+
+
+def resume(
+    out: str | Path, *, shard: tuple[int, int] | None = None, at_once: int | None = None, progress: bool = False
+) -> Sweep:
+    """Runs what is left of the sweep in `out`. See `sweep`.
+
+    Raises:
+      FileNotFoundError: if there is none.
+    """
+    begun = _read(Path(out))
+    return sweep(begun.config, begun.space, out, shard=shard, resume=True, at_once=at_once, progress=progress)
+
+
+def is_sweep(out: str | Path) -> bool:
+    """Whether a folder holds a sweep."""
+    try:
+        _read(Path(out))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def merge(out: str | Path) -> list[str]:
+    """Unites the ledgers of all shards in `ledger.sqlite`; again whenever there is more.
+
+    Returns:
+      The ids of points that ended differently in two ledgers, as they may on two kinds of machines; the merged ledger
+      keeps the first.
+
+    Raises:
+      FileNotFoundError: if `out` holds no sweep.
+    """
+    _read(Path(out))
+    merged = Ledger(path_of(Path(out), None))
+    conflicts = [merged.absorb(ledger) for ledger in ledgers(Path(out)) if ledger.path != merged.path]
+    return sorted({id for ids in conflicts for id in ids})
+
+
+class _Begun(NamedTuple):
+    """What `config.json` says of a sweep."""
+
+    config: dict[str, Any]
+    space: Space
+
+
+def _read(out: Path) -> _Begun:
+    path = out / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{out} holds no sweep: config.json is missing")
+    try:
+        begun = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): start the sweep again") from error
+    if set(begun) != set(_Begun._fields):
+        raise FileNotFoundError(f"{out} holds a run, not a sweep")
+    return _Begun(**begun)
+
+
+def _claim(out: Path, config: dict[str, Any], space: Space, shard: tuple[int, int] | None, resume: bool) -> None:
+    """Makes `out` the folder of this sweep, or finds that it is."""
+    begun = _Begun(config, [])
+    if (out / "config.json").is_file():
+        try:
+            begun = _read(out)
+        except FileNotFoundError as error:
+            raise FileExistsError(f"{error}: choose another folder") from error
+        if digest(begun.config) != digest(config):
+            raise FileExistsError(f"{out} holds a sweep of another configuration: choose another folder")
+        ended = [path_of(out, shard)] if shard else list(out.glob("ledger*.sqlite"))
+        if not resume and any(path.exists() for path in ended):
+            raise FileExistsError(f"{out} holds this sweep already: resume it or choose another folder")
+    else:
+        results.vacant(out)
+    known = {digest(setting) for setting in begun.space}
+    fresh = [setting for setting in space if digest(setting) not in known]
+    if not fresh:
+        return
+    content = begun._replace(space=begun.space + fresh)._asdict()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        partial = out / f"config.json.{os.getpid()}"
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+        partial.replace(out / "config.json")
+    except OSError as error:
+        raise PermissionError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
+
+
+@contextmanager
+def _bar(visible: bool, total: int, begun: Sweep) -> Iterator[Callable[[Point, Outcome], None]]:
+    """A live line: how many points have ended, how many diverged, the best so far."""
+    columns = SpinnerColumn(finished_text="✓"), TextColumn("points"), BarColumn(bar_width=24), MofNCompleteColumn()
+    bar = Progress(
+        *columns,
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=not visible,
+    )
+    diverged, best = begun.counts["diverged"], (-math.inf, "")
+
+    def show(point: Point, outcome: Outcome) -> None:
+        nonlocal diverged, best
+        diverged += outcome.status == "diverged"
+        split = "test" if outcome.validation is None else "validation"
+        if (score := getattr(outcome, split)) is not None:
+            best = max(best, (score, f"best {split} {100 * score:.1f}%: {spaces.spell(point.chosen)}"))
+        bar.update(line, advance=1, state=", ".join(filter(None, [f"{diverged} diverged" * bool(diverged), best[1]])))
+
+    with bar:
+        line = bar.add_task("", total=total, completed=len(begun.outcomes), state="compiling ...")
+        yield show

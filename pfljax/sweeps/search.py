@@ -1,0 +1,96 @@
+"""Optuna proposes points, a batch of them is one program."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pfljax import experiment
+from pfljax.experiment import Config
+from pfljax.sweeps.outcomes import estimate
+from pfljax.sweeps.points import lay_out, plain_values
+from pfljax.sweeps.runner import sweep
+from pfljax.sweeps.spaces import Range, Setting
+
+if TYPE_CHECKING:
+    import optuna
+
+
+def optimize(
+    config: Config | Mapping[str, Any],
+    study: optuna.Study,
+    space: Mapping[str, Range | Iterable[Any]],
+    trials: int,
+    *,
+    out: str | Path | None = None,
+    batch: int = 8,
+    seeds: Iterable[int] | None = None,
+    at_once: int | None = None,
+) -> optuna.Study:
+    """Asks a study for points, runs them batch by batch, tells it how they fared.
+
+    A trial's value is the mean over seeds of the mean accuracy of the clients on validation examples, at the evaluation
+    that `run.select` reports. A trial of which a seed diverged has failed.
+
+    Args:
+      config: what the points share.
+      study: of Optuna, with the direction `"maximize"`; keep it in a database to go on later or from several processes.
+      space: field -> a range of `spaces`, or a list of values.
+      trials: how many to run.
+      out: a folder for the ledger of all points, see `sweep`; kept in memory if None.
+      batch: trials that are asked for at a time, without knowing of each other.
+      seeds: values of `run.seed` that each trial is run with; as the configuration has it if None.
+      at_once: see `sweep`.
+
+    Returns:
+      The study.
+
+    Raises:
+      ImportError: if Optuna is not installed.
+      ValueError: if the study minimizes, counts are below 1, or no client has validation examples.
+    """
+    try:
+        from optuna.study import StudyDirection
+        from optuna.trial import TrialState
+    except ImportError as error:
+        raise ImportError("the search needs Optuna: pip install 'pfljax[search]'") from error
+    if study.direction != StudyDirection.MAXIMIZE:
+        raise ValueError("the study minimizes, but accuracy is to be maximized: create_study(direction='maximize')")
+    if trials < 1 or batch < 1:
+        raise ValueError(f"trials={trials}, batch={batch}: both must be at least 1")
+    values = plain_values(config)
+    if not experiment.from_config_dict(values).data.validation:
+        raise ValueError("a search needs validation examples: set data.validation=0.2")
+    repeats: list[Setting] = [{}] if seeds is None else [{"run.seed": seed} for seed in seeds]
+    for first in range(0, trials, batch):
+        asked = [study.ask() for _ in range(min(batch, trials - first))]
+        try:
+            settings = [_suggest(trial, space) for trial in asked]
+            points = [[{**setting, **repeat} for repeat in repeats] for setting in settings]
+            swept = sweep(values, list(itertools.chain(*points)), out, resume=out is not None, at_once=at_once)
+        except BaseException:
+            for trial in asked:
+                study.tell(trial, state=TrialState.FAIL)
+            raise
+        for trial, members in zip(asked, points, strict=True):
+            ended = [swept.outcomes[point.id] for point in lay_out(values, members)]
+            if any(outcome.status == "diverged" for outcome in ended):
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, estimate(outcome.validation for outcome in ended).mean)
+    return study
+
+
+def _suggest(trial: optuna.Trial, space: Mapping[str, Range | Iterable[Any]]) -> Setting:
+    setting = {}
+    for name, values in space.items():
+        if not isinstance(values, Range):
+            labels = {item if isinstance(item, bool | int | float | str | None) else str(item): item for item in values}
+            setting[name] = labels[trial.suggest_categorical(name, list(labels))]
+        elif values.whole:
+            setting[name] = trial.suggest_int(name, int(values.low), int(values.high))
+        else:
+            setting[name] = trial.suggest_float(name, values.low, values.high, log=values.log)
+    return setting
