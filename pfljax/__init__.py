@@ -46,6 +46,7 @@ from pfljax.data.partition import (
 )
 from pfljax.data.synthetic import synthetic, synthetic_v2
 from pfljax.engine import Diverged, Simulation, simulate
+from pfljax.ensemble import Point, simulate_many
 from pfljax.experiment import Config, compare, compare_methods, run
 from pfljax.local import descent, epochs, full_batch, only, proximal_descent, same, steps
 from pfljax.results import Comparison, Result
@@ -89,6 +90,7 @@ __all__ = [
     "Model",
     "Params",
     "Plan",
+    "Point",
     "Reduce",
     "Reply",
     "Result",
@@ -153,6 +155,7 @@ __all__ = [
     "scaffold",
     "shards",
     "simulate",
+    "simulate_many",
     "spaces",
     "steps",
     "sweep",

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import accounting, executors, memory, sampling, sharding, store, tree
+from pfljax import accounting, executors, hosts, memory, sampling, sharding, store, tree
 from pfljax.checkpoint import Checkpoints, Record
 from pfljax.data import FederatedData
 from pfljax.executors import Executor
@@ -73,6 +73,10 @@ class Simulation:
         executors.check(executor)
         if store not in ("auto", "device", "host"):
             raise ValueError(f"store={store!r}: choose 'auto', 'device' or 'host'")
+        if store == "host" and hosts.together():
+            raise ValueError(
+                "store='host' serves one process; several spread the client states over their devices"
+            )
         if devices is None:
             sharding.hint()
         self._build, self._executor, self._store = build, executor, store
@@ -242,7 +246,7 @@ class Simulation:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
 
     def _lives_on_host(self, values: dict[str, Array]) -> bool:
-        if self._store != "auto":
+        if self._store != "auto" or hosts.together():
             return self._store == "host"
         free = None if self._devices[0].platform == "cpu" else memory.available(self._devices[0])
         return free is not None and self.train.num_clients * tree.nbytes(self._row(values)) > _DEVICE_SHARE * free
@@ -280,8 +284,8 @@ class Simulation:
             return server, rows, log, number + 1
 
         cohorts = self._programs.call(("seats", at_most), seat, key, state.round, self.train, out=self._everywhere)
-        drawn, seats = jax.tree.map(np.asarray, cohorts)
-        ids = seats.ids
+        draws, seatings = jax.tree.map(np.asarray, cohorts)
+        ids = seatings.ids
         out = self._everywhere, self._spread, self._everywhere, self._everywhere
         server, clients, number = state
         logs, stored, before, previous = [], [], None, np.full_like(ids[0], -1)
@@ -292,11 +296,10 @@ class Simulation:
                 if n + 1 < rounds:
                     fetched = courier.fetch(ids[n + 1])
                 places = store.places(ids[n], previous, self.train.num_clients)
-                draw, seat_ = (jax.tree.map(operator.itemgetter(n), part) for part in (drawn, seats))
-                args = server, rows, rows if before is None else before, places, number, draw, seat_
-                server, before, log, number = self._programs.call(
-                    "round", train, *args, key, values, self.train, out=out
-                )
+                draw, seats = (jax.tree.map(operator.itemgetter(n), part) for part in (draws, seatings))
+                args = server, rows, rows if before is None else before, places, number, draw, seats
+                args = *args, key, values, self.train
+                server, before, log, number = self._programs.call("round", train, *args, out=out)
                 stored.append(courier.store(ids[n], before))
                 previous = ids[n]
                 logs.append(log)

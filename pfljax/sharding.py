@@ -127,10 +127,18 @@ def layout(cohort: int, block: int, over: Mesh | None) -> Layout:
 
 
 def order(costs: Array, plan: Layout) -> Array:
-    """A permutation [slots] that puts clients of like cost into one block, and like blocks on different devices."""
+    """A permutation [slots] that puts clients of like cost into one block and deals the blocks to and fro, so that the
+    devices have like work.
+
+    >>> from types import SimpleNamespace
+    >>> two_devices = Layout(4, 1, SimpleNamespace(size=2))
+    >>> order(jnp.array([7.0, 1.0, 5.0, 4.0]), two_devices).tolist()  # 7 + 1 and 5 + 4
+    [0, 1, 2, 3]
+    """
     devices = 1 if plan.mesh is None else plan.mesh.size
     ranked = jnp.argsort(-costs, stable=True).reshape(-1, devices, plan.block)
-    return ranked.swapaxes(0, 1).reshape(-1)
+    dealt = ranked.at[1::2].set(ranked[1::2, ::-1])
+    return dealt.swapaxes(0, 1).reshape(-1)
 
 
 def walk(one: Callable[[Tree, Tree], tuple[Tree, Tree]], shared: Tree, rows: Tree, plan: Layout) -> tuple[Tree, Tree]:

@@ -351,8 +351,8 @@ def test_variants_agree(case, variant):
     def slopes(x, k):
         numbers = layout(len(image))
 
-        def forward(*pair):
-            return convolution.convolve(*pair, strides, padding, dimension_numbers=numbers, **options)
+        def forward(x, k):
+            return convolution.convolve(x, k, strides, padding, dimension_numbers=numbers, **options)
 
         out, pull = jax.vjp(forward, x, k)
         return out, pull(jnp.cos(out))
