@@ -74,9 +74,7 @@ class Simulation:
         if store not in ("auto", "device", "host"):
             raise ValueError(f"store={store!r}: choose 'auto', 'device' or 'host'")
         if store == "host" and hosts.together():
-            raise ValueError(
-                "store='host' serves one process; several spread the client states over their devices"
-            )
+            raise ValueError("store='host' serves one process; several spread the client states over their devices")
         if devices is None:
             sharding.hint()
         self._build, self._executor, self._store = build, executor, store

@@ -27,7 +27,7 @@ def plot(report: Report, path: str | Path) -> Path:
     rows = [row for row in report.rows if row.workload.startswith("cohort_") and row.median]
     if not rows:
         raise ValueError("nothing to draw: the report has no workload cohort_*; run it")
-    figure = Figure(figsize=(6, 4), layout="constrained", dpi=130)
+    figure = Figure(figsize=(7, 3.5), layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for contender in dict.fromkeys(row.contender for row in rows):
@@ -37,7 +37,7 @@ def plot(report: Report, path: str | Path) -> Path:
     axes.set(xlabel="clients of a round", ylabel="client-rounds per second")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
