@@ -300,6 +300,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in told for name in WORKLOADS)
 
 
+@pytest.mark.slow
 def test_a_whole_run(
     fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from pfljax import engine, sampling
 from pfljax.ensemble import Point, simulate_many
 from pfljax.results import Result
 from pfljax.types import Algorithm
-from tests.federation import TASK, federation, recipe_of
+from tests.federation import FEDERATED, TASK, double, federation, recipe_of
 
 RECIPE = recipe_of("ditto")
 OPTIONS: dict[str, Any] = {"rounds": 3, "eval_every": 2, "cohort": sampling.uniform(4), "method": "ditto"}
@@ -72,6 +72,25 @@ def test_at_once_they_are_the_same_and_a_diverging_point_harms_no_other(alone: l
             assert isinstance(outcome, Result)
             for name, rows in expected.scores.items():
                 np.testing.assert_allclose(outcome.scores[name], rows, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", FEDERATED)
+def test_vmapped_points_of_every_method_are_its_runs(name: str):
+    """Float64, three rounds: 1e-10."""
+    recipe, task = recipe_of(name), double(TASK)
+    points = [
+        Point(seed, {key: factor * v for key, v in recipe.hyper.items()}) for seed, factor in ((0, 1.0), (1, 0.9))
+    ]
+    options = OPTIONS | {"eval_every": 3, "method": name}
+    outcomes = dict(simulate_many(task, recipe.make, federation(), points, at_once=2, devices=DEVICE, **options))
+    for place, (seed, hyper) in enumerate(points):
+        expected = engine.simulate(task, recipe.make, federation(), seed=seed, hyper=hyper, devices=DEVICE, **options)
+        outcome = outcomes[place]
+        assert isinstance(outcome, Result)
+        for score, rows in expected.scores.items():
+            np.testing.assert_allclose(outcome.scores[score], rows, rtol=0, atol=1e-10, err_msg=score)
 
 
 def test_points_of_different_hyperparameters_are_refused():

@@ -11,7 +11,7 @@ import pytest
 from pfljax import sampling, store
 from pfljax.checkpoint import Checkpoints
 from pfljax.engine import Simulation, Store
-from tests.federation import TASK, federation, recipe_of
+from tests.federation import FEDERATED, TASK, federation, recipe_of
 
 KEY = jax.random.key(3)
 
@@ -28,9 +28,14 @@ def run(name: str, where: Store, executor: Any = "auto") -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(shown)]
 
 
-@pytest.mark.parametrize("name", ["ditto", "fedper"])
+ALWAYS = ("ditto", "fedper")
+METHODS = [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.slow) for name in FEDERATED]
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_host_memory_changes_no_bit(name: str):
-    jax.tree.map(np.testing.assert_array_equal, run(name, "device"), run(name, "host"))
+    for on_device, on_host in zip(run(name, "device"), run(name, "host"), strict=True):
+        np.testing.assert_array_equal(on_device, on_host)
 
 
 def test_small_chunks_change_no_bit(monkeypatch: pytest.MonkeyPatch):
