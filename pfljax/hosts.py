@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -18,6 +19,8 @@ from pfljax.types import Tree
 T = TypeVar("T")
 
 _HEARTBEAT_SECONDS = 30
+# Speaks if its input ends without a word.
+_WITNESS = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -47,17 +50,34 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 def bound(again: str) -> Iterator[None]:
     """Ends this process at once if the program fails, so that the others, which wait for it, end as well.
 
+    JAX aborts a process that waits for one that has died, and then no Python code of it runs any more; a small process
+    beside it says so.
+
     Args:
       again: the command that continues the run.
     """
+    name, remedy = f"pfljax: process {jax.process_index()}", f"continue with {again}"
+    witness = subprocess.Popen(
+        [
+            sys.executable,
+            "-Sc",
+            _WITNESS,
+            f"{name}: another process of the run has ended, or the system ended this one; {remedy}",
+        ],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
         yield
+        jax.distributed.shutdown()
     except BaseException as error:
         message = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, jax.errors.JaxRuntimeError):
             message = f"another process of the run has ended, see what it says ({message[:200]})"
-        print(f"pfljax: process {jax.process_index()}: {message}; continue with {again}", file=sys.stderr, flush=True)
+        print(f"{name}: {message}; {remedy}", file=sys.stderr, flush=True)
+        witness.communicate(b"ended")
         os._exit(1)
+    witness.communicate(b"ended")
 
 
 def together() -> bool:

@@ -57,9 +57,9 @@ def scores(out: Path) -> dict[str, np.ndarray]:
 @pytest.mark.slow
 def test_two_processes_are_one_run_and_a_death_ends_both(tmp_path: Path):
     alone, both = tmp_path / "alone", tmp_path / "both"
-    finish(start("run", *RUN, "--config.run.rounds=6", f"--out={alone}", processes=1))
+    finish(start("run", *RUN, "--config.run.rounds=20", f"--out={alone}", processes=1))
 
-    running = start("run", *RUN, "--config.run.rounds=6", f"--out={both}", processes=2)
+    running = start("run", *RUN, "--config.run.rounds=20", f"--out={both}", processes=2)
     deadline = time.monotonic() + 240
     while not [path for path in (both / "checkpoint").glob("*") if path.name.isdigit()]:
         assert all(process.poll() is None for process in running), "a process ended before it could be killed"
@@ -67,7 +67,7 @@ def test_two_processes_are_one_run_and_a_death_ends_both(tmp_path: Path):
         time.sleep(0.01)
     running[1].send_signal(signal.SIGKILL)
     (_, complaint), _ = (process.communicate(timeout=240) for process in running)
-    assert running[0].returncode == 1
+    assert running[0].returncode != 0
     assert "process 0: another process of the run has ended" in complaint
     assert f"continue with pfljax resume {both} --distributed" in complaint
     assert not (both / "summary.json").exists()
