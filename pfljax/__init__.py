@@ -46,7 +46,7 @@ from pfljax.data.partition import (
 )
 from pfljax.data.synthetic import synthetic, synthetic_v2
 from pfljax.engine import Diverged, Simulation, simulate
-from pfljax.ensemble import Point, simulate_many
+from pfljax.ensemble import Ensemble, Point, simulate_many
 from pfljax.experiment import Config, compare, compare_methods, run
 from pfljax.local import descent, epochs, full_batch, only, proximal_descent, same, steps
 from pfljax.results import Comparison, Result
@@ -85,6 +85,7 @@ __all__ = [
     "Comparison",
     "Config",
     "Diverged",
+    "Ensemble",
     "Examples",
     "FederatedData",
     "Model",

@@ -28,77 +28,115 @@ class Point(NamedTuple):
     hyper: dict[str, float]
 
 
-def simulate_many(
-    task: Task,
-    build: Build,
-    data: FederatedData,
-    points: Sequence[Point],
-    *,
-    rounds: int,
-    eval_every: int = 1,
-    method: str = "",
-    plan: Plan | None = None,
-    at_once: int | None = None,
-    devices: Sequence[Device] | None = None,
-    **options: Any,
-) -> Iterator[tuple[int, Result | Diverged]]:
-    """`engine.simulate` of every point, compiled once for all: waves of points, spread over the devices.
+class Ensemble:
+    """Runs of one method on one federation, compiled once for any number of points: waves, spread over the devices.
 
     On one device, one after the other, each point gives the bits that it gives alone there; spread over devices or
     vmapped, the same up to the order of sums. What a point gives does not depend on the others.
 
     Args:
       task, build, data, rounds, eval_every, method, plan: see `engine.simulate`.
-      points: seeds and hyperparameter values; all name the same hyperparameters.
       at_once: points of a wave. If None: on a CPU one for each device, because small models are fastest from the cache;
-        on an accelerator, vmapped, as many as its memory should hold.
+        on an accelerator, vmapped, as many of the first points as its memory should hold.
       devices: those that share the points; all of this process if None.
       **options: of `engine.Simulation`.
 
+    Raises:
+      ValueError: if counts are below 1.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        build: Build,
+        data: FederatedData,
+        *,
+        rounds: int,
+        eval_every: int = 1,
+        method: str = "",
+        plan: Plan | None = None,
+        at_once: int | None = None,
+        devices: Sequence[Device] | None = None,
+        **options: Any,
+    ):
+        if rounds < 1 or eval_every < 1 or (at_once is not None and at_once < 1):
+            raise ValueError(f"rounds={rounds}, eval_every={eval_every}, at_once={at_once}: each must be at least 1")
+        self._task, self._rounds, self._eval_every, self._method, self._plan = task, rounds, eval_every, method, plan
+        self._devices = sharding.usable(jax.local_devices()) if devices is None else list(devices)
+        self._simulation = Simulation(task, build, data, devices=self._devices[:1], **options)
+        self._at_once = at_once
+        self._wave: _Wave | None = None
+
+    def run(self, points: Sequence[Point]) -> Iterator[tuple[int, Result | Diverged]]:
+        """Runs points, which all name the same hyperparameters.
+
+        Yields:
+          `(place in points, outcome)`, as waves end. A point that diverges yields the error; the others of its wave go
+          on. `seconds` and `compile_seconds` of a result are its share of the wave's and of all compilation.
+
+        Raises:
+          ValueError: if points name different hyperparameters.
+          MemoryError: if even a single point does not fit.
+        """
+        names = {frozenset(point.hyper) for point in points}
+        if len(names) > 1:
+            raise ValueError(f"points name different hyperparameters: {' and '.join(map(str, map(sorted, names)))}")
+        if self._wave is None:
+            size = self._at_once or self._fitting(len(points))
+            self._wave = _Wave(self._simulation, size, self._devices, self._rounds, self._eval_every)
+        wave, compiled = self._wave, self._wave.compile_seconds
+        for first in range(0, len(points), wave.size):
+            members = range(first, min(first + wave.size, len(points)))
+            for member, outcome in zip(members, wave.run([points[n] for n in members]), strict=True):
+                if isinstance(outcome, Diverged):
+                    yield member, outcome
+                    continue
+                outcome["compile_seconds"] = np.asarray((wave.compile_seconds - compiled) / len(points))
+                seed, hyper = points[member]
+                yield (
+                    member,
+                    self._simulation.result(outcome, method=self._method, seed=seed, hyper=hyper, plan=self._plan),
+                )
+
+    def _fitting(self, points: int) -> int:
+        """Points of a wave."""
+        devices, clients = self._devices, self._simulation.train.num_clients
+        if devices[0].platform == "cpu":
+            return len(devices)
+        share = -(-points // len(devices))
+        block = executors.block("auto", self._task, clients * share, devices[:1])
+        return min(points, len(devices) * max(1, block // clients))
+
+
+def simulate_many(
+    task: Task, build: Build, data: FederatedData, points: Sequence[Point], *, rounds: int, **options: Any
+) -> Iterator[tuple[int, Result | Diverged]]:
+    """`engine.simulate` of every point, compiled once for all.
+
+    Args:
+      task, build, data: see `engine.simulate`.
+      points: seeds and hyperparameter values; all name the same hyperparameters.
+      rounds, **options: of `Ensemble`, which serves more points later.
+
     Yields:
-      `(place in points, outcome)`, as waves end. A point that diverges yields the error; the others of its wave go on.
-      `seconds` and `compile_seconds` of a result are its share of the wave's and of all compilation.
+      `(place in points, outcome)`, as waves end. See `Ensemble.run`.
 
     Raises:
-      ValueError: if counts are below 1 or points name different hyperparameters.
-      MemoryError: if even a single point does not fit.
+      ValueError, MemoryError: see `Ensemble`.
     """
-    if rounds < 1 or eval_every < 1 or (at_once is not None and at_once < 1):
-        raise ValueError(f"rounds={rounds}, eval_every={eval_every}, at_once={at_once}: each must be at least 1")
-    names = {frozenset(point.hyper) for point in points}
-    if len(names) > 1:
-        raise ValueError(f"points name different hyperparameters: {' and '.join(map(str, map(sorted, names)))}")
-    devices = sharding.usable(jax.local_devices()) if devices is None else list(devices)
-    simulation = Simulation(task, build, data, devices=devices[:1], **options)
-    size = at_once or _fitting(simulation, task, len(points), devices)
-    wave = _Wave(simulation, size, devices)
-    for first in range(0, len(points), size):
-        members = range(first, min(first + size, len(points)))
-        for member, outcome in zip(members, wave.run([points[n] for n in members], rounds, eval_every), strict=True):
-            if isinstance(outcome, Diverged):
-                yield member, outcome
-                continue
-            outcome["compile_seconds"] = np.asarray(wave.compile_seconds / len(points))
-            seed, hyper = points[member]
-            yield member, simulation.result(outcome, method=method, seed=seed, hyper=hyper, plan=plan)
-
-
-def _fitting(simulation: Simulation, task: Task, points: int, devices: Sequence[Device]) -> int:
-    """Points of a wave."""
-    if devices[0].platform == "cpu":
-        return len(devices)
-    share = -(-points // len(devices))
-    clients = executors.block("auto", task, simulation.train.num_clients * share, devices[:1])
-    return min(points, len(devices) * max(1, clients // simulation.train.num_clients))
+    yield from Ensemble(task, build, data, rounds=rounds, **options).run(points)
 
 
 class _Wave:
     """Points of one program, on their devices."""
 
-    def __init__(self, simulation: Simulation, size: int, devices: Sequence[Device]):
+    def __init__(
+        self, simulation: Simulation, size: int, devices: Sequence[Device], rounds: int, eval_every: int
+    ) -> None:
         devices = devices[:size]
         mesh = sharding.mesh(devices)
-        self._simulation = simulation
+        self.size = size
+        self._simulation, self._rounds, self._at_most = simulation, rounds, min(eval_every, rounds)
         self._plan = sharding.layout(size, -(-size // len(devices)), mesh)
         self._everywhere, self._spread = sharding.placements(mesh, devices)
         self._data, self._train = sharding.put((simulation.data, simulation.train), self._everywhere)
@@ -109,9 +147,9 @@ class _Wave:
         """Time spent compiling so far."""
         return self._programs.seconds + self._simulation.compile_seconds
 
-    def run(self, points: Sequence[Point], rounds: int, eval_every: int) -> list[Record | Diverged]:
+    def run(self, points: Sequence[Point]) -> list[Record | Diverged]:
         """What each of the points records, or how it ended."""
-        simulation, at_most = self._simulation, min(eval_every, rounds)
+        simulation, rounds, at_most = self._simulation, self._rounds, self._at_most
         count = len(points)
         padded = [*points, *[points[-1]] * (self._plan.slots - count)]
         keys = jnp.stack([jax.random.key(point.seed) for point in padded])
@@ -131,7 +169,7 @@ class _Wave:
         outcomes: list[Record | Diverged] = [{} for _ in points]
         states, done, seconds = self._call("init", init, (), keys, hypers), 0, 0.0
         while done < rounds and not all(isinstance(outcome, Diverged) for outcome in outcomes):
-            start, compiled, fresh = time.perf_counter(), self._programs.seconds, min(eval_every, rounds - done)
+            start, compiled, fresh = time.perf_counter(), self._programs.seconds, min(at_most, rounds - done)
             shared = self._train, jax.device_put(jnp.asarray(fresh), self._everywhere)
             states, logs = self._call("rounds", advance, shared, states, keys, hypers, donate=(1,))
             scores = jax.tree.map(np.asarray, self._call("evaluation", evaluate, self._data, states, keys, hypers))

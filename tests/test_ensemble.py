@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pfljax import engine, sampling
-from pfljax.ensemble import Point, simulate_many
+from pfljax.ensemble import Ensemble, Point, simulate_many
 from pfljax.results import Result
 from pfljax.types import Algorithm
 from tests.federation import FEDERATED, TASK, double, federation, recipe_of
@@ -61,6 +61,18 @@ def test_one_after_the_other_each_point_has_its_own_bits_and_one_trace_serves_al
         assert (outcome.bytes_up, outcome.bytes_down) == (expected.bytes_up, expected.bytes_down)
         for part in ("scores", "log"):
             jax.tree.map(np.testing.assert_array_equal, getattr(outcome, part), getattr(expected, part))
+
+
+def test_more_points_later_compile_nothing(alone: list[Result | None], caplog: pytest.LogCaptureFixture):
+    ensemble = Ensemble(TASK, RECIPE.make, federation(), at_once=1, devices=DEVICE, **OPTIONS)
+    assert [place for place, _ in ensemble.run(POINTS[:1])] == [0]
+    with caplog.at_level("INFO", logger="pfljax.programs"):
+        ((_, outcome),) = ensemble.run([POINTS[1]])
+    assert not caplog.messages
+    assert isinstance(outcome, Result)
+    assert outcome.compile_seconds == 0
+    assert alone[1] is not None
+    jax.tree.map(np.testing.assert_array_equal, outcome.scores, alone[1].scores)
 
 
 def test_at_once_they_are_the_same_and_a_diverging_point_harms_no_other(alone: list[Result | None]):

@@ -42,40 +42,44 @@ def mean_accuracy(lr: float, seed: int) -> float:
     return 0.9 - 0.1 * (math.log10(lr) + 1) ** 2 + 0.01 * seed
 
 
-def stand_in(
-    task: Any, build: Any, data: Any, points: Sequence[ensemble.Point], *, rounds: int, method: str = "", **options: Any
-) -> Iterator[tuple[int, Result | Diverged]]:
-    """`ensemble.simulate_many` without a program; a learning rate above 1 diverges."""
-    del task, build, options
-    for place, (seed, hyper) in reversed(list(enumerate(points))):
-        lr = hyper["local.lr"]
-        if lr > 1:
-            yield place, Diverged(f"round 1: lr={lr}")
-            continue
-        spread = np.array([-0.1, 0.0, 0.1])
-        scores = {
-            "personal/test/accuracy": np.stack([np.zeros(CLIENTS), mean_accuracy(lr, seed) + spread]),
-            "personal/test/loss": np.stack([np.ones(CLIENTS), np.full(CLIENTS, np.nan)]),
-            "personal/validation/accuracy": np.full((2, CLIENTS), mean_accuracy(lr, seed) - 0.05),
-        }
-        yield (
-            place,
-            Result(
-                method=method,
-                hyper=hyper,
-                seed=seed,
-                rounds=np.array([0, rounds]),
-                scores=scores,
-                sizes={split: data.sizes(split) for split in ("train", "validation", "test")},
-                log={"ids": np.tile(np.arange(CLIENTS), (rounds, 1))},
-                seconds=0.5,
-                compile_seconds=0.0,
-                client_steps=0,
-                bytes_up=1,
-                bytes_down=2,
-                fingerprint=data.fingerprint,
-            ),
-        )
+class StandIn:
+    """An `ensemble.Ensemble` without a program; a learning rate above 1 diverges."""
+
+    def __init__(self, task: Any, build: Any, data: Any, *, rounds: int, method: str, **options: Any):
+        del task, build, options
+        self.data, self.rounds, self.method = data, rounds, method
+
+    def run(self, points: Sequence[ensemble.Point]) -> Iterator[tuple[int, Result | Diverged]]:
+        data, rounds = self.data, self.rounds
+        for place, (seed, hyper) in reversed(list(enumerate(points))):
+            lr = hyper["local.lr"]
+            if lr > 1:
+                yield place, Diverged(f"round 1: lr={lr}")
+                continue
+            spread = np.array([-0.1, 0.0, 0.1])
+            scores = {
+                "personal/test/accuracy": np.stack([np.zeros(CLIENTS), mean_accuracy(lr, seed) + spread]),
+                "personal/test/loss": np.stack([np.ones(CLIENTS), np.full(CLIENTS, np.nan)]),
+                "personal/validation/accuracy": np.full((2, CLIENTS), mean_accuracy(lr, seed) - 0.05),
+            }
+            yield (
+                place,
+                Result(
+                    method=self.method,
+                    hyper=hyper,
+                    seed=seed,
+                    rounds=np.array([0, rounds]),
+                    scores=scores,
+                    sizes={split: data.sizes(split) for split in ("train", "validation", "test")},
+                    log={"ids": np.tile(np.arange(CLIENTS), (rounds, 1))},
+                    seconds=0.5,
+                    compile_seconds=0.0,
+                    client_steps=0,
+                    bytes_up=1,
+                    bytes_down=2,
+                    fingerprint=data.fingerprint,
+                ),
+            )
 
 
 @pytest.fixture
@@ -83,11 +87,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[ensemble.Point]]:
     """The stand-in takes the engine's place and writes down what it was asked for."""
     asked: list[list[ensemble.Point]] = []
 
-    def simulate_many(task: Any, build: Any, data: Any, points: Any, **options: Any) -> Iterator[Any]:
-        asked.append(list(points))
-        return stand_in(task, build, data, points, **options)
+    class Asked(StandIn):
+        def run(self, points: Sequence[ensemble.Point]) -> Iterator[Any]:
+            asked.append(list(points))
+            return super().run(points)
 
-    monkeypatch.setattr(ensemble, "simulate_many", simulate_many)
+    monkeypatch.setattr(ensemble, "Ensemble", Asked)
     return asked
 
 
@@ -183,6 +188,23 @@ def test_every_method_is_that_of_the_loop(name: str) -> None:
     assert len({point.group for point in swept.points}) == 1
     for point in swept.points:
         same(swept.results[point.id], alone(point))
+
+
+def test_a_later_sweep_goes_on_with_programs(caplog: pytest.LogCaptureFixture) -> None:
+    """Those of the groups that are kept, the latest used of which stays."""
+    ensembles = sweeps.Ensembles(groups=2)
+
+    def compiles(setting: dict[str, Any]) -> bool:
+        caplog.clear()
+        with caplog.at_level("INFO", logger="pfljax.programs"):
+            sweeps.sweep(BASE, [setting], ensembles=ensembles)
+        return bool(caplog.messages)
+
+    steps = [2, 2, 3, 2, 4, 2, 3]
+    compiled = [compiles({"local.steps": n, "local.lr": 0.1 + 0.01 * place}) for place, n in enumerate(steps)]
+    assert compiled == [True, False, True, False, True, False, True]
+    with pytest.raises(ValueError, match="groups=0"):
+        sweeps.Ensembles(groups=0)
 
 
 # Points
@@ -414,13 +436,14 @@ def test_seeds_of_data_repeat_too(calls: list[Any]) -> None:
 def test_nothing_is_chosen_on_test_examples_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without validation examples there is no best, and the message has the remedy."""
 
-    def without(*args: Any, **options: Any) -> Iterator[Any]:
-        for place, result in stand_in(*args, **options):
-            assert isinstance(result, Result)
-            result.scores["personal/validation/accuracy"][:] = np.nan
-            yield place, result
+    class Without(StandIn):
+        def run(self, points: Sequence[ensemble.Point]) -> Iterator[Any]:
+            for place, result in super().run(points):
+                assert isinstance(result, Result)
+                result.scores["personal/validation/accuracy"][:] = np.nan
+                yield place, result
 
-    monkeypatch.setattr(ensemble, "simulate_many", without)
+    monkeypatch.setattr(ensemble, "Ensemble", Without)
     swept = sweeps.sweep(BASE | {"data": {"partition": BASE["data"]["partition"]}}, GRID)
     with pytest.raises(ValueError, match=r"data\.validation=0\.2"):
         swept.best()
@@ -471,7 +494,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pfljax import ensemble, sweeps
-from tests.test_sweeps import BASE, GRID, stand_in
+from tests.test_sweeps import BASE, GRID, StandIn
 
 record, left = sweeps.Ledger.record, [2]
 
@@ -483,7 +506,7 @@ def until_killed(*args):
         os.kill(os.getpid(), signal.SIGKILL)
     return outcome
 
-ensemble.simulate_many, sweeps.Ledger.record = stand_in, until_killed
+ensemble.Ensemble, sweeps.Ledger.record = StandIn, until_killed
 sweeps.sweep(BASE, GRID, Path(sys.argv[1]))
 """
 
@@ -629,8 +652,16 @@ def test_command_line_failures(arguments: list[str], message: str, capsys: pytes
 # Adapters
 
 
-def test_optuna(calls: list[Any], tmp_path: Path) -> None:
+def test_optuna(calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are one call each, values are means over seeds on validation, what diverges has failed."""
+    made: list[Any] = []
+    asked = ensemble.Ensemble
+
+    def make(*args: Any, **options: Any) -> Any:
+        made.append(asked(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(ensemble, "Ensemble", make)
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
@@ -638,6 +669,7 @@ def test_optuna(calls: list[Any], tmp_path: Path) -> None:
     study = sweeps.optimize(BASE, study, space, trials=14, out=tmp_path, batch=6, seeds=range(2))
     assert len(sweeps.load(tmp_path).outcomes) == 28
     assert [len(points) for points in calls] == [12, 12, 4]
+    assert len(made) == 1, "all batches are one program"
     for trial in study.trials:
         lr = trial.params["local.lr"]
         if lr > 1:

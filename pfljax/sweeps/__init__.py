@@ -9,6 +9,7 @@ On the command line: `pfljax sweep`.
 from pfljax.sweeps import spaces
 from pfljax.sweeps.cluster import slurm
 from pfljax.sweeps.command import add_arguments, from_command_line, print_sweep
+from pfljax.sweeps.ensembles import Ensembles
 from pfljax.sweeps.ledger import Ledger, Outcome
 from pfljax.sweeps.outcomes import Estimate, Standing, Sweep, estimate, spell_counts
 from pfljax.sweeps.points import Point, by_group, deal, lay_out
@@ -16,6 +17,7 @@ from pfljax.sweeps.runner import is_sweep, load, merge, resume, sweep
 from pfljax.sweeps.search import optimize
 
 __all__ = [
+    "Ensembles",
     "Estimate",
     "Ledger",
     "Outcome",

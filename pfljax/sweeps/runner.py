@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +13,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pfljax import ensemble, experiment, hosts, results
-from pfljax.data import FederatedData
-from pfljax.engine import Diverged
-from pfljax.experiment import Config, DataConfig
-from pfljax.results import Result
+from pfljax import hosts, results
+from pfljax.experiment import Config
 from pfljax.sweeps import spaces
+from pfljax.sweeps.ensembles import Ensembles
 from pfljax.sweeps.ledger import Ledger, Outcome, ledgers, path_of
 from pfljax.sweeps.outcomes import Sweep
-from pfljax.sweeps.points import Point, by_group, deal, digest, hyper_point, lay_out, plain_values
+from pfljax.sweeps.points import Point, deal, digest, lay_out, plain_values
 from pfljax.sweeps.spaces import Space
 
 
@@ -33,6 +31,7 @@ def sweep(
     shard: tuple[int, int] | None = None,
     resume: bool = False,
     at_once: int | None = None,
+    ensembles: Ensembles | None = None,
     progress: bool = False,
 ) -> Sweep:
     """Many runs of one experiment, as few compiled programs.
@@ -47,7 +46,8 @@ def sweep(
       out: a folder for the ledger, or None: kept in memory.
       shard: `(i, N)`: run the i-th of N parts, each in a process of its own on the same `out`; i is from 0 to N - 1.
       resume: continue in `out`, with more points if the space has grown. No finished point is run again.
-      at_once: points of one program call, see `ensemble.simulate_many`.
+      at_once: points of one program call, see `ensemble.Ensemble`.
+      ensembles: programs of earlier sweeps that serve this one too, and this one's for later ones.
       progress: a live bar on the standard error.
 
     Returns:
@@ -72,34 +72,9 @@ def sweep(
     begun = Sweep(mine, known)
     pending = [point for point in mine if point.id not in begun.outcomes]
     with _bar(progress, len(mine), begun) as show:
-        for point, result in _run(pending, at_once):
+        for point, result in (ensembles or Ensembles()).run(pending, at_once):
             show(point, own.record(point, result, point.config.run.select))
     return Sweep(mine if shard else points, known)
-
-
-def _run(points: Sequence[Point], at_once: int | None) -> Iterator[tuple[Point, Result | Diverged]]:
-    """The runs of all points, group by group, as they end."""
-    loaded: tuple[DataConfig, FederatedData] | None = None
-    for members in by_group(points):
-        config = members[0].config
-        if loaded is None or loaded[0] != config.data:
-            loaded = config.data, experiment.load_data(config.data)
-        prepared = experiment.prepare(config, loaded[1])
-        if config.run.select == "best_validation" and not prepared.data.sizes("validation").any():
-            raise ValueError("run.select='best_validation': no client has validation examples; set data.validation=0.2")
-        if config.run.store == "host":
-            raise ValueError("run.store='host': the clients of many runs live on the devices; leave it at 'auto'")
-        outcomes = ensemble.simulate_many(
-            prepared.task,
-            prepared.recipe.make,
-            prepared.data,
-            [hyper_point(point) for point in members],
-            method=config.algorithm.name,
-            at_once=at_once,
-            **prepared.options(config.run),
-        )
-        for place, outcome in outcomes:
-            yield members[place], outcome
 
 
 def load(out: str | Path) -> Sweep:

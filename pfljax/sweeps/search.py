@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pfljax import experiment
 from pfljax.experiment import Config
+from pfljax.sweeps.ensembles import Ensembles
 from pfljax.sweeps.outcomes import estimate
 from pfljax.sweeps.points import lay_out, plain_values
 from pfljax.sweeps.runner import sweep
@@ -16,6 +17,10 @@ from pfljax.sweeps.spaces import Range, Setting
 
 if TYPE_CHECKING:
     import optuna
+
+
+# Choices that compile anew and stay compiled from batch to batch.
+_GROUPS = 4
 
 
 def optimize(
@@ -29,7 +34,7 @@ def optimize(
     seeds: Iterable[int] | None = None,
     at_once: int | None = None,
 ) -> optuna.Study:
-    """Asks a study for points, runs them batch by batch, tells it how they fared.
+    """Asks a study for points, runs them batch by batch, tells it how they fared. All batches are one program.
 
     A trial's value is the mean over seeds of the mean accuracy of the clients on validation examples, at the evaluation
     that `run.select` reports. A trial of which a seed diverged has failed.
@@ -60,7 +65,7 @@ def optimize(
         raise ValueError("the study minimizes, but accuracy is to be maximized: create_study(direction='maximize')")
     if trials < 1 or batch < 1:
         raise ValueError(f"trials={trials}, batch={batch}: both must be at least 1")
-    values = plain_values(config)
+    values, ensembles = plain_values(config), Ensembles(groups=_GROUPS)
     if not experiment.from_config_dict(values).data.validation:
         raise ValueError("a search needs validation examples: set data.validation=0.2")
     repeats: list[Setting] = [{}] if seeds is None else [{"run.seed": seed} for seed in seeds]
@@ -69,7 +74,9 @@ def optimize(
         try:
             settings = [_suggest(trial, space) for trial in asked]
             points = [[{**setting, **repeat} for repeat in repeats] for setting in settings]
-            swept = sweep(values, list(itertools.chain(*points)), out, resume=out is not None, at_once=at_once)
+            space_of_batch = list(itertools.chain(*points))
+            resume = out is not None
+            swept = sweep(values, space_of_batch, out, resume=resume, at_once=at_once, ensembles=ensembles)
         except BaseException:
             for trial in asked:
                 study.tell(trial, state=TrialState.FAIL)

@@ -1,0 +1,66 @@
+"""Programs of a sweep: one for each group of points, kept while more points of it may come."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from pfljax import ensemble, experiment
+from pfljax.data import FederatedData
+from pfljax.engine import Diverged
+from pfljax.ensemble import Ensemble
+from pfljax.experiment import DataConfig
+from pfljax.results import Result
+from pfljax.sweeps.points import Point, by_group, hyper_point
+
+
+class Ensembles:
+    """The programs of the groups of points that ran last, with their data on the devices.
+
+    Args:
+      groups: how many are kept. A kept group compiles nothing when more of its points come.
+
+    Raises:
+      ValueError: if `groups` is below 1.
+    """
+
+    def __init__(self, groups: int = 1):
+        if groups < 1:
+            raise ValueError(f"groups={groups}: it must be at least 1")
+        self._groups = groups
+        self._kept: OrderedDict[tuple[str, int | None], Ensemble] = OrderedDict()
+        self._loaded: tuple[DataConfig, FederatedData] | None = None
+
+    def run(self, points: Sequence[Point], at_once: int | None = None) -> Iterator[tuple[Point, Result | Diverged]]:
+        """The runs of all points, group by group, as they end; see `ensemble.Ensemble`."""
+        for members in by_group(points):
+            served = self._of(members[0], at_once)
+            for place, outcome in served.run([hyper_point(point) for point in members]):
+                yield members[place], outcome
+
+    def _of(self, point: Point, at_once: int | None) -> Ensemble:
+        key = point.group, at_once
+        if key not in self._kept:
+            while len(self._kept) >= self._groups:
+                self._kept.popitem(last=False)
+            self._kept[key] = self._made(point, at_once)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def _made(self, point: Point, at_once: int | None) -> Ensemble:
+        config = point.config
+        if self._loaded is None or self._loaded[0] != config.data:
+            self._loaded = config.data, experiment.load_data(config.data)
+        prepared = experiment.prepare(config, self._loaded[1])
+        if config.run.select == "best_validation" and not prepared.data.sizes("validation").any():
+            raise ValueError("run.select='best_validation': no client has validation examples; set data.validation=0.2")
+        if config.run.store == "host":
+            raise ValueError("run.store='host': the clients of many runs live on the devices; leave it at 'auto'")
+        return ensemble.Ensemble(
+            prepared.task,
+            prepared.recipe.make,
+            prepared.data,
+            method=config.algorithm.name,
+            at_once=at_once,
+            **prepared.options(config.run),
+        )
