@@ -53,6 +53,7 @@ def from_command_line(options: argparse.Namespace) -> Report | None:
         pythons[name] = python
     notes = Console(stderr=True)
     with notes.status("...") as status:
+        show = status.update if notes.is_terminal else notes.print
         report = run(
             options.workloads or ["quick"],
             rivals=[*options.rival, *(["auto"] if options.rivals == "auto" else [])],
@@ -60,7 +61,7 @@ def from_command_line(options: argparse.Namespace) -> Report | None:
             repeats=options.repeats,
             seconds=options.seconds,
             keep=False if options.no_store else options.store or True,
-            progress=lambda text: status.update(f"timing {text} ..."),
+            progress=lambda text: show(f"timing {text} ..."),
         )
     if options.json:
         print(json.dumps(report.to_dict(), indent=1))
