@@ -289,6 +289,10 @@ CONVOLUTIONS = {
     "groups": ((1, 5, 5, 4), (3, 3, 2, 6), (1, 1), "SAME", {"feature_group_count": 2}),
     "groups, stride": ((2, 5, 5, 6), (3, 3, 2, 3), (2, 1), "SAME", {"feature_group_count": 3}),
     "wide groups": ((1, 4, 4, 18), (2, 2, 9, 4), (1, 1), "SAME", {"feature_group_count": 2}),
+    "many outputs": ((2, 5, 4, 2), (3, 3, 2, 33), (1, 1), "SAME", {}),
+    "many outputs, stride": ((1, 6, 7, 4), (3, 3, 4, 33), (2, 2), "SAME", {}),
+    "some outputs": ((2, 5, 8, 2), (3, 3, 2, 12), (1, 1), "VALID", {}),
+    "some outputs, stride": ((1, 6, 8, 3), (3, 3, 3, 12), (2, 2), ((1, 1), (0, 2)), {}),
     "larger than most": ((1, 9, 9, 2), (7, 7, 2, 3), (2, 2), ((3, 3), (3, 3)), {}),
     "cropped": (
         (1, 4, 4, 2),
@@ -315,7 +319,7 @@ def test_convolution_and_its_derivatives_are_those_of_xla(case):
         def everything(convolve):
             def energy(x, k):
                 out = convolve(x, k, strides, padding, dimension_numbers=layout(len(image)), **options)
-                return jnp.sum(jnp.sin(out))
+                return jnp.vdot(jnp.linspace(1, 2, out.size), jnp.sin(out))
 
             slopes = jax.grad(energy, (0, 1))
 

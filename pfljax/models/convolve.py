@@ -25,7 +25,10 @@ from jax.interpreters import ad, batching, mlir
 from pfljax.types import Array
 
 NARROW = 8
-"""Channels of a group up to which all groups are one product; wider ones are convolved one after another."""
+"""Channels up to which a matrix product beats XLA's convolution: those of a group in, or those of the output."""
+
+WIDE = 32
+"""Outputs that keep a matrix product busy; narrower convolutions compute neighbours together."""
 
 X, KERNEL, OUT = range(3)
 """The arguments of the form: x [B, *space, channels], kernel [*places, channels / groups, O], out [B, *space', O]."""
@@ -166,10 +169,62 @@ def _input_gradient(kernel: Array, g: Array, form: Form) -> Array:
     return columns
 
 
+def _neighbours(form: Form) -> int:
+    """How many neighbours on the last axis of space to compute together: a divisor of its size."""
+    if form.shapes[KERNEL][-3] == 1 or form.dilation[-1] > 1:
+        return 1
+    most = max(1, WIDE // form.shapes[KERNEL][-1])
+    return max(times for times in range(1, most + 1) if form.shapes[OUT][-2] % times == 0)
+
+
+def _together(
+    compute: Callable[[Array, Array, Form], Array], times: int, missing: int, form: Form, a: Array, b: Array
+) -> Array:
+    """`compute` of a convolution with `times` as many outputs and as many times the stride.
+
+    Its kernel has a copy of the kernel for each neighbour, shifted by the stride, and zeros elsewhere; its output is
+    the same array in another shape.
+    """
+    x, kernel, out = form.shapes
+    stride = form.strides[-1]
+    reach = (times - 1) * stride
+
+    def shifted(kernel: Array) -> Array:
+        still = [(0, 0)] * (kernel.ndim - 3)
+        shifts = (((start, reach - start), (0, 0), (0, 0)) for start in range(0, reach + 1, stride))
+        return jnp.concatenate([jnp.pad(kernel, [*still, *shift]) for shift in shifts], axis=-1)
+
+    wide = (*kernel[:-3], kernel[-3] + reach, kernel[-2], times * kernel[-1])
+    shapes = (x, wide, (*out[:-2], out[-2] // times, times * out[-1]))
+    form = form._replace(shapes=shapes, strides=(*form.strides[:-1], times * stride))
+    if missing == OUT:
+        return compute(a, shifted(b), form).reshape(out)
+    b = b.reshape(form.shapes[OUT])
+    if missing == X:
+        return compute(shifted(a), b, form)
+    return jax.linear_transpose(shifted, jax.ShapeDtypeStruct(kernel, a.dtype))(compute(a, b, form))[0]
+
+
+def _single(missing: int, form: Form, a: Array, b: Array) -> Array:
+    """One group. XLA is slow where outputs are few, or inputs odd in number, as colours are; a product is not."""
+    channels, outputs = form.shapes[KERNEL][-2:]
+    odd = channels > 1 and channels % 2 == 1
+    compute, times = (_input_gradient, _kernel_gradient, _xla)[missing], _neighbours(form)
+    if (missing == OUT and odd and outputs <= WIDE) or (missing == KERNEL and (odd or outputs <= NARROW)):
+        compute = functools.partial(_unfolded, missing)
+    elif missing == KERNEL:
+        times = 1
+    return _together(compute, times, missing, form, a, b)
+
+
+def _unfolded(missing: int, a: Array, b: Array, form: Form) -> Array:
+    return _transposed(_patches, missing, form, a, b)
+
+
 def _direct(missing: int, form: Form, a: Array, b: Array) -> Array:
     """What runs fast on a CPU for one client: convolutions in XLA's native layout, products; one group at a time."""
     if form.groups == 1:
-        return (_input_gradient, _kernel_gradient, _xla)[missing](a, b, form)
+        return _single(missing, form, a, b)
     if form.shapes[KERNEL][-2] <= NARROW:
         return _transposed(_patches, missing, form, a, b)
     groups = form.groups
