@@ -208,17 +208,12 @@ def _together(
 def _single(missing: int, form: Form, a: Array, b: Array) -> Array:
     """One group. XLA is slow where outputs are few, or inputs odd in number, as colours are; a product is not."""
     channels, outputs = form.shapes[KERNEL][-2:]
-    odd = channels > 1 and channels % 2 == 1
     compute, times = (_input_gradient, _kernel_gradient, _xla)[missing], _neighbours(form)
-    if (missing == OUT and odd and outputs <= WIDE) or (missing == KERNEL and (odd or outputs <= NARROW)):
-        compute = functools.partial(_unfolded, missing)
-    elif missing == KERNEL:
+    if missing == OUT and channels > 1 and channels % 2 == 1 and outputs <= WIDE:
+        compute = _patches
+    if outputs % NARROW == 0 and (channels > NARROW, channels <= NARROW, False)[missing]:
         times = 1
     return _together(compute, times, missing, form, a, b)
-
-
-def _unfolded(missing: int, a: Array, b: Array, form: Form) -> Array:
-    return _transposed(_patches, missing, form, a, b)
 
 
 def _direct(missing: int, form: Form, a: Array, b: Array) -> Array:
