@@ -339,9 +339,10 @@ def convolve(
     """`jax.lax.conv_general_dilated` with fast derivatives; for `flax.linen.Conv(conv_general_dilated=...)`.
 
     The values and all derivatives are those of `lax.conv_general_dilated`, in forward and in reverse mode, to any
-    order. Convolutions in Flax's layout (batch, space..., channels) are computed by the variant that `FASTEST` names
-    for the platform, or by the one in the environment variable `PFLJAX_CONVOLUTION` (`"direct"`, `"patches"` or
-    `"xla"`), which is read when a program is compiled; all else is `lax.conv_general_dilated`.
+    order; where an input is not finite, outputs beside those that see it may be NaN as well. Convolutions in Flax's
+    layout (batch, space..., channels) are computed by the variant that `FASTEST` names for the platform, or by the one
+    in the environment variable `PFLJAX_CONVOLUTION` (`"direct"`, `"patches"` or `"xla"`), which is read when a program
+    is compiled; all else is `lax.conv_general_dilated`.
 
     Raises:
       ValueError: if `PFLJAX_CONVOLUTION` names no variant, when the program is compiled.
