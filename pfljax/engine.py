@@ -78,8 +78,8 @@ class Simulation:
         if devices is None:
             sharding.hint()
         self._build, self._executor, self._store = build, executor, store
-        mesh = sharding.mesh(devices)
-        self._everywhere, self._spread = sharding.placements(mesh, devices)
+        axis = sharding.clients(devices)
+        self._everywhere, self._spread = sharding.placements(axis, devices)
         self._devices = sorted(self._everywhere.addressable_devices, key=lambda device: device.id)
         self.data = sharding.put(data, self._everywhere)
         self.train = self.data if train is None else sharding.put(train, self._everywhere)
@@ -87,7 +87,7 @@ class Simulation:
             task=task,
             cohort=sampling.full() if cohort is None else cohort,
             block=executors.block(executor, task, self.train.num_clients, self._devices),
-            mesh=mesh,
+            axis=axis,
             onboard_rounds=onboard_rounds,
         )
         self._programs = Programs(self._devices, self._shrink)

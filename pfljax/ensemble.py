@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -31,14 +32,16 @@ class Point(NamedTuple):
 class Ensemble:
     """Runs of one method on one federation, compiled once for any number of points: waves, spread over the devices.
 
+    Where a wave has fewer points than there are devices, each point's clients are spread over several.
+
     On one device, one after the other, each point gives the bits that it gives alone there; spread over devices or
     vmapped, the same up to the order of sums. What a point gives does not depend on the others.
 
     Args:
       task, build, data, rounds, eval_every, method, plan: see `engine.simulate`.
-      at_once: points of a wave. If None: on a CPU one for each device, because small models are fastest from the cache;
-        on an accelerator, vmapped, as many of the first points as its memory should hold.
-      devices: those that share the points; all of this process if None.
+      at_once: points of a wave. If None: on a CPU one of the first points for each device, because small models are
+        fastest from the cache; on an accelerator, vmapped, as many of them as its memory should hold.
+      devices: those that share the points and their clients; all of this process if None.
       **options: of `engine.Simulation`.
 
     Raises:
@@ -102,7 +105,7 @@ class Ensemble:
         """Points of a wave."""
         devices, clients = self._devices, self._simulation.train.num_clients
         if devices[0].platform == "cpu":
-            return len(devices)
+            return min(points, len(devices))
         share = -(-points // len(devices))
         block = executors.block("auto", self._task, clients * share, devices[:1])
         return min(points, len(devices) * max(1, block // clients))
@@ -133,12 +136,14 @@ class _Wave:
     def __init__(
         self, simulation: Simulation, size: int, devices: Sequence[Device], rounds: int, eval_every: int
     ) -> None:
-        devices = devices[:size]
-        mesh = sharding.mesh(devices)
+        over, within = sharding.grid(devices, size)
+        if over is not None:
+            devices = list(over.mesh.devices.flat)
         self.size = size
-        self._simulation, self._rounds, self._at_most = simulation, rounds, min(eval_every, rounds)
-        self._plan = sharding.layout(size, -(-size // len(devices)), mesh)
-        self._everywhere, self._spread = sharding.placements(mesh, devices)
+        self._simulation, self._end, self._at_most = simulation, rounds, min(eval_every, rounds)
+        self._rounds = dataclasses.replace(simulation.rounds, axis=within)
+        self._plan = sharding.layout(size, -(-size // (1 if over is None else over.size)), over)
+        self._everywhere, self._spread = sharding.placements(over, devices)
         self._data, self._train = sharding.put((simulation.data, simulation.train), self._everywhere)
         self._programs = Programs(devices, self._refuse)
 
@@ -157,19 +162,19 @@ class _Wave:
         keys, hypers = jax.device_put((keys, hypers), self._spread)
 
         def init(_: Tree, key: Array, hyper: dict[str, Array]) -> State:
-            return simulation.rounds.init(simulation.algorithm(hyper), key, simulation.train.num_clients)
+            return rounds.init(simulation.algorithm(hyper), key, simulation.train.num_clients)
 
         def advance(shared: Tree, state: State, key: Array, hyper: dict[str, Array]) -> Tree:
-            train, rounds = shared
-            return simulation.rounds.advance(simulation.algorithm(hyper), state, key, train, rounds, at_most)
+            train, count = shared
+            return rounds.advance(simulation.algorithm(hyper), state, key, train, count, at_most)
 
         def evaluate(data: FederatedData, state: State, key: Array, hyper: dict[str, Array]) -> Tree:
-            return simulation.rounds.evaluate(simulation.algorithm(hyper), state, key, data)
+            return rounds.evaluate(simulation.algorithm(hyper), state, key, data)
 
         outcomes: list[Record | Diverged] = [{} for _ in points]
         states, done, seconds = self._call("init", init, (), keys, hypers), 0, 0.0
-        while done < rounds and not all(isinstance(outcome, Diverged) for outcome in outcomes):
-            start, compiled, fresh = time.perf_counter(), self._programs.seconds, min(at_most, rounds - done)
+        while done < self._end and not all(isinstance(outcome, Diverged) for outcome in outcomes):
+            start, compiled, fresh = time.perf_counter(), self._programs.seconds, min(at_most, self._end - done)
             shared = self._train, jax.device_put(jnp.asarray(fresh), self._everywhere)
             states, logs = self._call("rounds", advance, shared, states, keys, hypers, donate=(1,))
             scores = jax.tree.map(np.asarray, self._call("evaluation", evaluate, self._data, states, keys, hypers))

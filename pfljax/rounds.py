@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from pfljax import local, sharding, tree
 from pfljax.data import FederatedData
 from pfljax.sampling import Draw, Sampler
+from pfljax.sharding import Axis
 from pfljax.types import Algorithm, Array, ClientData, Cohort, Params, State, Task, Tree
 
 Logs = dict[str, Array]
@@ -43,14 +43,14 @@ class Rounds:
       task: the model, for predictions.
       cohort: who takes part in a round.
       block: clients trained at once.
-      mesh: devices that share the clients, None for one device.
+      axis: devices that share the clients, None for one device.
       onboard_rounds: rounds of onboarding for each unseen client.
     """
 
     task: Task
     cohort: Sampler
     block: int
-    mesh: Mesh | None
+    axis: Axis | None
     onboard_rounds: int
 
     def clients(self, algorithm: Algorithm, server: Tree, ids: Array, key: Array) -> Tree:
@@ -100,7 +100,7 @@ class Rounds:
     def seat(self, draw: Draw, train: FederatedData) -> Seats:
         """The order in which a cohort is walked: clients of like cost together."""
         cohort, num_clients = draw.ids.shape[0], train.num_clients
-        plan = sharding.layout(cohort, self.block, self.mesh)
+        plan = sharding.layout(cohort, self.block, self.axis)
         padding = plan.slots - cohort
         ids = jnp.pad(draw.ids, (0, padding), constant_values=num_clients)
         replied, work = jnp.pad(draw.replied, (0, padding)), jnp.pad(draw.work, (0, padding))
@@ -137,7 +137,7 @@ class Rounds:
             kept = tree.where(replied, reply.client, client), finite
             return (term, kept) if algorithm.reduce.summed else ((), (kept, term))
 
-        plan = sharding.layout(draw.ids.shape[0], self.block, self.mesh)
+        plan = sharding.layout(draw.ids.shape[0], self.block, self.axis)
         total, kept = sharding.walk(one, (server, train, key), (seats[:4], rows), plan)
         if algorithm.reduce.summed:
             (rows, finite), terms = kept, total
@@ -235,7 +235,7 @@ class Rounds:
     def _over(self, one: Callable[..., Tree], ids: Array, *rows: Tree) -> Tree:
         """`one(id, *row)` for each of the clients, leaves [n, ...]."""
         count = ids.shape[0]
-        plan = sharding.layout(count, self.block, self.mesh)
+        plan = sharding.layout(count, self.block, self.axis)
         if plan.slots > count:
             seats = jnp.minimum(jnp.arange(plan.slots), count - 1)
             ids, rows = jax.tree.map(lambda leaf: leaf[seats], (ids, rows))

@@ -19,11 +19,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 from pfljax import tree
 from pfljax.types import Array, Tree
 
-AXIS = "clients"
 _ALIGNMENT = 64  # bytes; JAX takes an aligned NumPy buffer on a CPU as it is
 _SHARDS_CONVOLUTIONS = jax.__version_info__ >= (0, 8)
 Device: TypeAlias = Any
 """A `jax.Device`."""
+
+
+class Axis(NamedTuple):
+    """Devices that share something: an axis of a mesh."""
+
+    mesh: Mesh
+    name: str
+
+    @property
+    def size(self) -> int:
+        """Into how many parts it is shared."""
+        return self.mesh.shape[self.name]
 
 
 class Layout(NamedTuple):
@@ -31,7 +42,7 @@ class Layout(NamedTuple):
 
     slots: int  # places of the cohort and its padding
     block: int  # clients at once
-    mesh: Mesh | None  # devices that share the blocks, None for one device
+    axis: Axis | None  # devices that share the blocks, None for one device
 
 
 def cores() -> int:
@@ -73,27 +84,43 @@ def usable(devices: Sequence[Device]) -> Sequence[Device]:
     return devices if _SHARDS_CONVOLUTIONS else devices[:1]
 
 
-def mesh(devices: Sequence[Device] | None) -> Mesh | None:
-    """A mesh of one axis over `devices`, all of them if None; None where there is nothing to share.
+def _mesh(devices: Sequence[Device], **sizes: int) -> Mesh:
+    if not _SHARDS_CONVOLUTIONS:
+        raise RuntimeError(f"jax {jax.__version__} cannot train on several devices: install jax>=0.8 or use one device")
+    return Mesh(np.array(devices).reshape(*sizes.values()), tuple(sizes))
+
+
+def clients(devices: Sequence[Device] | None) -> Axis | None:
+    """Clients over `devices`, all of them if None; None where there is nothing to share.
 
     Raises:
-      RuntimeError: if this jax cannot differentiate convolutions in such a mesh.
+      RuntimeError: if this jax cannot differentiate convolutions in a mesh.
     """
     if devices is None:
         devices = usable(jax.devices())
+    return Axis(_mesh(devices, clients=len(devices)), "clients") if len(devices) > 1 else None
+
+
+def grid(devices: Sequence[Device], points: int) -> tuple[Axis | None, Axis | None]:
+    """Points over `devices`, and the clients of each over its part of them where there are more devices than points.
+
+    Raises:
+      RuntimeError: if this jax cannot differentiate convolutions in a mesh.
+    """
     if len(devices) < 2:
-        return None
-    if not _SHARDS_CONVOLUTIONS:
-        raise RuntimeError(f"jax {jax.__version__} cannot train on several devices: install jax>=0.8 or use one device")
-    return Mesh(np.array(devices), (AXIS,))
+        return None, None
+    points = min(points, len(devices))
+    share = len(devices) // points
+    mesh = _mesh(devices[: points * share], points=points, clients=share)
+    return Axis(mesh, "points"), Axis(mesh, "clients") if share > 1 else None
 
 
-def placements(over: Mesh | None, devices: Sequence[Device] | None) -> tuple[Sharding, Sharding]:
+def placements(axis: Axis | None, devices: Sequence[Device] | None) -> tuple[Sharding, Sharding]:
     """Where arrays go: a copy on each device, and rows spread over the devices."""
-    if over is None:
+    if axis is None:
         one = SingleDeviceSharding((jax.devices() if devices is None else devices)[0])
         return one, one
-    return NamedSharding(over, PartitionSpec()), NamedSharding(over, PartitionSpec(AXIS))
+    return NamedSharding(axis.mesh, PartitionSpec()), NamedSharding(axis.mesh, PartitionSpec(axis.name))
 
 
 def put(values: Tree, where: Sharding) -> Tree:
@@ -113,17 +140,17 @@ def put(values: Tree, where: Sharding) -> Tree:
     return jax.device_put(jax.tree.map(aligned, values) if shared else values, where)
 
 
-def layout(cohort: int, block: int, over: Mesh | None) -> Layout:
+def layout(cohort: int, block: int, axis: Axis | None) -> Layout:
     """The layout of `cohort` clients in the fewest blocks of at most `block`, as even as they can be.
 
     >>> layout(10, 8, None)[:2]
     (10, 5)
     """
-    devices = 1 if over is None else over.size
+    devices = 1 if axis is None else axis.size
     share = -(-cohort // devices)
     blocks = -(-share // block)
     even = -(-share // blocks)
-    return Layout(blocks * even * devices, even, over)
+    return Layout(blocks * even * devices, even, axis)
 
 
 def order(costs: Array, plan: Layout) -> Array:
@@ -135,7 +162,7 @@ def order(costs: Array, plan: Layout) -> Array:
     >>> order(jnp.array([7.0, 1.0, 5.0, 4.0]), two_devices).tolist()  # 7 + 1 and 5 + 4
     [0, 1, 2, 3]
     """
-    devices = 1 if plan.mesh is None else plan.mesh.size
+    devices = 1 if plan.axis is None else plan.axis.size
     ranked = jnp.argsort(-costs, stable=True).reshape(-1, devices, plan.block)
     dealt = ranked.at[1::2].set(ranked[1::2, ::-1])
     return dealt.swapaxes(0, 1).reshape(-1)
@@ -143,6 +170,9 @@ def order(costs: Array, plan: Layout) -> Array:
 
 def walk(one: Callable[[Tree, Tree], tuple[Tree, Tree]], shared: Tree, rows: Tree, plan: Layout) -> tuple[Tree, Tree]:
     """Calls `one(shared, row) -> (term, kept)` for each of the `rows` [slots, ...]; `one` is traced once.
+
+    Within `one`, clients of a cohort may be walked along another axis of the same mesh: there each device of it has all
+    rows, and takes its part.
 
     Returns:
       The sum of the terms, and the kept values [slots, ...].
@@ -164,15 +194,28 @@ def walk(one: Callable[[Tree, Tree], tuple[Tree, Tree]], shared: Tree, rows: Tre
             return tree.add(total, jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), terms)), kept
 
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), term)
-        total, kept = jax.lax.scan(step, zeros, rows)
-        return (total if plan.mesh is None else jax.lax.psum(total, AXIS)), kept
+        return jax.lax.scan(step, zeros, rows)
 
-    if plan.mesh is not None:
-        everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
-        # Replication is not checked: the check makes jax.grad sum the clients' gradients over the devices.
-        blocks = jax.shard_map(
-            blocks, mesh=plan.mesh, in_specs=(everywhere, split), out_specs=(everywhere, split), check_vma=False
-        )
     cut = jax.tree.map(lambda leaf: leaf.reshape(-1, plan.block, *leaf.shape[1:]), rows)
-    total, kept = blocks(shared, cut)
+    total, kept = blocks(shared, cut) if plan.axis is None else _shared_out(blocks, shared, cut, plan.axis)
     return total, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kept)
+
+
+def _shared_out(
+    blocks: Callable[[Tree, Tree], tuple[Tree, Tree]], shared: Tree, rows: Tree, axis: Axis
+) -> tuple[Tree, Tree]:
+    """`blocks(shared, part)`, each device of `axis` with its part of the rows; the sum, and the kept values of all."""
+
+    def of(shared: Tree, part: Tree) -> tuple[Tree, Tree]:
+        total, kept = blocks(shared, part)
+        return jax.lax.psum(total, axis.name), kept
+
+    if axis.name in jax.sharding.get_abstract_mesh().manual_axes:
+        own = jax.lax.axis_index(axis.name)
+        part = jax.tree.map(lambda leaf: leaf.reshape(axis.size, -1, *leaf.shape[1:])[own], rows)
+        total, kept = of(shared, part)
+        return total, jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis.name, tiled=True), kept)
+    # Replication is not checked: the check makes jax.grad sum the clients' gradients over the devices.
+    everywhere, split = PartitionSpec(), PartitionSpec(axis.name)
+    specs: Any = {"in_specs": (everywhere, split), "out_specs": (everywhere, split)}
+    return jax.shard_map(of, mesh=axis.mesh, check_vma=False, **specs)(shared, rows)
