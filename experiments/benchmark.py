@@ -16,8 +16,7 @@ def main() -> int:
     """Reads the command line: that of `pfljax bench`, and a folder."""
     parser = argparse.ArgumentParser(description="The benchmark for the README.")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder for table, figure and numbers")
-    benchmark.add_arguments(parser)
-    parser.set_defaults(workloads=["default"])
+    benchmark.add_arguments(parser, default="default")
     options = parser.parse_args()
 
     def program() -> None:

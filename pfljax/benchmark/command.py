@@ -18,10 +18,11 @@ from pfljax.benchmark.workloads import GROUPS, WORKLOADS
 _WIDE = 132
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `from_command_line`."""
+def add_arguments(parser: argparse.ArgumentParser, default: str = "quick") -> None:
+    """Adds the arguments of `from_command_line`, which runs the `default` where no workload is named."""
     add = parser.add_argument
-    add("workloads", nargs="*", metavar="NAME", help=f"names, patterns, or {', '.join(GROUPS)} (quick if left out)")
+    names = f"names, patterns, or {', '.join(GROUPS)} ({default} if left out)"
+    add("workloads", nargs="*", default=[default], metavar="NAME", help=names)
     add("--list", action="store_true", help="list the workloads, run none")
     add(
         "--rival", action="append", default=[], metavar="NAME[=PATH]",
@@ -55,7 +56,7 @@ def from_command_line(options: argparse.Namespace) -> Report | None:
     with notes.status("...") as status:
         show = status.update if notes.is_terminal else notes.print
         report = run(
-            options.workloads or ["quick"],
+            options.workloads,
             rivals=[*options.rival, *(["auto"] if options.rivals == "auto" else [])],
             pythons=pythons,
             repeats=options.repeats,

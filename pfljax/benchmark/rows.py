@@ -23,7 +23,7 @@ class Row:
       client_steps: local steps of a round.
       flops: of a round's matrix products, None if they cannot be counted.
       params: of the model.
-      gemm: FLOP/s of matrix products, timed in turn with these rounds.
+      gemm: the most FLOP/s of matrix products that were timed in turn with these rounds.
       bandwidth: bytes/s of this machine's memory.
       compile_seconds: None where the contender does not tell.
       first_round_seconds: the first round, compilation included; the whole of a sweep or of a start.
@@ -68,7 +68,7 @@ class Row:
 
     @property
     def gemm_share(self) -> float | None:
-        """Speed of the model's matrix products as a share of the machine's own."""
+        """Speed of the model's matrix products as a share of the machine's peak."""
         return self.flops / self.median / self.gemm if self.median and self.flops and self.gemm else None
 
     @property

@@ -41,7 +41,7 @@ def run(
 
     Each contender is a process of its own, fresh for every workload. First each sets itself up and runs its first
     round; then, `repeats` times, each in turn runs as many rounds as take about `seconds`. A matrix product takes part
-    in the same way, so that shares of the machine's peak are of the peak at that moment.
+    in the same way; its fastest turn is the machine's peak, of which the others have a share.
 
     Args:
       workloads: names, patterns, groups, or `Workload`s.
@@ -148,7 +148,7 @@ def _timed(
         for name in list(running):
             attempt(name, lambda name=name: finish(name))
         details = running[OURS.name].ask("details") if OURS.name in running else {}
-    gemm = peak["flops"] / sorted(products)[len(products) // 2]
+    gemm = peak["flops"] / min(products)
     known = {"gemm": gemm, "flops": details.get("flops"), "params": details.get("params")}
     return [replace(row, **known) for row in rows.values()]
 
