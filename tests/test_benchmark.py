@@ -239,11 +239,11 @@ def test_what_became_slower_is_found(tmp_path: Path) -> None:
 
 def test_what_a_row_says() -> None:
     """Rates and shares, by hand."""
-    row = _row("mlp", 0.05, flops=2e9, params=1_000_000, bandwidth=1e12)
+    row = _row("mlp", 0.05, flops=2e9, peak=2e11, params=1_000_000, bandwidth=1e12)
     assert row.median == 0.05
     assert row.client_rounds_per_second == pytest.approx(400)
     assert row.client_steps_per_second == pytest.approx(20_000)
-    assert row.gemm_share == pytest.approx(2e9 / 0.05 / 1e11)
+    assert row.gemm_share == pytest.approx(2e9 / 0.05 / 2e11)
     assert row.bandwidth_share == pytest.approx(24e9 / 0.05 / 1e12)
     assert Row.from_dict(json.loads(json.dumps(row.to_dict()))) == row
 
@@ -251,7 +251,8 @@ def test_what_a_row_says() -> None:
 def test_targets_and_tables(tmp_path: Path) -> None:
     """Ratios are the rival's time over ours; goals are judged where the rival ran."""
     rows = [
-        _row("mlp", 0.1, flops=4.8e9), _row("mlp", 2.0, contender="pfllib"), _row("mlp", 0.5, contender="fedjax"),
+        _row("mlp", 0.1, flops=4.8e9, peak=1e11),
+        _row("mlp", 2.0, contender="pfllib"), _row("mlp", 0.5, contender="fedjax"),
         _row("power_law", 0.5), _row("no_waste", 0.4), _row("cohort_10", 0.1),
         _row("cohort_10", 0.4, contender="pfllib"), dataclasses.replace(_row("cnn", 1.0), seconds=(), failed="no"),
     ]  # fmt: skip

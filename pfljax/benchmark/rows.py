@@ -23,7 +23,8 @@ class Row:
       client_steps: local steps of a round.
       flops: of a round's matrix products, None if they cannot be counted.
       params: of the model.
-      gemm: the most FLOP/s of matrix products that were timed in turn with these rounds.
+      gemm: FLOP/s of matrix products that were timed in turn with these rounds, the best turn.
+      peak: the best FLOP/s of matrix products in the whole run.
       bandwidth: bytes/s of this machine's memory.
       compile_seconds: None where the contender does not tell.
       first_round_seconds: the first round, compilation included; the whole of a sweep or of a start.
@@ -42,6 +43,7 @@ class Row:
     flops: float | None = None
     params: int | None = None
     gemm: float | None = None
+    peak: float | None = None
     bandwidth: float | None = None
     compile_seconds: float | None = None
     first_round_seconds: float | None = None
@@ -69,7 +71,7 @@ class Row:
     @property
     def gemm_share(self) -> float | None:
         """Speed of the model's matrix products as a share of the machine's peak."""
-        return self.flops / self.median / self.gemm if self.median and self.flops and self.gemm else None
+        return self.flops / self.median / self.peak if self.median and self.flops and self.peak else None
 
     @property
     def bandwidth_share(self) -> float | None:
