@@ -81,6 +81,8 @@ class Ensemble:
           ValueError: if points name different hyperparameters.
           MemoryError: if even a single point does not fit.
         """
+        if not points:
+            return
         names = {frozenset(point.hyper) for point in points}
         if len(names) > 1:
             raise ValueError(f"points name different hyperparameters: {' and '.join(map(str, map(sorted, names)))}")
@@ -142,7 +144,7 @@ class _Wave:
         self.size = size
         self._simulation, self._end, self._at_most = simulation, rounds, min(eval_every, rounds)
         self._rounds = dataclasses.replace(simulation.rounds, axis=within)
-        self._plan = sharding.layout(size, -(-size // (1 if over is None else over.size)), over)
+        self._plan = sharding.layout(size, size, over)
         self._everywhere, self._spread = sharding.placements(over, devices)
         self._data, self._train = sharding.put((simulation.data, simulation.train), self._everywhere)
         self._programs = Programs(devices, self._refuse)

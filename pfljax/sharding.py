@@ -217,5 +217,7 @@ def _shared_out(
         return total, jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis.name, tiled=True), kept)
     # Replication is not checked: the check makes jax.grad sum the clients' gradients over the devices.
     everywhere, split = PartitionSpec(), PartitionSpec(axis.name)
-    specs: Any = {"in_specs": (everywhere, split), "out_specs": (everywhere, split)}
-    return jax.shard_map(of, mesh=axis.mesh, check_vma=False, **specs)(shared, rows)
+    spread = jax.shard_map(
+        of, mesh=axis.mesh, in_specs=(everywhere, split), out_specs=(everywhere, split), check_vma=False
+    )
+    return spread(shared, rows)

@@ -108,3 +108,7 @@ def test_vmapped_points_of_every_method_are_its_runs(name: str):
 def test_points_of_different_hyperparameters_are_refused():
     with pytest.raises(ValueError, match=r"different hyperparameters: \[.*\] and \[.*\]"):
         next(simulate_many(TASK, RECIPE.make, federation(), [at(0, 1.0), Point(1, {"lr": 1.0})], **OPTIONS))
+
+
+def test_no_points_are_no_runs():
+    assert list(simulate_many(TASK, RECIPE.make, federation(), [], **OPTIONS)) == []
