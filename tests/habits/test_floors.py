@@ -13,12 +13,13 @@ PACKAGE = ROOT / "pfljax"
 
 FLOORS = {
     0: ["types"],
-    1: ["tree", "masks", "shuffle", "models"],
+    1: ["tree", "masks", "shuffle", "models", "schedules"],
     2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data"],
     3: ["algorithms"],
     4: [
         *(
             "engine",
+            "course",
             "rounds",
             "programs",
             "executors",
