@@ -14,7 +14,7 @@ PACKAGE = ROOT / "pfljax"
 FLOORS = {
     0: ["types"],
     1: ["tree", "masks", "shuffle", "models"],
-    2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data"],
+    2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data", "sampling"],
     3: ["algorithms"],
     4: [
         *(
@@ -25,7 +25,6 @@ FLOORS = {
             "store",
             "ensemble",
             "hosts",
-            "sampling",
             "sharding",
             "memory",
             "metrics",
