@@ -237,7 +237,7 @@ class Simulation:
             seconds=float(record["seconds"]),
             compile_seconds=float(record["compile_seconds"]),
             client_steps=0 if plan is None else self._steps(log, plan),
-            bytes_up=up * int(log["replied"].sum()),
+            bytes_up=up * int(log["heard"].sum()),
             bytes_down=down * int(sampled.sum()),
             fingerprint=self.data.fingerprint,
         )
@@ -307,9 +307,9 @@ class Simulation:
     def _advance_on_host(
         self, state: State, key: Array, rounds: int, at_most: int, values: Traced
     ) -> tuple[State, Log]:
-        def seat(key: Array, first: Array, train: FederatedData) -> Tree:
+        def seat(key: Array, first: Array, hyper: Traced, train: FederatedData) -> Tree:
             def one(number: Array) -> Tree:
-                draw = self.rounds.draw(key, number, train)
+                draw = self.rounds.draw(self.algorithm(hyper, number), key, number, train)
                 return draw, self.rounds.seat(draw, train)
 
             return jax.lax.map(one, first + jnp.arange(at_most))
@@ -322,7 +322,9 @@ class Simulation:
             server, rows, log = self.rounds.seated_round(algorithm, server, rows, number, draw, seats, key, train)
             return server, rows, log, number + 1
 
-        cohorts = self._programs.call(("seats", at_most), seat, key, state.round, self.train, out=self._everywhere)
+        cohorts = self._programs.call(
+            ("seats", at_most), seat, key, state.round, values, self.train, out=self._everywhere
+        )
         draws, seatings = jax.tree.map(np.asarray, cohorts)
         ids = seatings.ids
         out = self._everywhere, self._spread, self._everywhere, self._everywhere

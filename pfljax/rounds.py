@@ -11,12 +11,11 @@ import jax.numpy as jnp
 
 from pfljax import local, sharding, tree
 from pfljax.data import FederatedData
-from pfljax.sampling import Draw, Sampler
 from pfljax.sharding import Axis
-from pfljax.types import Algorithm, Array, ClientData, Cohort, Params, State, Task, Tree
+from pfljax.types import Algorithm, Array, ClientData, Cohort, Draw, Params, Sampler, State, Task, Tree
 
 Logs = dict[str, Array]
-"""What happened: `ids`, `replied`, `work`, `finite`: [M]; `server_finite`: []."""
+"""What happened: `ids`, `replied`, `work`, `heard`, `finite`: [M]; `server_finite`: []."""
 
 _INIT, _COHORT, _CLIENTS, _SERVER, _EVALUATION = 2**32 - 1, 0, 1, 2, 3
 
@@ -31,7 +30,7 @@ class Seats(NamedTuple):
     ids: Array  # [slots]
     replied: Array  # [slots]
     work: Array  # [slots]
-    weights: Array  # [slots] examples of each client that replied
+    weights: Array  # [slots] examples of each client that is heard
     back: Array  # [M] the place of each slot of the draw
 
 
@@ -83,25 +82,27 @@ class Rounds:
             state, log = self.round(algorithm(state.round), state, key, train)
             return state, jax.tree.map(lambda all, new: all.at[number].set(new), logs, log)
 
-        draw = jax.eval_shape(self.cohort, key, train.train.size[: train.num_clients])
+        draw = jax.eval_shape(lambda: self.draw(algorithm(state.round), key, state.round, train))
         log = draw._asdict() | {"finite": draw.replied, "server_finite": jax.ShapeDtypeStruct((), bool)}
         logs = {name: jnp.zeros((at_most, *leaf.shape), leaf.dtype) for name, leaf in log.items()}
         return jax.lax.fori_loop(0, count, step, (state, logs))
 
     def round(self, algorithm: Algorithm, state: State, key: Array, train: FederatedData) -> tuple[State, Logs]:
         """One round of a state whose clients are all at hand."""
-        draw = self.draw(key, state.round, train)
+        draw = self.draw(algorithm, key, state.round, train)
         seats = self.seat(draw, train)
         rows = jax.tree.map(lambda leaf: jnp.take(leaf, seats.ids, axis=0, mode="clip"), state.clients)
         server, rows, log = self.seated_round(algorithm, state.server, rows, state.round, draw, seats, key, train)
         clients = jax.tree.map(lambda leaf, new: leaf.at[seats.ids].set(new, mode="drop"), state.clients, rows)
         return State(server, clients, state.round + 1), log
 
-    def draw(self, key: Array, number: Array, train: FederatedData) -> Draw:
+    def draw(self, algorithm: Algorithm, key: Array, number: Array, train: FederatedData) -> Draw:
         """The cohort of round `number`. A client without examples does not reply."""
         sizes = train.train.size[: train.num_clients]
-        draw = self.cohort(jax.random.fold_in(jax.random.fold_in(key, number), _COHORT), sizes)
-        return draw._replace(replied=draw.replied & (jnp.take(sizes, draw.ids, mode="clip") > 0))
+        sampler = algorithm.participation(self.cohort)
+        draw = sampler(jax.random.fold_in(jax.random.fold_in(key, number), _COHORT), sizes)
+        replied = draw.replied & (jnp.take(sizes, draw.ids, mode="clip") > 0)
+        return draw._replace(replied=replied, heard=replied if draw.heard is None else replied & draw.heard)
 
     def seat(self, draw: Draw, train: FederatedData) -> Seats:
         """The order in which a cohort is walked: clients of like cost together."""
@@ -109,9 +110,10 @@ class Rounds:
         plan = sharding.layout(cohort, self.block, self.axis)
         padding = plan.slots - cohort
         ids = jnp.pad(draw.ids, (0, padding), constant_values=num_clients)
-        replied, work = jnp.pad(draw.replied, (0, padding)), jnp.pad(draw.work, (0, padding))
-        weights = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
-        order = sharding.order(weights * work, plan)
+        replied, work, heard = (jnp.pad(part, (0, padding)) for part in (draw.replied, draw.work, draw.heard))
+        sizes = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
+        weights = jnp.where(heard, sizes, 0)
+        order = sharding.order(sizes * work, plan)
         return Seats(ids[order], replied[order], work[order], weights[order], jnp.argsort(order)[:cohort])
 
     def seated_round(
@@ -138,7 +140,7 @@ class Rounds:
             data = train.client(id)._replace(work=jnp.where(replied, work, 0))
             reply = algorithm.client_update(algorithm.download(server, id), client, data, _client_key(key, id))
             finite = tree.finite(reply) | ~replied
-            upload = jax.tree.map(lambda leaf: jnp.where(replied, leaf, 0), reply.upload)
+            upload = jax.tree.map(lambda leaf: jnp.where(weight > 0, leaf, 0), reply.upload)
             term = algorithm.reduce.lift(upload, weight)
             kept = tree.where(replied, reply.client, client), finite
             return (term, kept) if algorithm.reduce.summed else ((), (kept, term))

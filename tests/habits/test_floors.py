@@ -14,7 +14,7 @@ PACKAGE = ROOT / "pfljax"
 FLOORS = {
     0: ["types", "checks"],
     1: ["tree", "masks", "shuffle", "models", "schedules"],
-    2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data"],
+    2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data", "sampling"],
     3: ["algorithms"],
     4: [
         *(
@@ -26,7 +26,6 @@ FLOORS = {
             "store",
             "ensemble",
             "hosts",
-            "sampling",
             "sharding",
             "memory",
             "metrics",
