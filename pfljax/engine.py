@@ -146,12 +146,9 @@ class Simulation:
         """
         values = floats(hyper)
         if isinstance(state.clients, store.Hosted):
-
-            def unseen(server: Tree, number: Array, key: Array, hyper: dict[str, Array], data: FederatedData) -> Tree:
-                return self.rounds.unseen(self.algorithm(hyper), server, number, key, data)
-
             scores = self._over_host("scores", Rounds.scores, state, key, values)
-            scores |= self._programs.call("unseen", unseen, state.server, state.round, key, values, self.data)
+            if self.data.num_unseen:
+                scores |= self._over_host("unseen", Rounds.unseen, state, key, values, unseen=True)
         else:
 
             def evaluate(state: State, key: Array, hyper: dict[str, Array], data: FederatedData) -> Tree:
@@ -168,9 +165,9 @@ class Simulation:
             return self._over_host("personalized", Rounds.personalized, state, key, values)
 
         def personalized(state: State, key: Array, hyper: dict[str, Array], data: FederatedData) -> Params:
-            server, clients, number = state
-            ids = jnp.arange(data.num_clients)
-            return self.rounds.personalized(self.algorithm(hyper), server, clients, ids, number, key, data)
+            server, rows, number = state
+            clients = jnp.arange(data.num_clients), rows
+            return self.rounds.personalized(self.algorithm(hyper), server, clients, number, key, data)
 
         return self._programs.call("personalized", personalized, self._place(state), key, values, self.data)
 
@@ -307,26 +304,27 @@ class Simulation:
         return State(server, clients, number), log
 
     def _over_host(
-        self, name: str, function: Callable[..., Tree], state: State, key: Array, values: dict[str, Array]
+        self,
+        name: str,
+        function: Callable[..., Tree],
+        state: State,
+        key: Array,
+        values: dict[str, Array],
+        *,
+        unseen: bool = False,
     ) -> Tree:
-        """`function` of all clients, a chunk at a time."""
+        """`function` of all clients, or of those that never train, a chunk at a time."""
 
-        def of(
-            server: Tree,
-            rows: Tree,
-            ids: Array,
-            number: Array,
-            key: Array,
-            hyper: dict[str, Array],
-            data: FederatedData,
-        ) -> Tree:
-            return function(self.rounds, self.algorithm(hyper), server, rows, ids, number, key, data)
+        def of(server: Tree, clients: Tree, number: Array, key: Array, hyper: Tree, data: FederatedData) -> Tree:
+            return function(self.rounds, self.algorithm(hyper), server, clients, number, key, data)
 
+        first, count = (self.data.num_clients, self.data.num_unseen) if unseen else (0, self.train.num_clients)
         parts = []
-        for ids in store.chunks(self._row(values), self.train.num_clients):
-            args = state.server, store.read(state.clients, ids), ids, state.round, key, values, self.data
+        for ids in store.chunks(self._row(values), count):
+            clients = first + ids if unseen else (ids, store.read(state.clients, ids))
+            args = state.server, clients, state.round, key, values, self.data
             parts.append(jax.tree.map(np.asarray, self._programs.call(name, of, *args)))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: self.train.num_clients], *parts)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
 
 
 def floats(hyper: Mapping[str, Array | float]) -> dict[str, Array]:
