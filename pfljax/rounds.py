@@ -68,13 +68,19 @@ class Rounds:
         return State(server, self.clients(algorithm, server, jnp.arange(num_clients), key), jnp.asarray(0))
 
     def advance(
-        self, algorithm: Algorithm, state: State, key: Array, train: FederatedData, count: Array, at_most: int
+        self,
+        algorithm: Callable[[Array], Algorithm],
+        state: State,
+        key: Array,
+        train: FederatedData,
+        count: Array,
+        at_most: int,
     ) -> tuple[State, Logs]:
-        """`count` rounds, no more than `at_most`; logs [at_most, ...]."""
+        """`count` rounds, no more than `at_most`, each by the `algorithm` of its number; logs [at_most, ...]."""
 
         def step(number: Array, carry: tuple[State, Logs]) -> tuple[State, Logs]:
             state, logs = carry
-            state, log = self.round(algorithm, state, key, train)
+            state, log = self.round(algorithm(state.round), state, key, train)
             return state, jax.tree.map(lambda all, new: all.at[number].set(new), logs, log)
 
         draw = jax.eval_shape(self.cohort, key, train.train.size[: train.num_clients])
@@ -206,9 +212,7 @@ class Rounds:
             client,
         )
 
-    def _deployed(
-        self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree
-    ) -> tuple[Params, Params | None]:
+    def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Params, Params | None]:
         """The personal and the common model of one client."""
         server, data, key = shared
         download = algorithm.download(server, id)

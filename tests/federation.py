@@ -27,7 +27,6 @@ OPTIONS = {"ifca": {"clusters": 2}, "apfl": {"alpha_lr": 0.1}, "pfedme": {"inner
 FEDERATED = [name for name, row in METHODS.items() if "pooled data" not in row.needs]
 
 
-
 def network(norm: nn.Module) -> Model:
     """One hidden layer."""
     return models.from_linen(nn.Sequential([nn.Dense(6), norm, nn.relu, nn.Dense(CLASSES)]), (FEATURES,))

@@ -12,13 +12,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pfljax"
 
 FLOORS = {
-    0: ["types"],
-    1: ["tree", "masks", "shuffle", "models"],
+    0: ["types", "checks"],
+    1: ["tree", "masks", "shuffle", "models", "schedules"],
     2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data"],
     3: ["algorithms"],
     4: [
         *(
             "engine",
+            "course",
             "rounds",
             "programs",
             "executors",
