@@ -158,12 +158,9 @@ class Simulation:
         """
         values = traced(hyper)
         if isinstance(state.clients, store.Hosted):
-
-            def unseen(server: Tree, number: Array, key: Array, hyper: Traced, data: FederatedData) -> Tree:
-                return self.rounds.unseen(self.deployed(hyper, number), server, number, key, data)
-
             scores = self._over_host("scores", Rounds.scores, state, key, values)
-            scores |= self._programs.call("unseen", unseen, state.server, state.round, key, values, self.data)
+            if self.data.num_unseen:
+                scores |= self._over_host("unseen", Rounds.unseen, state, key, values, unseen=True)
         else:
 
             def evaluate(state: State, key: Array, hyper: Traced, data: FederatedData) -> Tree:
@@ -180,9 +177,9 @@ class Simulation:
             return self._over_host("personalized", Rounds.personalized, state, key, values)
 
         def personalized(state: State, key: Array, hyper: Traced, data: FederatedData) -> Params:
-            server, clients, number = state
-            ids = jnp.arange(data.num_clients)
-            return self.rounds.personalized(self.deployed(hyper, number), server, clients, ids, number, key, data)
+            server, rows, number = state
+            clients = jnp.arange(data.num_clients), rows
+            return self.rounds.personalized(self.deployed(hyper, number), server, clients, number, key, data)
 
         return self._programs.call("personalized", personalized, self._place(state), key, values, self.data)
 
@@ -349,25 +346,28 @@ class Simulation:
         log = jax.tree.map(lambda *rows: np.stack([np.asarray(row) for row in rows]), *logs)
         return State(server, clients, number), log
 
-    def _over_host(self, name: str, function: Callable[..., Tree], state: State, key: Array, values: Traced) -> Tree:
-        """`function` of all clients, a chunk at a time."""
+    def _over_host(
+        self,
+        name: str,
+        function: Callable[..., Tree],
+        state: State,
+        key: Array,
+        values: Traced,
+        *,
+        unseen: bool = False,
+    ) -> Tree:
+        """`function` of all clients, or of those that never train, a chunk at a time."""
 
-        def of(
-            server: Tree,
-            rows: Tree,
-            ids: Array,
-            number: Array,
-            key: Array,
-            hyper: Traced,
-            data: FederatedData,
-        ) -> Tree:
-            return function(self.rounds, self.deployed(hyper, number), server, rows, ids, number, key, data)
+        def of(server: Tree, clients: Tree, number: Array, key: Array, hyper: Traced, data: FederatedData) -> Tree:
+            return function(self.rounds, self.deployed(hyper, number), server, clients, number, key, data)
 
+        first, count = (self.data.num_clients, self.data.num_unseen) if unseen else (0, self.train.num_clients)
         parts = []
-        for ids in store.chunks(self._row(values), self.train.num_clients):
-            args = state.server, store.read(state.clients, ids), ids, state.round, key, values, self.data
+        for ids in store.chunks(self._row(values), count):
+            clients = first + ids if unseen else (ids, store.read(state.clients, ids))
+            args = state.server, clients, state.round, key, values, self.data
             parts.append(jax.tree.map(np.asarray, self._programs.call(name, of, *args)))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: self.train.num_clients], *parts)
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
 
 
 def traced(hyper: Mapping[str, Hyper]) -> Traced:

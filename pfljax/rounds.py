@@ -160,69 +160,71 @@ class Rounds:
 
     def evaluate(self, algorithm: Algorithm, state: State, key: Array, data: FederatedData) -> dict[str, Array]:
         """Scores of all clients, see `Simulation.evaluate`."""
-        ids = jnp.arange(data.num_clients)
-        scores = self.scores(algorithm, state.server, state.clients, ids, state.round, key, data)
-        return scores | self.unseen(algorithm, state.server, state.round, key, data)
+        ids = jnp.arange(data.num_clients + data.num_unseen)
+        known, unseen = ids[: data.num_clients], ids[data.num_clients :]
+        scores = self.scores(algorithm, state.server, (known, state.clients), state.round, key, data)
+        if data.num_unseen:
+            scores |= self.unseen(algorithm, state.server, unseen, state.round, key, data)
+        return scores
 
     def scores(
-        self, algorithm: Algorithm, server: Tree, rows: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+        self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
     ) -> dict[str, Array]:
-        """Scores [n] of the clients `ids` [n], whose states after `number` rounds are the `rows` [n, ...]."""
-        deploy = self._deploy(algorithm, server, number, key, data)
+        """Scores [n] after `number` rounds of `clients`, their ids [n] and their states [n, ...]."""
 
-        def one(id: Array, row: Tree) -> dict[str, Array]:
-            return self._measured(*deploy(id, row), id, data)
+        def one(shared: Tree, client: Tree) -> dict[str, Array]:
+            return self._measured(algorithm, shared, *client)
 
-        return self._over(one, ids, rows)
+        return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
 
     def unseen(
-        self, algorithm: Algorithm, server: Tree, number: Array, key: Array, data: FederatedData
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
     ) -> dict[str, Array]:
-        """Scores of the clients that never train; empty if there are none."""
-        if not data.num_unseen:
-            return {}
-        first = jax.random.fold_in(key, _INIT)
-        deploy = self._deploy(algorithm, server, number, key, data)
-        onboard_key = self._evaluation_key(key, number)
+        """Scores [n] of the clients `ids` [n], which never train."""
 
-        def one(id: Array) -> dict[str, Array]:
-            download, view, own = algorithm.download(server, id), data.client(id), _client_key(onboard_key, id)
-            client = jax.lax.fori_loop(
-                0,
-                self.onboard_rounds,
-                lambda step, client: algorithm.onboard(download, client, view, jax.random.fold_in(own, step)),
-                algorithm.init_client(download, id, first),
-            )
-            return self._measured(*deploy(id, client), id, data)
+        def one(shared: Tree, client: Tree) -> dict[str, Array]:
+            id, row = client
+            return self._measured(algorithm, shared, id, self._onboarded(algorithm, shared, id, row))
 
-        scores = self._over(one, data.num_clients + jnp.arange(data.num_unseen))
+        newcomers = ids, self.clients(algorithm, server, ids, key)
+        scores = self._over(one, (server, data, self._evaluation_key(key, number)), newcomers)
         return {f"unseen_{name}": score for name, score in scores.items()}
 
     def personalized(
-        self, algorithm: Algorithm, server: Tree, rows: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+        self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
     ) -> Params:
         """Their models, leaves [n, ...], of the same clients."""
-        deploy = self._deploy(algorithm, server, number, key, data)
-        return self._over(lambda id, row: deploy(id, row)[0], ids, rows)
+
+        def one(shared: Tree, client: Tree) -> Params:
+            return self._deployed(algorithm, shared, *client)[0]
+
+        return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
 
     def _evaluation_key(self, key: Array, number: Array) -> Array:
         return jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
 
-    def _deploy(
-        self, algorithm: Algorithm, server: Tree, number: Array, key: Array, data: FederatedData
-    ) -> Callable[[Array, Tree], tuple[Params, Params | None]]:
-        """`(id, row) -> (personal model, common model)` of one client."""
-        key = self._evaluation_key(key, number)
+    def _onboarded(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> Tree:
+        """The state of an unseen client after its own rounds."""
+        server, data, key = shared
+        download, view, own = algorithm.download(server, id), data.client(id), _client_key(key, id)
+        return jax.lax.fori_loop(
+            0,
+            self.onboard_rounds,
+            lambda step, client: algorithm.onboard(download, client, view, jax.random.fold_in(own, step)),
+            client,
+        )
 
-        def deploy(id: Array, client: Tree) -> tuple[Params, Params | None]:
-            download = algorithm.download(server, id)
-            common = algorithm.server_model(download, client) if algorithm.server_model else None
-            return algorithm.personalize(download, client, data.client(id), _client_key(key, id)), common
+    def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Params, Params | None]:
+        """The personal and the common model of one client."""
+        server, data, key = shared
+        download = algorithm.download(server, id)
+        common = algorithm.server_model(download, client) if algorithm.server_model else None
+        return algorithm.personalize(download, client, data.client(id), _client_key(key, id)), common
 
-        return deploy
-
-    def _measured(self, personal: Params, common: Params | None, id: Array, data: FederatedData) -> dict[str, Array]:
+    def _measured(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> dict[str, Array]:
         """Scores of one client's models on its own examples."""
+        _, data, _ = shared
+        personal, common = self._deployed(algorithm, shared, id, client)
 
         def score(params: Params, view: ClientData) -> dict[str, Array]:
             def of(batch: Any) -> dict[str, Array]:
@@ -240,12 +242,12 @@ class Rounds:
             for metric, value in score(params, data.client(id, split)).items()
         }
 
-    def _over(self, one: Callable[..., Tree], ids: Array, *rows: Tree) -> Tree:
-        """`one(id, *row)` for each of the clients, leaves [n, ...]."""
-        count = ids.shape[0]
+    def _over(self, one: Callable[[Tree, Tree], Tree], shared: Tree, clients: Tree) -> Tree:
+        """`one(shared, client)` for each of the clients, leaves [n, ...]."""
+        count = jax.tree.leaves(clients)[0].shape[0]
         plan = sharding.layout(count, self.block, self.axis)
         if plan.slots > count:
             seats = jnp.minimum(jnp.arange(plan.slots), count - 1)
-            ids, rows = jax.tree.map(lambda leaf: leaf[seats], (ids, rows))
-        _, kept = sharding.walk(lambda _, row: ((), one(*row)), (), (ids, *rows), plan)
+            clients = jax.tree.map(lambda leaf: leaf[seats], clients)
+        _, kept = sharding.walk(lambda shared, client: ((), one(shared, client)), shared, clients, plan)
         return jax.tree.map(lambda leaf: leaf[:count], kept)
