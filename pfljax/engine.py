@@ -199,6 +199,7 @@ class Simulation:
             bytes_up=up * int(log["replied"].sum()),
             bytes_down=down * int(sampled.sum()),
             fingerprint=self.data.fingerprint,
+            names=list(getattr(self.data, "names", ())),
         )
 
     def _steps(self, log: Log, plan: Plan) -> int:

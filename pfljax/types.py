@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from pfljax.printing import brief
+
 Array = jax.Array
 Tree = Any
 
@@ -34,6 +36,8 @@ class Params(NamedTuple):
     trainable: Tree
     stats: Tree = {}  # noqa: RUF012  running statistics of norm layers; never mutated
 
+    __repr__ = brief
+
 
 class Batch(NamedTuple):
     """A minibatch. Rows whose mask is 0 are padding and count for nothing."""
@@ -42,12 +46,16 @@ class Batch(NamedTuple):
     y: Array  # [B, ...]
     mask: Array  # [B] of {0., 1.}
 
+    __repr__ = brief
+
 
 class Examples(NamedTuple):
     """Examples of all clients, packed along one axis and kept in their storage dtype."""
 
     x: Tree  # [T, ...]
     y: Array  # [T, ...]
+
+    __repr__ = brief
 
 
 class ClientData(NamedTuple):
@@ -58,6 +66,8 @@ class ClientData(NamedTuple):
     size: Array  # [] number of examples
     id: Array  # [] place in the population
     work: Array | float = 1.0  # [] share of its local steps that the client manages this round
+
+    __repr__ = brief
 
 
 LossFn = Callable[[Params, Batch, Array], tuple[Array, Tree]]
@@ -72,6 +82,8 @@ class Model(NamedTuple):
     blocks: tuple[str, ...] = ()  # path prefixes of the basic blocks, from input to output
     norms: tuple[str, ...] = ()  # paths of the normalisation modules
 
+    __repr__ = brief
+
 
 class Task(NamedTuple):
     """What is learned: a model with its loss and its scores."""
@@ -81,12 +93,16 @@ class Task(NamedTuple):
     predict: Callable[[Params, Tree], Tree]  # (params, x [B, ...]) -> outputs [B, ...]
     measure: Callable[[Tree, Array], dict[str, Array]]  # (outputs, y) -> named scores [B]
 
+    __repr__ = brief
+
 
 class Plan(NamedTuple):
     """Which minibatches a client visits in a round."""
 
     steps: Callable[[ClientData], Array]  # data -> [], differs from client to client
     batch: Callable[[ClientData, Array, Array], Batch]  # (data, key, step) -> batch
+
+    __repr__ = brief
 
 
 LocalSolver = Callable[[LossFn, Params, ClientData, Array], Params]
@@ -102,6 +118,8 @@ class Reply(NamedTuple):
     upload: Tree = ()  # goes to the server
     client: Tree = ()  # stays with the client until it is sampled again
 
+    __repr__ = brief
+
 
 class Cohort(NamedTuple):
     """What the server sees of a round."""
@@ -110,6 +128,8 @@ class Cohort(NamedTuple):
     uploads: Tree  # what `reduce` made of the uploads: one tree, or leaves [M, ...]
     weights: Array  # [M] examples of each client that replied, 0 for one that did not
 
+    __repr__ = brief
+
 
 class Reduce(NamedTuple):
     """How uploads become one value. A summed reduction needs the memory of one term, whatever the cohort."""
@@ -117,6 +137,8 @@ class Reduce(NamedTuple):
     lift: Callable[[Tree, Array], Tree]  # (upload of ONE client, weight []) -> term
     lower: Callable[[Tree, Array], Tree]  # (sum of the terms, or the terms [M, ...]; weights [M]) -> uploads
     summed: bool = True
+
+    __repr__ = brief
 
 
 def keep(download: Tree, client: Tree, data: ClientData, key: Array) -> Tree:
@@ -144,6 +166,8 @@ class Algorithm(NamedTuple):
     onboard: Callable[[Tree, Tree, ClientData, Array], Tree] = keep  # (download, client, data, key) -> client
     server_model: Callable[[Tree, Tree], Params] | None = None  # (download, client) -> the common model, if any
 
+    __repr__ = brief
+
 
 class State(NamedTuple):
     """A run between two rounds."""
@@ -151,3 +175,5 @@ class State(NamedTuple):
     server: Tree
     clients: Tree  # leaves [N, ...]
     round: Array  # [] rounds done
+
+    __repr__ = brief
