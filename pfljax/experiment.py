@@ -128,7 +128,7 @@ class RunConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Config:
     """A whole experiment.
 
@@ -156,6 +156,11 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     cohort: CohortConfig = CohortConfig()
     run: RunConfig = RunConfig()
+
+    def __repr__(self) -> str:
+        """What differs from the defaults, as the command line has it."""
+        mine, usual = _flat(self.to_dict()), _flat(Config().to_dict())
+        return f"Config({', '.join(f'{name}={value!r}' for name, value in mine.items() if usual.get(name) != value)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `from_config_dict` reads them."""
@@ -422,8 +427,7 @@ def _watch(bar: Bar, name: str, rounds: int, metric: str | None = None) -> Calla
 
     def show(done: int, measured: dict[str, np.ndarray]) -> None:
         compared = scores.choose(metric, scores.names(measured))
-        mean = metrics.mean(measured[f"personal/test/{compared.name}"])
-        line(done, f"{compared.name} {compared.spell(mean)}{' %' * compared.in_percent}")
+        line(done, compared.say(metrics.mean(measured[f"personal/test/{compared.name}"])))
 
     return show
 
@@ -485,6 +489,15 @@ def _check(config: Config) -> None:
         check_options(_SYNTHETIC[config.data.name], config.data.options, "config.data.options")
     elif config.data.options:
         raise ValueError(f"config.data.options are for synthetic data, not for {config.data.name!r}: leave them out")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Plain values by their dotted names."""
+    flat = {}
+    for name, value in values.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
+        flat |= inner
+    return flat
 
 
 def _plain(value: Any) -> Any:

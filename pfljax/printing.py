@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.jupyter import JupyterMixin
+
+Kind = TypeVar("Kind")
 
 _FEW = 12  # leaves of a tree that are listed one by one
 
@@ -25,7 +27,13 @@ class Shown(JupyterMixin):
         return "\n".join(line.rstrip() for line in text.get().rstrip().split("\n"))
 
     def _repr_html_(self) -> str:
-        return self._repr_mimebundle_((), ())["text/html"]
+        return self._repr_mimebundle_((), ())["text/html"]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def in_brief(kind: type[Kind]) -> type[Kind]:
+    """Lets the values of a class print themselves as `brief` has it."""
+    kind.__repr__ = brief  # pyright: ignore[reportAttributeAccessIssue]
+    return kind
 
 
 def brief(value: Any) -> str:
@@ -35,12 +43,13 @@ def brief(value: Any) -> str:
     >>> brief({"w": jnp.zeros((8, 2)), "step": 3, "solve": functools.partial(max)})
     "{'w': float32[8,2], 'step': 3, 'solve': max}"
     """
-    if isinstance(value, np.generic) or isinstance(value, type):
+    if isinstance(value, np.generic | type):
         return repr(value)
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     if hasattr(value, "_fields"):
-        return f"{type(value).__name__}({', '.join(f'{n}={brief(v)}' for n, v in zip(value._fields, value, strict=True))})"
+        fields = zip(value._fields, value, strict=True)
+        return f"{type(value).__name__}({', '.join(f'{name}={brief(field)}' for name, field in fields)})"
     if isinstance(value, Mapping | list | tuple):
         return _listed(value)
     if isinstance(value, functools.partial):

@@ -115,14 +115,15 @@ class Result(Shown):
 
     def __rich__(self) -> Table:
         """The clients of each model, and what the run cost."""
-        hyper = "".join(f", {name}={value:.4g}" for name, value in self.hyper.items())
         sent = (self.bytes_up + self.bytes_down) / 1e6
         cost = f"{sent:,.1f} MB sent, {self.seconds + self.compile_seconds:.1f} s"
         what = self.compared()
-        done = f"round {self.rounds[-1]}" if len(self.rounds) else "no evaluation"
+        done = f"seed {self.seed}, round {self.rounds[-1]}" if len(self.rounds) else f"seed {self.seed}, no evaluation"
         summary = self.summary() if len(self.rounds) else {}
         rows = {model.replace("_", " "): summary[model] for model in _MODELS if summary.get(model)}
-        table = _tabulated(f"{self.method}{hyper}, seed {self.seed}, {done}", "model", rows, ["clients", *_SHOWN], what)
+        hyper = [f"{name}={value:.4g}" for name, value in self.hyper.items()]
+        title = ", ".join(filter(None, [self.method, *hyper, done]))
+        table = _tabulated(title, "model", rows, ["clients", *_SHOWN], what)
         table.caption = f"Test {what.title}; {cost}"
         return table
 
@@ -154,6 +155,13 @@ class Result(Shown):
           ValueError: if that was not measured.
         """
         return np.array([metrics.mean(row) for row in self._scored(model, split, metric)])
+
+    def mean_at(self, at: int, split: str = "test", *, metric: str | None = None) -> float | None:
+        """The mean over clients of their own models at evaluation `at`; None where that was not measured."""
+        if f"personal/{split}/{self.compared(metric).name}" not in self.scores:
+            return None
+        score = float(self.curve(split=split, metric=metric)[at])
+        return None if math.isnan(score) else score
 
     def clients(
         self, model: str = "personal", split: str = "test", *, select: Select = "last", metric: str | None = None
@@ -292,7 +300,8 @@ class Result(Shown):
         """All arrays as the bytes of an `.npz` file, the axes of each under `axes`."""
         arrays = {f"scores/{name}": values for name, values in self.scores.items()}
         arrays |= {f"sizes/{name}": values for name, values in self.sizes.items()}
-        arrays |= {f"log/{name}": values for name, values in self.log.items()} | {"rounds": self.rounds, "names": np.array(self.names, str)}
+        arrays |= {f"log/{name}": values for name, values in self.log.items()} | {"rounds": self.rounds}
+        arrays["names"] = np.array(self.names, str)
         arrays["axes"] = np.array(json.dumps(_axes(arrays)))
         stream = io.BytesIO()
         np.savez_compressed(stream, **arrays)  # pyright: ignore[reportArgumentType]
@@ -346,6 +355,28 @@ class Result(Shown):
         return statistics
 
 
+def compared(results: Sequence[Result], metric: str | None = None) -> Metric:
+    """What several results are compared by: as the first has it if all measured that, else what all measured.
+
+    Args:
+      results: one or more.
+      metric: asked for, measured by one of them at least; as described if None.
+
+    Raises:
+      ValueError: if none has measured what is asked for, with the nearest name.
+    """
+    if metric is not None:
+        return scores.choose(metric, scores.names(name for result in results for name in result.scores))
+    first = results[0]
+    shared = [name for name in first.measured if all(name in result.measured for result in results)]
+    return first.compared() if first.compared().name in shared else scores.choose(None, shared or first.measured)
+
+
+def worst_first(scores: np.ndarray, metric: Metric) -> list[int]:
+    """The numbers of the clients, those with the worst mean of scores [methods, clients] first."""
+    return np.argsort([metric.sign * metrics.mean(client) for client in scores.T], kind="stable").tolist()
+
+
 class Comparison(Mapping[str, Result], Shown):
     """Results of several methods on the same data, in the order given.
 
@@ -380,8 +411,8 @@ class Comparison(Mapping[str, Result], Shown):
 
     @property
     def metric(self) -> str:
-        """What clients are compared by: as the first result has it if all measured that, else what all measured."""
-        return str(self._compared(None))
+        """What clients are compared by, see `compared`."""
+        return str(compared([*self.values()]))
 
     def summary(self, *, select: Select = "last", metric: str | None = None) -> dict[str, dict[str, Any]]:
         """Method -> `Result.summary` with `local_only` as the reference.
@@ -393,7 +424,7 @@ class Comparison(Mapping[str, Result], Shown):
         Raises:
           ValueError: if no result has measured the metric.
         """
-        what = self._compared(metric)
+        what = compared([*self.values()], metric)
 
         def summarized(result: Result) -> dict[str, Any]:
             if what.name not in result.measured:
@@ -423,7 +454,7 @@ class Comparison(Mapping[str, Result], Shown):
         Raises:
           ValueError: if a column is unknown, or no result has measured the metric.
         """
-        what = self._compared(metric)
+        what = compared([*self.values()], metric)
         rows = {}
         for name, summary in self.summary(select=select, metric=str(what)).items():
             cost = {"sent": (summary["bytes_up"] + summary["bytes_down"]) / 1e6, "round": summary["round"]}
@@ -438,9 +469,7 @@ class Comparison(Mapping[str, Result], Shown):
         lower = ", lower is better" * what.lower_is_better
         return _tabulated(f"Test {what.title}{lower}, over {clients} clients", "method", rows, columns, what)
 
-    def by_client(
-        self, worst: int | None = None, *, select: Select = "last", metric: str | None = None
-    ) -> Table:
+    def by_client(self, worst: int | None = None, *, select: Select = "last", metric: str | None = None) -> Table:
         """One row for each client by name, those that fare worst over all methods first: its score with each method.
 
         Args:
@@ -451,21 +480,20 @@ class Comparison(Mapping[str, Result], Shown):
         Raises:
           ValueError: if no result has measured the metric.
         """
-        what = self._compared(metric)
+        what = compared([*self.values()], metric)
         scored = {
             name: result.clients(select=select, metric=str(what))
             for name, result in self.items()
             if what.name in result.measured
         }
         by_client = np.stack(list(scored.values()), axis=1)
-        order = np.argsort([what.sign * metrics.mean(row) for row in by_client], kind="stable")[:worst]
         first = next(iter(self.values()))
         table = Table(f"Test {what.title}, client by client")
         table.add_names("client")
         table.add_numbers("examples")
         for name in scored:
-            table.add_column(Text(name), justify="right", overflow="fold")
-        for client in order:
+            table.add_names(name, justify="right")
+        for client in worst_first(by_client.T, what)[:worst]:
             best = _best(by_client[client].tolist(), what.sign)
             cells = [_cell(what.spell(score), score == best) for score in by_client[client].tolist()]
             table.add(first.names[client], str(first.sizes["test"][client]), *cells)
@@ -492,13 +520,6 @@ class Comparison(Mapping[str, Result], Shown):
         """
         frames = [result.frame(metric=metric).assign(method=name) for name, result in self.items()]
         return import_pandas().concat(frames, ignore_index=True)
-
-    def _compared(self, metric: str | None) -> Metric:
-        if metric is not None:
-            return scores.choose(metric, scores.names(name for result in self.values() for name in result.scores))
-        first = next(iter(self.values()))
-        shared = [name for name in first.measured if all(name in result.measured for result in self.values())]
-        return first.compared() if first.compared().name in shared else scores.choose(None, shared or first.measured)
 
     def save(self, folder: str | Path, *, replace: bool = False) -> Path:
         """Writes each result to its own folder below `folder`, and `summary.json` of all.

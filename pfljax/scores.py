@@ -8,10 +8,8 @@ from typing import NamedTuple
 
 from pfljax import checks
 
-_SMALLER = frozenset(
-    "loss losses error errors mse rmse mae mape nll entropy crossentropy perplexity ppl divergence kl distance "
-    "deviance brier ece cer wer regret".split()
-)
+_SMALLER = {"loss", "losses", "error", "errors", "mse", "rmse", "mae", "mape", "nll", "entropy", "crossentropy"}
+_SMALLER |= {"perplexity", "ppl", "divergence", "kl", "distance", "deviance", "brier", "ece", "cer", "wer", "regret"}
 
 
 class Metric(NamedTuple):
@@ -45,6 +43,10 @@ class Metric(NamedTuple):
         if score is None or math.isnan(score):
             return "-"
         return f"{100 * score:.1f}" if self.in_percent else number(score)
+
+    def say(self, score: float | None) -> str:
+        """Name, score and unit."""
+        return f"{self.name} {self.spell(score)}{' %' * self.in_percent}"
 
     def __str__(self) -> str:
         """The text that `read` takes for this metric."""

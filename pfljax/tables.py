@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import rich.table
 from rich import box
@@ -43,9 +43,9 @@ class Table(Shown, rich.table.Table):
             padding=(0, 1, 0, 0),
         )
 
-    def add_names(self, header: str) -> None:
+    def add_names(self, header: str, justify: Literal["left", "right"] = "left") -> None:
         """A column of names, which fold rather than be cut."""
-        self.add_column(Text(header), overflow="fold")
+        self.add_column(Text(header), justify=justify, overflow="fold")
 
     def add_numbers(self, header: str) -> None:
         """A column of numbers, which stay whole."""
@@ -85,8 +85,8 @@ class Table(Shown, rich.table.Table):
             plain = escape(text.plain.replace("\n", ""))
             return strong(plain) if text.style == "bold" else plain
 
-        header = [write(column.header) for column in self.columns]
-        return [header, *map(list, zip(*([write(cell) for cell in column.cells] for column in self.columns), strict=True))]
+        columns = [[column.header, *column.cells] for column in self.columns]
+        return [[write(cell) for cell in row] for row in zip(*columns, strict=True)]
 
 
 def bold(text: str) -> Text:

@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from pfljax.printing import brief
+from pfljax.printing import in_brief
 
 Array = jax.Array
 Tree = Any
 
 
+@in_brief
 class Params(NamedTuple):
     """A model: what is descended, and what is only measured.
 
@@ -36,9 +37,8 @@ class Params(NamedTuple):
     trainable: Tree
     stats: Tree = {}  # noqa: RUF012  running statistics of norm layers; never mutated
 
-    __repr__ = brief
 
-
+@in_brief
 class Batch(NamedTuple):
     """A minibatch. Rows whose mask is 0 are padding and count for nothing."""
 
@@ -46,18 +46,16 @@ class Batch(NamedTuple):
     y: Array  # [B, ...]
     mask: Array  # [B] of {0., 1.}
 
-    __repr__ = brief
 
-
+@in_brief
 class Examples(NamedTuple):
     """Examples of all clients, packed along one axis and kept in their storage dtype."""
 
     x: Tree  # [T, ...]
     y: Array  # [T, ...]
 
-    __repr__ = brief
 
-
+@in_brief
 class ClientData(NamedTuple):
     """A view of one client: its examples are the rows `start : start + size` of the shared arrays."""
 
@@ -67,13 +65,12 @@ class ClientData(NamedTuple):
     id: Array  # [] place in the population
     work: Array | float = 1.0  # [] share of its local steps that the client manages this round
 
-    __repr__ = brief
-
 
 LossFn = Callable[[Params, Batch, Array], tuple[Array, Tree]]
 """`(params, batch, key) -> (loss [], new stats)`; a mean over the unmasked rows."""
 
 
+@in_brief
 class Model(NamedTuple):
     """A network as a pair of functions, with the names that personalization needs."""
 
@@ -82,9 +79,8 @@ class Model(NamedTuple):
     blocks: tuple[str, ...] = ()  # path prefixes of the basic blocks, from input to output
     norms: tuple[str, ...] = ()  # paths of the normalisation modules
 
-    __repr__ = brief
 
-
+@in_brief
 class Task(NamedTuple):
     """What is learned: a model with its loss and its scores."""
 
@@ -93,16 +89,13 @@ class Task(NamedTuple):
     predict: Callable[[Params, Tree], Tree]  # (params, x [B, ...]) -> outputs [B, ...]
     measure: Callable[[Tree, Array], dict[str, Array]]  # (outputs, y) -> named scores [B]
 
-    __repr__ = brief
 
-
+@in_brief
 class Plan(NamedTuple):
     """Which minibatches a client visits in a round."""
 
     steps: Callable[[ClientData], Array]  # data -> [], differs from client to client
     batch: Callable[[ClientData, Array, Array], Batch]  # (data, key, step) -> batch
-
-    __repr__ = brief
 
 
 LocalSolver = Callable[[LossFn, Params, ClientData, Array], Params]
@@ -112,15 +105,15 @@ Mask = Callable[[Params], Params]
 """`params -> ` the same tree with a Python bool at each leaf."""
 
 
+@in_brief
 class Reply(NamedTuple):
     """What one client hands back."""
 
     upload: Tree = ()  # goes to the server
     client: Tree = ()  # stays with the client until it is sampled again
 
-    __repr__ = brief
 
-
+@in_brief
 class Cohort(NamedTuple):
     """What the server sees of a round."""
 
@@ -128,17 +121,14 @@ class Cohort(NamedTuple):
     uploads: Tree  # what `reduce` made of the uploads: one tree, or leaves [M, ...]
     weights: Array  # [M] examples of each client that replied, 0 for one that did not
 
-    __repr__ = brief
 
-
+@in_brief
 class Reduce(NamedTuple):
     """How uploads become one value. A summed reduction needs the memory of one term, whatever the cohort."""
 
     lift: Callable[[Tree, Array], Tree]  # (upload of ONE client, weight []) -> term
     lower: Callable[[Tree, Array], Tree]  # (sum of the terms, or the terms [M, ...]; weights [M]) -> uploads
     summed: bool = True
-
-    __repr__ = brief
 
 
 def keep(download: Tree, client: Tree, data: ClientData, key: Array) -> Tree:
@@ -147,6 +137,7 @@ def keep(download: Tree, client: Tree, data: ClientData, key: Array) -> Tree:
     return client
 
 
+@in_brief
 class Algorithm(NamedTuple):
     """A federated learning method as pure functions of ONE client and of the server.
 
@@ -166,14 +157,11 @@ class Algorithm(NamedTuple):
     onboard: Callable[[Tree, Tree, ClientData, Array], Tree] = keep  # (download, client, data, key) -> client
     server_model: Callable[[Tree, Tree], Params] | None = None  # (download, client) -> the common model, if any
 
-    __repr__ = brief
 
-
+@in_brief
 class State(NamedTuple):
     """A run between two rounds."""
 
     server: Tree
     clients: Tree  # leaves [N, ...]
     round: Array  # [] rounds done
-
-    __repr__ = brief
