@@ -19,6 +19,7 @@ from pfljax.course import Course, Log
 from pfljax.data import FederatedData
 from pfljax.executors import Executor
 from pfljax.memory import Shortage
+from pfljax.printing import brief
 from pfljax.programs import Programs
 from pfljax.results import Result
 from pfljax.rounds import Rounds
@@ -97,6 +98,11 @@ class Simulation:
         )
         self._programs = Programs(self._devices, self._shrink)
         self._wire_bytes: tuple[int, int] | None = None
+
+    def __repr__(self) -> str:
+        made = self._build.client_update if isinstance(self._build, Algorithm) else self._build
+        devices = ", ".join(str(device) for device in self._devices)
+        return f"Simulation({brief(made)}, {self.data}, {self.rounds.block} at once on {devices})"
 
     @property
     def compile_seconds(self) -> float:
@@ -237,6 +243,7 @@ class Simulation:
             bytes_up=up * int(log["heard"].sum()),
             bytes_down=down * int(sampled.sum()),
             fingerprint=self.data.fingerprint,
+            names=list(getattr(self.data, "names", ())),
         )
 
     def _steps(self, log: Log, plan: Plan) -> int:

@@ -73,6 +73,9 @@ class Ensemble:
         self._at_once = at_once
         self._wave: _Wave | None = None
 
+    def __repr__(self) -> str:
+        return f"Ensemble({self._simulation}, {self._rounds} rounds)"
+
     def run(self, points: Sequence[Point]) -> Iterator[tuple[int, Result | Diverged]]:
         """Runs points, which all name the same hyperparameters.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -188,7 +189,7 @@ class Rounds:
 
         newcomers = ids, self.clients(algorithm, server, ids, key)
         scores = self._over(one, (server, data, self._evaluation_key(key, number)), newcomers)
-        return {f"unseen_{name}": score for name, score in scores.items()}
+        return OrderedDict((f"unseen_{name}", score) for name, score in scores.items())
 
     def personalized(
         self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
@@ -222,25 +223,26 @@ class Rounds:
         return algorithm.personalize(download, client, data.client(id), _client_key(key, id)), common
 
     def _measured(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> dict[str, Array]:
-        """Scores of one client's models on its own examples."""
+        """Scores of one client's models on its own examples, in the order of the task."""
         _, data, _ = shared
         personal, common = self._deployed(algorithm, shared, id, client)
 
         def score(params: Params, view: ClientData) -> dict[str, Array]:
             def of(batch: Any) -> dict[str, Array]:
                 measured = self.task.measure(self.task.predict(params, batch.x), batch.y)
-                return {k: jnp.sum(v * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1) for k, v in measured.items()}
+                count = jnp.maximum(jnp.sum(batch.mask), 1)
+                return OrderedDict((k, jnp.sum(v * batch.mask) / count) for k, v in measured.items())
 
             means = local.average(of, view, batch_size=64)
             return jax.tree.map(lambda mean: jnp.where(view.size > 0, mean, jnp.nan), means)
 
         models = {"personal": personal} | ({} if common is None else {"global": common})
-        return {
-            f"{model}/{split}/{metric}": value
+        return OrderedDict(
+            (f"{model}/{split}/{metric}", value)
             for model, params in models.items()
             for split in ("validation", "test")
             for metric, value in score(params, data.client(id, split)).items()
-        }
+        )
 
     def _over(self, one: Callable[[Tree, Tree], Tree], shared: Tree, clients: Tree) -> Tree:
         """`one(shared, client)` for each of the clients, leaves [n, ...]."""

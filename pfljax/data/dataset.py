@@ -8,6 +8,7 @@ from hashlib import blake2b
 import jax
 import numpy as np
 
+from pfljax.printing import brief
 from pfljax.types import Tree
 
 
@@ -52,6 +53,11 @@ class Dataset:
                 f"{self.name}: labels lie in {self.y.min()}..{self.y.max()}, but num_classes={self.num_classes} "
                 "allows 0 to num_classes - 1; renumber them"
             )
+
+    def __repr__(self) -> str:
+        kind = "real targets" if self.num_classes is None else f"{self.num_classes} classes"
+        known = [name for name in ("groups", "units", "test") if getattr(self, name) is not None]
+        return f"Dataset({', '.join([f'{self.name!r}: {len(self):,} examples', kind, f'x={brief(self.x)}', *known])})"
 
     def __len__(self) -> int:
         return len(self.y)
