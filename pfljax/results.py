@@ -17,6 +17,7 @@ import numpy as np
 from rich.text import Text
 
 from pfljax import checks, metrics, scores
+from pfljax.deployed import Models
 from pfljax.printing import Shown
 from pfljax.scores import Metric
 from pfljax.tables import Table, bold
@@ -66,6 +67,7 @@ class Result(Shown):
       names: [N + U] of the clients, unseen ones last; their numbers if empty.
       metric: what clients are compared by, as `scores.read` takes it; accuracy where it was measured, else the loss,
         else the first score, if empty.
+      models: what the clients deploy, by name or number; None where the run is not at hand (see `experiment.resume`).
 
     Raises:
       ValueError: if the metric was not measured, or names and clients differ in number.
@@ -89,6 +91,7 @@ class Result(Shown):
     config: dict[str, Any] = field(default_factory=dict)
     names: Sequence[str] = ()
     metric: str = ""
+    models: Models | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         clients = len(next(iter(self.sizes.values()), ()))

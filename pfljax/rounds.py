@@ -182,38 +182,48 @@ class Rounds:
         self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
     ) -> dict[str, Array]:
         """Scores [n] of the clients `ids` [n], which never train."""
-
-        def one(shared: Tree, client: Tree) -> dict[str, Array]:
-            id, row = client
-            return self._measured(algorithm, shared, id, self._onboarded(algorithm, shared, id, row))
-
-        newcomers = ids, self.clients(algorithm, server, ids, key)
-        scores = self._over(one, (server, data, self._evaluation_key(key, number)), newcomers)
+        clients = self.newcomers(algorithm, server, ids, number, key, data)
+        scores = self.scores(algorithm, server, clients, number, key, data)
         return OrderedDict((f"unseen_{name}", score) for name, score in scores.items())
+
+    def newcomers(
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> Tree:
+        """Clients that never train, after their onboarding: ids [n] and states [n, ...]."""
+
+        def one(shared: Tree, client: Tree) -> Tree:
+            server, data, key = shared
+            id, row = client
+            download, view, own = algorithm.download(server, id), data.client(id), _client_key(key, id)
+            return jax.lax.fori_loop(
+                0,
+                self.onboard_rounds,
+                lambda step, row: algorithm.onboard(download, row, view, jax.random.fold_in(own, step)),
+                row,
+            )
+
+        rows = self.clients(algorithm, server, ids, key)
+        return ids, self._over(one, (server, data, self._evaluation_key(key, number)), (ids, rows))
 
     def personalized(
         self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
     ) -> Params:
-        """Their models, leaves [n, ...], of the same clients."""
+        """The models of `clients`, leaves [n, ...]."""
 
         def one(shared: Tree, client: Tree) -> Params:
             return self._deployed(algorithm, shared, *client)[0]
 
         return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
 
+    def unseen_personalized(
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> Params:
+        """The models, leaves [n, ...], of the clients `ids` [n], which never train."""
+        clients = self.newcomers(algorithm, server, ids, number, key, data)
+        return self.personalized(algorithm, server, clients, number, key, data)
+
     def _evaluation_key(self, key: Array, number: Array) -> Array:
         return jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
-
-    def _onboarded(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> Tree:
-        """The state of an unseen client after its own rounds."""
-        server, data, key = shared
-        download, view, own = algorithm.download(server, id), data.client(id), _client_key(key, id)
-        return jax.lax.fori_loop(
-            0,
-            self.onboard_rounds,
-            lambda step, client: algorithm.onboard(download, client, view, jax.random.fold_in(own, step)),
-            client,
-        )
 
     def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Params, Params | None]:
         """The personal and the common model of one client."""

@@ -20,6 +20,7 @@ FLOORS = {
         *(
             "engine",
             "course",
+            "deployed",
             "rounds",
             "programs",
             "executors",
