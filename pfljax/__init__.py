@@ -36,6 +36,7 @@ from pfljax.algorithms import (
 from pfljax.checkpoint import Checkpoints
 from pfljax.data import FederatedData, federate, from_arrays, from_clients, load
 from pfljax.data.partition import (
+    by_index,
     classes_per_client,
     dirichlet,
     dirichlet_client,
@@ -101,6 +102,7 @@ __all__ = [
     "Task",
     "apfl",
     "averaging",
+    "by_index",
     "centralized",
     "classes_per_client",
     "classification",
