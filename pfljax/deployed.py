@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -48,11 +48,11 @@ class Deployed(NamedTuple):
         rows = export.symbolic_shape("b")
         inputs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape), leaf.dtype), self.example)
         predict = export.export(jax.jit(functools.partial(self.outputs, self.params)), platforms=("cpu", "cuda", "tpu"))
-        about = {"client": self.name, "input": jax.tree.map(lambda leaf: [list(leaf.shape), str(leaf.dtype)], self.example)}
+        shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", self.example)
         with ocp.StandardCheckpointer() as writer:
             writer.save(out / "params", self.params._asdict())
         files.write(out / "predict.bin", bytes(predict(inputs).serialize()))
-        files.write_json(out / "model.json", about)
+        files.write_json(out / "model.json", {"client": self.name, "input": shapes})
         return out
 
 

@@ -265,7 +265,7 @@ class Simulation:
             bytes_up=up * int(log["heard"].sum()),
             bytes_down=down * int(sampled.sum()),
             fingerprint=self.data.fingerprint,
-            names=list(getattr(self.data, "names", ())),
+            names=self.data.names,
         )
 
     def _steps(self, log: Log, plan: Plan) -> int:

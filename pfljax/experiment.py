@@ -24,19 +24,7 @@ from pfljax.results import Comparison, Result, Select
 from pfljax.sampling import Sampler
 from pfljax.types import Algorithm, Task
 
-PARTITIONS: dict[str, Callable[..., partition.Partitioner]] = {
-    make.__name__: make
-    for make in (
-        partition.classes_per_client,
-        partition.dirichlet,
-        partition.dirichlet_client,
-        partition.iid,
-        partition.log_normal,
-        partition.natural,
-        partition.power_law,
-        partition.shards,
-    )
-}
+PARTITIONS = partition.PARTITIONS
 """Name -> partitioner, as `data.partition.name` means it."""
 
 _SYNTHETIC = {make.__name__: make for make in (synthetic.synthetic, synthetic.synthetic_v2)}
@@ -56,21 +44,26 @@ class DataConfig:
 
     Args:
       name: a data set for `data.load`, or `synthetic` / `synthetic_v2`.
-      path, source, download: see `data.load`.
+      path, source, download, groups, units, times: see `data.load`.
       options: arguments of a synthetic data set.
       partition: a partitioner of `PARTITIONS` with its arguments.
-      test, validation, unseen, seed, min_size: see `data.federate`.
+      test, validation, unseen, stratify, chronological, seed, min_size: see `data.federate`.
     """
 
     name: str = "digits"
     path: str | None = None
     source: Literal["auto", "files", "tfds"] = "auto"
     download: bool = False
+    groups: str | None = None
+    units: str | None = None
+    times: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     partition: Choice = Choice("dirichlet", {"clients": 20, "alpha": 0.1})
     test: float | Literal["mirror", "pooled"] = 0.25
     validation: float = 0.0
     unseen: float = 0.0
+    stratify: bool = False
+    chronological: bool = False
     seed: int = 0
     min_size: int = 1
 
@@ -263,17 +256,11 @@ def load_data(config: DataConfig) -> FederatedData:
     if config.name in _SYNTHETIC and config.path is None:
         dataset = _SYNTHETIC[config.name](**config.options)
     else:
-        dataset = data_layer.load(config.name, path=config.path, source=config.source, download=config.download)
+        options = ("path", "source", "download", "groups", "units", "times")
+        dataset = data_layer.load(config.name, **{option: getattr(config, option) for option in options})
     dealt = PARTITIONS[config.partition.name](**config.partition.options)
-    return data_layer.federate(
-        dataset,
-        dealt,
-        test=config.test,
-        validation=config.validation,
-        unseen=config.unseen,
-        seed=config.seed,
-        min_size=config.min_size,
-    )
+    options = ("test", "validation", "unseen", "stratify", "chronological", "seed", "min_size")
+    return data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
 
 
 def run(
