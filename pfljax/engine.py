@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import accounting, executors, hosts, memory, sampling, sharding, store, tree
+from pfljax import accounting, checks, executors, hosts, memory, sampling, sharding, store, tree
 from pfljax.checkpoint import Checkpoints, Record
 from pfljax.data import FederatedData
 from pfljax.executors import Executor
@@ -38,6 +38,7 @@ Store = Literal["auto", "device", "host"]
 _DEVICE_SHARE = 0.4
 
 
+@checks.by_hints()
 class Simulation:
     """One method on one federation, compiled once for any hyperparameter values, keys and numbers of rounds.
 
@@ -54,7 +55,7 @@ class Simulation:
       onboard_rounds: rounds of onboarding for each unseen client.
 
     Raises:
-      ValueError: if executor or store are unknown.
+      ValueError: if an argument is not what it should be.
     """
 
     def __init__(
@@ -68,11 +69,10 @@ class Simulation:
         executor: Executor = "auto",
         store: Store = "auto",
         devices: Sequence[Device] | None = None,
-        onboard_rounds: int = 5,
+        onboard_rounds: checks.Size = 5,
     ):
-        executors.check(executor)
-        if store not in ("auto", "device", "host"):
-            raise ValueError(f"store={store!r}: choose 'auto', 'device' or 'host'")
+        if devices is not None and not devices:
+            raise ValueError("devices=[]: give at least one, such as jax.devices()[:1], or None for all")
         if store == "host" and hosts.together():
             raise ValueError("store='host' serves one process; several spread the client states over their devices")
         if devices is None:
@@ -99,8 +99,19 @@ class Simulation:
         return self._programs.seconds
 
     def algorithm(self, hyper: dict[str, Any]) -> Algorithm:
-        """The algorithm at these hyperparameters."""
-        return self._build if isinstance(self._build, Algorithm) else self._build(**hyper)
+        """The algorithm at these hyperparameters.
+
+        Raises:
+          ValueError: if they are not those that make it.
+        """
+        if isinstance(self._build, Algorithm):
+            if hyper:
+                raise ValueError(
+                    f"hyper={', '.join(hyper)}: an Algorithm has its numbers already; to trace them give a function, "
+                    "such as lambda lam: pfl.ditto(task, local, local, lam=lam)"
+                )
+            return self._build
+        return checks.spelled()(self._build)(**hyper)
 
     def init(self, key: Array, **hyper: Array | float) -> State:
         """The state before the first round. Leaves of `clients` are [N, ...]."""
@@ -119,8 +130,7 @@ class Simulation:
         Raises:
           ValueError: if `rounds` is below 1.
         """
-        if rounds < 1:
-            raise ValueError(f"rounds={rounds}: it must be at least 1")
+        checks.each(checks.Count, rounds=rounds)
         return self.advance(state, key, rounds, 1 << (rounds - 1).bit_length(), **hyper)
 
     def advance(self, state: State, key: Array, rounds: int, at_most: int, **hyper: Array | float) -> tuple[State, Log]:
@@ -330,22 +340,30 @@ class Simulation:
 
 
 def floats(hyper: Mapping[str, Array | float]) -> dict[str, Array]:
-    """Hyperparameters as arrays."""
-    return {name: jnp.asarray(value, float) for name, value in hyper.items()}
+    """Hyperparameters as arrays.
+
+    Raises:
+      ValueError: if one is no number, or not finite.
+    """
+    return {
+        name: jnp.asarray(value if isinstance(value, Array) else checks.value(value, float, name), float)
+        for name, value in hyper.items()
+    }
 
 
 class Diverged(RuntimeError):
     """A model became NaN or infinite."""
 
 
+@checks.by_hints(rest=Simulation)
 def simulate(
     task: Task,
     build: Build,
     data: FederatedData,
     *,
-    rounds: int,
-    eval_every: int = 1,
-    seed: int = 0,
+    rounds: checks.Count,
+    eval_every: checks.Count = 1,
+    seed: checks.Seed = 0,
     hyper: dict[str, float] | None = None,
     method: str = "",
     plan: Plan | None = None,
@@ -377,10 +395,10 @@ def simulate(
     Raises:
       Diverged: if a model is no longer finite; the message names the round and the clients, and the last checkpoint is
         from before.
-      ValueError: for counts below 1.
+      ValueError: if an argument is not what it should be, or would have no effect.
     """
-    if rounds < 1 or eval_every < 1:
-        raise ValueError(f"rounds={rounds}, eval_every={eval_every}: both must be at least 1")
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs the folder to go on from: give checkpoint=...")
     hyper = hyper or {}
     simulation = Simulation(task, build, data, **options)
     key = jax.random.key(seed)

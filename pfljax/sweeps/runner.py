@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from pfljax.sweeps import spaces
 from pfljax.sweeps.ensembles import Ensembles
 from pfljax.sweeps.ledger import Ledger, Outcome, ledgers, path_of
 from pfljax.sweeps.outcomes import Sweep
-from pfljax.sweeps.points import Point, deal, digest, lay_out, plain_values
+from pfljax.sweeps.points import Point, check_effect, deal, digest, lay_out, plain_values
 from pfljax.sweeps.spaces import Space
 
 
@@ -58,6 +59,8 @@ def sweep(
       ValueError, FileNotFoundError: if the space or a configuration cannot be met.
     """
     points = lay_out(config, space)
+    if not resume:
+        check_effect(points, dict.fromkeys(itertools.chain(*(point.setting for point in points))))
     if hosts.together():
         raise ValueError("the processes of a sweep run apart: give each its own shard I/N instead of --distributed")
     mine = deal(points, shard)
