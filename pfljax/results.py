@@ -44,8 +44,9 @@ class Result:
 
     Args:
       method: its name.
-      hyper: hyperparameters that were traced.
+      hyper: hyperparameters that were traced; of a schedule its name and its numbers.
       seed: of initial models, cohorts and minibatches.
+      reason: why the run ended before its last round, None if it did not.
       rounds: [E] rounds done at each of the E evaluations, ascending.
       scores: `"{model}/{split}/{metric}"` -> [E, clients]; models are `personal`, `global`, `unseen_personal`,
         `unseen_global`; NaN where a client has no examples.
@@ -61,7 +62,7 @@ class Result:
     """
 
     method: str
-    hyper: dict[str, float]
+    hyper: dict[str, Any]
     seed: int
     rounds: np.ndarray
     scores: dict[str, np.ndarray]
@@ -73,6 +74,7 @@ class Result:
     bytes_up: int
     bytes_down: int
     fingerprint: str
+    reason: str | None = None
     versions: dict[str, str] = field(default_factory=versions)
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -147,7 +149,8 @@ class Result:
         summary: dict[str, Any] = {
             "method": self.method,
             "seed": self.seed,
-            "hyper": {name: float(value) for name, value in self.hyper.items()},
+            "reason": self.reason,
+            "hyper": dict(self.hyper),
             "rounds": int(self.rounds[-1]),
             "round": int(self.rounds[at]),
             "select": select,

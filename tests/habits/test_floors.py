@@ -13,19 +13,19 @@ PACKAGE = ROOT / "pfljax"
 
 FLOORS = {
     0: ["types", "checks"],
-    1: ["tree", "masks", "shuffle", "models"],
-    2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data"],
+    1: ["tree", "masks", "shuffle", "models", "schedules"],
+    2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data", "sampling"],
     3: ["algorithms"],
     4: [
         *(
             "engine",
+            "course",
             "rounds",
             "programs",
             "executors",
             "store",
             "ensemble",
             "hosts",
-            "sampling",
             "sharding",
             "memory",
             "metrics",
