@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ class Point(NamedTuple):
     """One run of an ensemble."""
 
     seed: int
-    hyper: dict[str, Hyper]
+    hyper: Mapping[str, Hyper]
 
 
 class Ensemble:

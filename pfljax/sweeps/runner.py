@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from pfljax.sweeps import spaces
 from pfljax.sweeps.ensembles import Ensembles
 from pfljax.sweeps.ledger import Ledger, ledgers, path_of
 from pfljax.sweeps.outcomes import Sweep
-from pfljax.sweeps.points import deal, digest, lay_out, plain_values
+from pfljax.sweeps.points import check_effect, deal, digest, lay_out, plain_values
 from pfljax.sweeps.spaces import Space
 
 
@@ -54,6 +55,8 @@ def sweep(
       ValueError, FileNotFoundError: if the space or a configuration cannot be met.
     """
     points = lay_out(config, space)
+    if not resume:
+        check_effect(points, dict.fromkeys(itertools.chain(*(point.setting for point in points))))
     if hosts.together():
         raise ValueError("the processes of a sweep run apart: give each its own shard I/N instead of --distributed")
     mine = deal(points, shard)

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from pfljax import checks
 from pfljax.algorithms import method
-from pfljax.recipe import check_names
 
 Setting = dict[str, Any]
 Space = list[Setting]
@@ -177,7 +177,7 @@ def parse(text: str) -> tuple[str, Any]:
         return name, list(range(*map(int, values.split(":"))))
     if call := re.fullmatch(r"(\w+)\((.*)\)", values):
         kinds = {kind.__name__: kind for kind in (uniform, loguniform, integers)}
-        check_names([call[1]], kinds, text)
+        checks.choice(call[1], kinds, name)
         try:
             return name, kinds[call[1]](*map(literal, call[2].split(",")))
         except TypeError as error:
