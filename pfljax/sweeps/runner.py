@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pfljax import hosts, results
+from pfljax import checks, hosts, results
 from pfljax.experiment import Config
 from pfljax.sweeps import spaces
 from pfljax.sweeps.ensembles import Ensembles
@@ -24,6 +24,7 @@ from pfljax.sweeps.points import Point, check_effect, deal, digest, lay_out, pla
 from pfljax.sweeps.spaces import Space
 
 
+@checks.by_hints()
 def sweep(
     config: Config | Mapping[str, Any],
     space: Space | Mapping[str, Any],
@@ -31,7 +32,7 @@ def sweep(
     *,
     shard: tuple[int, int] | None = None,
     resume: bool = False,
-    at_once: int | None = None,
+    at_once: checks.Count | None = None,
     ensembles: Ensembles | None = None,
     progress: bool = False,
 ) -> Sweep:

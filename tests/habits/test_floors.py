@@ -34,7 +34,7 @@ FLOORS = {
             "checkpoint",
             "accounting",
         ),
-        *("recipe", "experiment", "sweeps"),
+        *("recipe", "experiment", "listing", "sweeps"),
     ],
     5: ["__init__", "cli", "__main__", "quadratics", "benchmark"],
 }
