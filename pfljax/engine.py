@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,10 @@ from pfljax import accounting, checks, executors, hosts, memory, sampling, sched
 from pfljax.checkpoint import Checkpoints, Record
 from pfljax.course import Course, Log
 from pfljax.data import FederatedData
+from pfljax.deployed import Deploy, Deployed, Models
 from pfljax.executors import Executor
 from pfljax.memory import Shortage
+from pfljax.printing import brief
 from pfljax.programs import Programs
 from pfljax.results import Result
 from pfljax.rounds import Rounds
@@ -97,6 +99,11 @@ class Simulation:
         )
         self._programs = Programs(self._devices, self._shrink)
         self._wire_bytes: tuple[int, int] | None = None
+
+    def __repr__(self) -> str:
+        made = self._build.client_update if isinstance(self._build, Algorithm) else self._build
+        devices = ", ".join(str(device) for device in self._devices)
+        return f"Simulation({brief(made)}, {self.data}, {self.rounds.block} at once on {devices})"
 
     @property
     def compile_seconds(self) -> float:
@@ -193,6 +200,27 @@ class Simulation:
 
         return self._programs.call("personalized", personalized, self._place(state), key, values, self.data)
 
+    def model(self, state: State, key: Array, client: int, **hyper: Hyper) -> Params:
+        """The model that one client deploys; clients from N on are the unseen ones, which are onboarded first."""
+        ids, values = np.array([client], np.int32), traced(hyper)
+        if client >= self.data.num_clients:
+            made = self._part("unseen model", Rounds.unseen_personalized, state, ids, key, values)
+        else:
+            rows = state.clients.rows if isinstance(state.clients, store.Hosted) else state.clients
+            own = ids, jax.tree.map(lambda leaf: leaf[ids], rows)
+            made = self._part("model", Rounds.personalized, state, own, key, values)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[0], made)
+
+    def deploy(self, state: State, key: Array, **hyper: Hyper) -> Deploy:
+        """What makes the deployed model of a client by its number, see `model`."""
+        outputs = jax.jit(self.rounds.task.predict)
+        example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data.examples.x)
+
+        def deploy(client: int) -> Deployed:
+            return Deployed(self.data.names[client], self.model(state, key, client, **hyper), outputs, example)
+
+        return deploy
+
     def course(
         self,
         rounds: int,
@@ -247,6 +275,7 @@ class Simulation:
             bytes_up=up * int(log["heard"].sum()),
             bytes_down=down * int(sampled.sum()),
             fingerprint=self.data.fingerprint,
+            names=self.data.names,
         )
 
     def _steps(self, log: Log, plan: Plan) -> int:
@@ -368,16 +397,22 @@ class Simulation:
     ) -> Tree:
         """`function` of all clients, or of those that never train, a chunk at a time."""
 
-        def of(server: Tree, clients: Tree, number: Array, key: Array, hyper: Traced, data: FederatedData) -> Tree:
-            return function(self.rounds, self.deployed(hyper, number), server, clients, number, key, data)
-
         first, count = (self.data.num_clients, self.data.num_unseen) if unseen else (0, self.train.num_clients)
         parts = []
         for ids in store.chunks(self._row(values), count):
             clients = first + ids if unseen else (ids, store.read(state.clients, ids))
-            args = state.server, clients, state.round, key, values, self.data
-            parts.append(jax.tree.map(np.asarray, self._programs.call(name, of, *args)))
+            parts.append(jax.tree.map(np.asarray, self._part(name, function, state, clients, key, values)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+
+    def _part(
+        self, name: Hashable, function: Callable[..., Tree], state: State, clients: Tree, key: Array, values: Traced
+    ) -> Tree:
+        """`function` of `clients`, ids and states or, of those that never train, ids alone."""
+
+        def of(server: Tree, clients: Tree, number: Array, key: Array, hyper: Traced, data: FederatedData) -> Tree:
+            return function(self.rounds, self.deployed(hyper, number), server, clients, number, key, data)
+
+        return self._programs.call(name, of, state.server, clients, state.round, key, values, self.data)
 
 
 def traced(hyper: Mapping[str, Hyper]) -> Traced:
@@ -475,4 +510,12 @@ def simulate(
             checkpoints.save(state, course.record)
         if progress is not None:
             progress(course.done, scores)
-    return course.end()
+    result = course.end()
+    if hosts.together():
+        return result
+    kept = jax.tree.map(np.asarray, state)
+
+    def again() -> Deploy:
+        return Simulation(task, build, data, **options).deploy(kept, key, **hyper)
+
+    return dataclasses.replace(result, models=Models(data.names, again))

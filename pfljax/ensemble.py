@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ class Point(NamedTuple):
     """One run of an ensemble."""
 
     seed: int
-    hyper: dict[str, Hyper]
+    hyper: Mapping[str, Hyper]
 
 
 @checks.by_hints(rest=Simulation)
@@ -71,6 +71,9 @@ class Ensemble:
         self._simulation = Simulation(task, build, data, devices=self._devices[:1], **options)
         self._at_once = at_once
         self._wave: _Wave | None = None
+
+    def __repr__(self) -> str:
+        return f"Ensemble({self._simulation}, {self._rounds} rounds)"
 
     def run(self, points: Sequence[Point]) -> Iterator[tuple[int, Result | Diverged]]:
         """Runs points, which all name the same hyperparameters.

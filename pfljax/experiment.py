@@ -5,42 +5,31 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pfljax import checks, engine, hosts, models, results, sampling, tasks
+from pfljax import checks, engine, hosts, metrics, models, results, sampling, scores, tasks
 from pfljax import data as data_layer
 from pfljax.algorithms import METHODS, method
 from pfljax.checks import When
 from pfljax.data import FederatedData, partition, synthetic
 from pfljax.data.sources import NAMES
 from pfljax.executors import Executor
+from pfljax.progress import Bar
 from pfljax.recipe import Recipe, ServerConfig, SolverConfig, build, check_options, options_of, sections_of, traced
 from pfljax.results import Comparison, Result, Select
 from pfljax.sampling import Sampler
 from pfljax.types import Task
 
-PARTITIONS: dict[str, Callable[..., partition.Partitioner]] = {
-    make.__name__: make
-    for make in (
-        partition.classes_per_client,
-        partition.dirichlet,
-        partition.dirichlet_client,
-        partition.iid,
-        partition.log_normal,
-        partition.natural,
-        partition.power_law,
-        partition.shards,
-    )
-}
+PARTITIONS = partition.PARTITIONS
 """Name -> partitioner, as `data.partition.name` means it."""
 
 _SOLVERS = ("local", "tune", "head_local", "personal_local")
@@ -71,11 +60,16 @@ class DataConfig:
       path: a file or folder instead of the usual places.
       source: where it is looked for.
       download: let TFDS download what is found nowhere.
+      groups: the array or feature that names the natural client, see `data.load`.
+      units: the array that names what stays together in a split.
+      times: the array that orders the examples of a client.
       options: arguments of a synthetic data set.
       partition: a partitioner of `PARTITIONS` with its arguments.
       test: share of each client's examples that test, or what is done with the official test set; see `data.federate`.
       validation: share of the others that validate.
       unseen: share of the clients that never train.
+      stratify: each class in proportion in every split.
+      chronological: the last examples of a client validate and test.
       seed: of partition, unseen clients and splits.
       min_size: fewest examples of a client.
     """
@@ -84,11 +78,16 @@ class DataConfig:
     path: str | None = None
     source: Literal["auto", "files", "tfds"] = "auto"
     download: bool = False
+    groups: str | None = None
+    units: str | None = None
+    times: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     partition: Choice = Choice("dirichlet", {"clients": 20, "alpha": 0.1})
     test: checks.Part | Literal["mirror", "pooled"] = 0.25
     validation: checks.Part = 0.0
     unseen: checks.Part = 0.0
+    stratify: bool = False
+    chronological: bool = False
     seed: checks.Seed = 0
     min_size: checks.Size = 1
 
@@ -106,7 +105,7 @@ class DataConfig:
         elif self.path is None and self.source != "tfds":
             checks.choice(self.name, dict.fromkeys((*NAMES, *_SYNTHETIC)), "name")
         made = self.name in _SYNTHETIC or (self.name == "digits" and self.path is None)
-        for name in ("path", "source", "download"):
+        for name in ("path", "source", "download", "groups", "units", "times"):
             if made and getattr(self, name) != getattr(DataConfig, name):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is for files, and {self.name!r} is made: leave it out"
@@ -152,6 +151,7 @@ class RunConfig:
       precision: that the model computes in, see `models.compute_in`.
       onboard_rounds: rounds of onboarding for unseen clients.
       select: which evaluation tables report.
+      metric: what clients are compared by, see `scores.read`; accuracy or loss if None.
     """
 
     rounds: checks.Count = 20
@@ -162,13 +162,14 @@ class RunConfig:
     precision: models.Precision = "default"
     onboard_rounds: checks.Size = 5
     select: Select = "last"
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         checks.fields(self)
 
 
 @checks.spelled()
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Config:
     """A whole experiment.
 
@@ -196,6 +197,11 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     cohort: CohortConfig = CohortConfig()
     run: RunConfig = RunConfig()
+
+    def __repr__(self) -> str:
+        """What differs from the defaults, as the command line has it."""
+        mine, usual = _flat(self.to_dict()), _flat(Config().to_dict())
+        return f"Config({', '.join(f'{name}={value!r}' for name, value in mine.items() if usual.get(name) != value)})"
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -386,12 +392,13 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
       FileNotFoundError: if the data are not found.
     """
     data = load_data(config.data) if data is None else data
-    if data.num_classes is None:
-        raise ValueError(f"{data.name} has real-valued targets; configurations describe classification")
     shape = tuple(np.shape(data.examples.x)[1:])
-    model = models.by_name(config.model.name, shape, data.num_classes, **config.model.options)
+    outputs = math.prod(np.shape(data.examples.y)[1:]) if data.num_classes is None else data.num_classes
+    model = models.by_name(config.model.name, shape, outputs, **config.model.options)
     model = models.compute_in(model, config.run.precision)
-    task = tasks.classification(model)
+    task = tasks.regression(model) if data.num_classes is None else tasks.classification(model)
+    if config.run.metric is not None:
+        scores.choose(config.run.metric, _measured(task, data))
     pooled = "pooled data" in method(config.algorithm.name).needs
     capacity = data.pooled().capacity if pooled else data.capacity
     recipe = build(config.algorithm.name, task, model, capacity=capacity, **_ingredients(config))
@@ -422,17 +429,11 @@ def load_data(config: DataConfig) -> FederatedData:
     if config.name in _SYNTHETIC and config.path is None:
         dataset = _SYNTHETIC[config.name](**config.options)
     else:
-        dataset = data_layer.load(config.name, path=config.path, source=config.source, download=config.download)
+        options = ("path", "source", "download", "groups", "units", "times")
+        dataset = data_layer.load(config.name, **{option: getattr(config, option) for option in options})
     dealt = PARTITIONS[config.partition.name](**config.partition.options)
-    return data_layer.federate(
-        dataset,
-        dealt,
-        test=config.test,
-        validation=config.validation,
-        unseen=config.unseen,
-        seed=config.seed,
-        min_size=config.min_size,
-    )
+    options = ("test", "validation", "unseen", "stratify", "chronological", "seed", "min_size")
+    return data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
 
 
 @checks.by_hints()
@@ -463,7 +464,7 @@ def run(
     experiment = prepare(config, data)
     if out is not None:
         _claim(Path(out), config.to_dict(), resume)
-    with _bar(progress) as bar:
+    with Bar(progress) as bar:
         return _run(config, experiment, out, resume, bar)
 
 
@@ -494,7 +495,7 @@ def compare_methods(
         _claim(Path(out), {"config": config.to_dict(), "methods": names}, resume)
         for name, each in configs.items():
             _claim(Path(out) / name, each.to_dict(), resume)
-    with _bar(progress) as bar:
+    with Bar(progress) as bar:
         comparison = Comparison(
             {name: _run(each, experiments[name], folders[name], resume, bar) for name, each in configs.items()}
         )
@@ -545,7 +546,7 @@ def compare(
       progress: a live bar on the standard error.
       **options: of `engine.simulate`, such as `eval_every`, `seed`, `cohort`.
     """
-    with _bar(progress) as bar:
+    with Bar(progress) as bar:
         return Comparison(
             {
                 name: engine.simulate(
@@ -556,7 +557,7 @@ def compare(
         )
 
 
-def _run(config: Config, experiment: Experiment, out: str | Path | None, resume: bool, bar: Progress) -> Result:
+def _run(config: Config, experiment: Experiment, out: str | Path | None, resume: bool, bar: Bar) -> Result:
     if out is not None and resume and hosts.shared((Path(out) / "summary.json").is_file):
         return hosts.shared(lambda: Result.load(out))
     recipe, name = experiment.recipe, config.algorithm.name
@@ -569,7 +570,7 @@ def _run(config: Config, experiment: Experiment, out: str | Path | None, resume:
         method=name,
         checkpoint=None if out is None else Path(out) / "checkpoint",
         resume=resume,
-        progress=_watch(bar, name, config.run.rounds),
+        progress=_watch(bar, name, config.run.rounds, config.run.metric),
         store=config.run.store,
         **experiment.options(config.run),
     ).configured(config.to_dict())
@@ -595,28 +596,21 @@ def _claim(out: Path, content: dict[str, Any], resume: bool) -> None:
         raise PermissionError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
 
 
-def _bar(visible: bool) -> Progress:
-    return Progress(
-        SpinnerColumn(finished_text="✓"),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not (visible and hosts.leads()),
-    )
+def _watch(bar: Bar, name: str, rounds: int, metric: str | None = None) -> Callable[[int, dict[str, np.ndarray]], None]:
+    line = bar.line(name, "round", rounds)
 
-
-def _watch(bar: Progress, name: str, rounds: int) -> Callable[[int, dict[str, np.ndarray]], None]:
-    line = bar.add_task(f"{name:<18}", total=rounds, state="compiling ...")
-
-    def show(done: int, scores: dict[str, np.ndarray]) -> None:
-        state = f"round {done}/{rounds}"
-        if "personal/test/accuracy" in scores:
-            state += f"  accuracy {100 * np.nanmean(scores['personal/test/accuracy']):.1f}%"
-        bar.update(line, completed=done, state=state)
+    def show(done: int, measured: dict[str, np.ndarray]) -> None:
+        compared = scores.choose(metric, scores.names(measured))
+        line(done, compared.say(metrics.mean(measured[f"personal/test/{compared.name}"])))
 
     return show
+
+
+def _measured(task: Task, data: FederatedData) -> list[str]:
+    """Names of the scores of a task."""
+    rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), data.examples)
+    key = jax.random.key(0)
+    return list(jax.eval_shape(lambda x, y: task.measure(task.predict(task.init(key), x), y), rows.x, rows.y))
 
 
 def _sampler(config: CohortConfig) -> Sampler:
@@ -658,6 +652,15 @@ def _section(cls: type, values: Any, where: str) -> Any:
         made[name] = _section(inner, value, f"{where}.{name}") if section else value  # pyright: ignore
     with checks.within(where):
         return cls(**made)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Plain values by their dotted names."""
+    flat = {}
+    for name, value in values.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
+        flat |= inner
+    return flat
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -110,7 +111,7 @@ class Rounds:
         plan = sharding.layout(cohort, self.block, self.axis)
         padding = plan.slots - cohort
         ids = jnp.pad(draw.ids, (0, padding), constant_values=num_clients)
-        replied, work, heard = (jnp.pad(part, (0, padding)) for part in (draw.replied, draw.work, draw.heard))
+        replied, work, heard = (jnp.pad(part, (0, padding)) for part in (draw.replied, draw.work, draw.heard))  # pyright: ignore
         sizes = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
         weights = jnp.where(heard, sizes, 0)
         order = sharding.order(sizes * work, plan)
@@ -181,38 +182,48 @@ class Rounds:
         self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
     ) -> dict[str, Array]:
         """Scores [n] of the clients `ids` [n], which never train."""
+        clients = self.newcomers(algorithm, server, ids, number, key, data)
+        scores = self.scores(algorithm, server, clients, number, key, data)
+        return OrderedDict((f"unseen_{name}", score) for name, score in scores.items())
 
-        def one(shared: Tree, client: Tree) -> dict[str, Array]:
+    def newcomers(
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> Tree:
+        """Clients that never train, after their onboarding: ids [n] and states [n, ...]."""
+
+        def one(shared: Tree, client: Tree) -> Tree:
+            server, data, key = shared
             id, row = client
-            return self._measured(algorithm, shared, id, self._onboarded(algorithm, shared, id, row))
+            download, view, own = algorithm.download(server, id), data.client(id), _client_key(key, id)
+            return jax.lax.fori_loop(
+                0,
+                self.onboard_rounds,
+                lambda step, row: algorithm.onboard(download, row, view, jax.random.fold_in(own, step)),
+                row,
+            )
 
-        newcomers = ids, self.clients(algorithm, server, ids, key)
-        scores = self._over(one, (server, data, self._evaluation_key(key, number)), newcomers)
-        return {f"unseen_{name}": score for name, score in scores.items()}
+        rows = self.clients(algorithm, server, ids, key)
+        return ids, self._over(one, (server, data, self._evaluation_key(key, number)), (ids, rows))
 
     def personalized(
         self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
     ) -> Params:
-        """Their models, leaves [n, ...], of the same clients."""
+        """The models of `clients`, leaves [n, ...]."""
 
         def one(shared: Tree, client: Tree) -> Params:
             return self._deployed(algorithm, shared, *client)[0]
 
         return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
 
+    def unseen_personalized(
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> Params:
+        """The models, leaves [n, ...], of the clients `ids` [n], which never train."""
+        clients = self.newcomers(algorithm, server, ids, number, key, data)
+        return self.personalized(algorithm, server, clients, number, key, data)
+
     def _evaluation_key(self, key: Array, number: Array) -> Array:
         return jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
-
-    def _onboarded(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> Tree:
-        """The state of an unseen client after its own rounds."""
-        server, data, key = shared
-        download, view, own = algorithm.download(server, id), data.client(id), _client_key(key, id)
-        return jax.lax.fori_loop(
-            0,
-            self.onboard_rounds,
-            lambda step, client: algorithm.onboard(download, client, view, jax.random.fold_in(own, step)),
-            client,
-        )
 
     def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Params, Params | None]:
         """The personal and the common model of one client."""
@@ -222,25 +233,26 @@ class Rounds:
         return algorithm.personalize(download, client, data.client(id), _client_key(key, id)), common
 
     def _measured(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> dict[str, Array]:
-        """Scores of one client's models on its own examples."""
+        """Scores of one client's models on its own examples, in the order of the task."""
         _, data, _ = shared
         personal, common = self._deployed(algorithm, shared, id, client)
 
         def score(params: Params, view: ClientData) -> dict[str, Array]:
             def of(batch: Any) -> dict[str, Array]:
                 measured = self.task.measure(self.task.predict(params, batch.x), batch.y)
-                return {k: jnp.sum(v * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1) for k, v in measured.items()}
+                count = jnp.maximum(jnp.sum(batch.mask), 1)
+                return OrderedDict((k, jnp.sum(v * batch.mask) / count) for k, v in measured.items())
 
             means = local.average(of, view, batch_size=64)
             return jax.tree.map(lambda mean: jnp.where(view.size > 0, mean, jnp.nan), means)
 
         models = {"personal": personal} | ({} if common is None else {"global": common})
-        return {
-            f"{model}/{split}/{metric}": value
+        return OrderedDict(
+            (f"{model}/{split}/{metric}", value)
             for model, params in models.items()
             for split in ("validation", "test")
             for metric, value in score(params, data.client(id, split)).items()
-        }
+        )
 
     def _over(self, one: Callable[[Tree, Tree], Tree], shared: Tree, clients: Tree) -> Tree:
         """`one(shared, client)` for each of the clients, leaves [n, ...]."""

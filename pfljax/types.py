@@ -21,10 +21,13 @@ from typing import Any, NamedTuple
 
 import jax
 
+from pfljax.printing import in_brief
+
 Array = jax.Array
 Tree = Any
 
 
+@in_brief
 class Params(NamedTuple):
     """A model: what is descended, and what is only measured.
 
@@ -35,6 +38,7 @@ class Params(NamedTuple):
     stats: Tree = {}  # noqa: RUF012  running statistics of norm layers; never mutated
 
 
+@in_brief
 class Batch(NamedTuple):
     """A minibatch. Rows whose mask is 0 are padding and count for nothing."""
 
@@ -43,6 +47,7 @@ class Batch(NamedTuple):
     mask: Array  # [B] of {0., 1.}
 
 
+@in_brief
 class Examples(NamedTuple):
     """Examples of all clients, packed along one axis and kept in their storage dtype."""
 
@@ -50,6 +55,7 @@ class Examples(NamedTuple):
     y: Array  # [T, ...]
 
 
+@in_brief
 class ClientData(NamedTuple):
     """A view of one client: its examples are the rows `start : start + size` of the shared arrays."""
 
@@ -64,6 +70,7 @@ LossFn = Callable[[Params, Batch, Array], tuple[Array, Tree]]
 """`(params, batch, key) -> (loss [], new stats)`; a mean over the unmasked rows."""
 
 
+@in_brief
 class Model(NamedTuple):
     """A network as a pair of functions, with the names that personalization needs."""
 
@@ -73,6 +80,7 @@ class Model(NamedTuple):
     norms: tuple[str, ...] = ()  # paths of the normalisation modules
 
 
+@in_brief
 class Task(NamedTuple):
     """What is learned: a model with its loss and its scores."""
 
@@ -82,6 +90,7 @@ class Task(NamedTuple):
     measure: Callable[[Tree, Array], dict[str, Array]]  # (outputs, y) -> named scores [B]
 
 
+@in_brief
 class Plan(NamedTuple):
     """Which minibatches a client visits in a round."""
 
@@ -96,6 +105,7 @@ Mask = Callable[[Params], Params]
 """`params -> ` the same tree with a Python bool at each leaf."""
 
 
+@in_brief
 class Reply(NamedTuple):
     """What one client hands back."""
 
@@ -103,6 +113,7 @@ class Reply(NamedTuple):
     client: Tree = ()  # stays with the client until it is sampled again
 
 
+@in_brief
 class Cohort(NamedTuple):
     """What the server sees of a round."""
 
@@ -124,6 +135,7 @@ Sampler = Callable[[Array, Array], Draw]
 """`(key, sizes [N]) -> Draw`."""
 
 
+@in_brief
 class Reduce(NamedTuple):
     """How uploads become one value. A summed reduction needs the memory of one term, whatever the cohort."""
 
@@ -143,6 +155,7 @@ def keep(download: Tree, client: Tree, data: ClientData, key: Array) -> Tree:
     return client
 
 
+@in_brief
 class Algorithm(NamedTuple):
     """A federated learning method as pure functions of ONE client and of the server.
 
@@ -164,6 +177,7 @@ class Algorithm(NamedTuple):
     participation: Callable[[Sampler], Sampler] = as_drawn  # the run's sampler -> who trains in this method
 
 
+@in_brief
 class State(NamedTuple):
     """A run between two rounds."""
 

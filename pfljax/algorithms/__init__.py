@@ -26,6 +26,7 @@ from pfljax.algorithms.pfedme import pfedme
 from pfljax.algorithms.reptile import reptile
 from pfljax.algorithms.scaffold import scaffold
 from pfljax.checks import Bounds
+from pfljax.printing import in_brief
 from pfljax.types import Algorithm
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 
+@in_brief
 class Method(NamedTuple):
     """One row of the table."""
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pfljax"
 
 FLOORS = {
-    0: ["types", "checks"],
+    0: ["types", "checks", "printing", "tables", "files"],
     1: ["tree", "masks", "shuffle", "models", "schedules"],
     2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data", "sampling"],
     3: ["algorithms"],
@@ -20,6 +20,7 @@ FLOORS = {
         *(
             "engine",
             "course",
+            "deployed",
             "rounds",
             "programs",
             "executors",
@@ -29,6 +30,8 @@ FLOORS = {
             "sharding",
             "memory",
             "metrics",
+            "scores",
+            "progress",
             "results",
             "plots",
             "checkpoint",
