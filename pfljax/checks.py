@@ -18,20 +18,21 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from pfljax.types import LocalSolver, Mask
+from pfljax.types import LocalSolver, Mask, Sampler
 
 Called = TypeVar("Called", bound=Callable[..., Any])
 
 _PLAIN = {float: "a number", int: "a whole number", bool: "True or False", str: "text", types.NoneType: "None"}
-_PLAIN |= {dict: "a section", dict[str, Any]: "a section"}
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[Any, str] = {
     LocalSolver: "a solver, such as pfl.descent(optax.sgd(0.1), pfl.epochs(1, batch_size=10))",
     Mask: "a mask, such as pfl.masks.head(model)",
+    Sampler: "a sampler, such as pfl.sampling.uniform(5)",
 }
 _MADE = {
     "Algorithm": "an algorithm, such as pfl.fedavg(task, local)",
     "Choice": "a Choice, such as Choice('ditto', {'lam': 0.5})",
+    "Config": "a Config, such as pfl.experiment.from_config_dict({'run': {'rounds': 20}})",
     "FederatedData": "a federation, such as pfl.federate(pfl.load('digits'), pfl.dirichlet(20, 0.1))",
     "GradientTransformation": "an optimizer, such as optax.sgd(0.1)",
     "Model": "a model, such as pfl.models.mlp((8, 8, 1), 10) or pfl.models.from_linen(module, shape)",
@@ -60,6 +61,11 @@ class Bounds(NamedTuple):
             and (below is None or value < below)
         )
 
+    def sign(self) -> str:
+        """In signs: `>= 0, < 1`."""
+        signs = {">=": self.least, ">": self.above, "<=": self.most, "<": self.below}
+        return ", ".join(f"{sign} {bound}" for sign, bound in signs.items() if bound is not None)
+
     def __str__(self) -> str:
         if self.least is not None and self.most is not None:
             return f"from {self.least} to {self.most}"
@@ -78,7 +84,7 @@ class When(NamedTuple):
         return config[self.field] in self.values if self.values else bool(config[self.field])
 
     def __str__(self) -> str:
-        return f"{self.field}={' or '.join(map(repr, self.values))}" if self.values else self.field
+        return f"{self.field}={' or '.join(map(repr, self.values))}" if self.values else f"{self.field} above 0"
 
 
 Count = Annotated[int, Bounds(least=1)]
@@ -120,21 +126,14 @@ def value(given: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         return choice(given, typing.get_args(hint), where)
     if origin in (typing.Union, types.UnionType):
-        for kind in typing.get_args(hint):
-            try:
-                return value(given, kind, where)
-            except ValueError:
-                continue
-        _refuse(given, hint, where)
+        fitting = (kind for kind in typing.get_args(hint) if _fits(given, kind))
+        return value(given, next(fitting, None) or _refuse(given, hint, where), where)
     if origin is Annotated:
         kind, *marks = typing.get_args(hint)
         bounds = [mark for mark in marks if isinstance(mark, Bounds)]
-        if bounds and not _fits(given, kind):
+        if bounds and not (_fits(given, kind) and (isinstance(given, Tracer) or all(b.hold(given) for b in bounds))):
             _refuse(given, hint, where)
-        made = value(given, kind, where)
-        if not isinstance(made, Tracer) and not all(bound.hold(made) for bound in bounds):
-            _refuse(given, hint, where)
-        return made
+        return value(given, kind, where)
     if not _fits(given, hint):
         _refuse(given, hint, where)
     if hint in (float, int) and not isinstance(given, Tracer):
@@ -142,7 +141,10 @@ def value(given: Any, hint: Any, where: str) -> Any:
     if _lists(origin):
         inner = typing.get_args(hint)
         return tuple(value(item, inner[0], where) for item in given)
-    return dict(given) if origin is dict else given
+    if _maps(origin):
+        inner = typing.get_args(hint)[1]
+        return {name: value(item, inner, f"{where}[{name!r}]") for name, item in given.items()}
+    return given
 
 
 def choice(given: Any, choices: Iterable[Any], where: str) -> Any:
@@ -196,7 +198,7 @@ def arguments(factory: Callable[..., Any], options: Mapping[str, Any], where: st
     names(options, [parameter.name for parameter in parameters], where)
     for parameter in parameters:
         if parameter.default is parameter.empty and parameter.name not in options:
-            raise ValueError(f"{where} lacks {parameter.name!r}: set {where}.{parameter.name}")
+            raise ValueError(f"{where} lacks {parameter.name!r}: give it, as {where}.{parameter.name}=...")
     known = hints(factory)
     return {name: value(given, known[name], f"{where}.{name}") for name, given in options.items()}
 
@@ -222,7 +224,7 @@ def idle(cls: type, values: Mapping[str, Any]) -> dict[str, str]:
     for name, hint in hints(cls).items():
         for mark in typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ():
             if isinstance(mark, When) and not mark.met(values):
-                reasons[name] = f"is for {mark}, not {values[mark.field]!r}: leave it out"
+                reasons[name] = f"is for {mark}, not {values[mark.field]!r}: set {mark.field} or leave it out"
     return reasons
 
 
@@ -263,7 +265,7 @@ def _guarded(of: Called, rest: Callable[..., Any] | None, known: Mapping[str, An
     call: Any = of.__init__ if made else of
     label = getattr(of, "__name__", type(of).__name__).replace("<lambda>", "the function")
     signature = inspect.signature(of)
-    named = _named(of) if rest is None else [*_named(of), *_named(rest)]
+    named = _named(of) if rest is None else list(dict.fromkeys([*_named(of), *_named(rest)]))
     takes_any = rest is None and any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
 
     @functools.wraps(call)
@@ -319,14 +321,19 @@ def _fits(given: Any, hint: Any) -> bool:
         return _scalar(given, numbers.Integral)
     if hint is Any:
         return True
-    if hint is jax.Array:
-        return False
-    origin = typing.get_origin(hint) or hint
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin is Annotated:
+        return _fits(given, inner[0])
+    if origin is Literal:
+        return any(type(given) is type(word) and given == word for word in inner)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(given, kind) for kind in inner)
     if origin is Callable:
-        return _callable(given, typing.get_args(hint)[0])
+        return _callable(given, inner[0])
     if _lists(origin):
-        return isinstance(given, list | tuple)
-    return isinstance(given, Mapping if origin is dict else origin)
+        fixed = origin is tuple and ... not in inner
+        return isinstance(given, list | tuple) and (len(given) == len(inner) or not fixed)
+    return isinstance(given, Mapping if hint is dict or _maps(origin) else origin)
 
 
 def _callable(given: Any, parameters: Any) -> bool:
@@ -344,7 +351,11 @@ def _callable(given: Any, parameters: Any) -> bool:
 
 
 def _lists(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(tuple, origin)
+    return origin is list or (isinstance(origin, type) and issubclass(tuple, origin))
+
+
+def _maps(origin: Any) -> bool:
+    return origin in (dict, Mapping)
 
 
 def _finite(given: Any) -> bool:
@@ -370,10 +381,10 @@ def _refuse(given: Any, hint: Any, where: str) -> typing.NoReturn:
 
 
 def _shown(given: Any) -> str:
-    if isinstance(given, str | numbers.Number | None) or type(given) in (list, tuple, dict):
+    if isinstance(given, str | numbers.Number | None) or (type(given) in (list, tuple, dict) and len(repr(given)) < 80):
         return f"={given!r}"
     if inspect.isroutine(given) or isinstance(given, type):
-        return f" is {'a class' if isinstance(given, type) else 'the function'} {given.__name__}"
+        return f" is {'the class' if isinstance(given, type) else 'the function'} {given.__name__}"
     return f" is {'an' if type(given).__name__[0] in 'AEIOU' else 'a'} {type(given).__name__}"
 
 
@@ -392,7 +403,9 @@ def spell(hint: Any) -> str:
         return " or ".join(spell(kind) for kind in inner if kind is not jax.Array)
     if hint in _PLAIN:
         return _PLAIN[hint]
+    if hint is dict or _maps(origin):
+        return f"a dictionary, each {spell(inner[1])}" if inner and inner[1] is not Any else "a dictionary"
     if origin is None or origin is Callable:
         name = getattr(hint, "__name__", str(hint))
         return _MADE.get(name, f"a {name}") if origin is None else _FUNCTIONS.get(hint, "a function")
-    return "a list"
+    return f"a list of {len(inner)}" if origin is tuple and ... not in inner else "a list"

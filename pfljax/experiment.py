@@ -7,7 +7,7 @@ import inspect
 import json
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,12 +28,14 @@ from pfljax.recipe import Recipe, ServerConfig, SolverConfig, build, check_optio
 from pfljax.results import Comparison, Result, Select
 from pfljax.sampling import Sampler
 from pfljax.schedules import Schedule
-from pfljax.types import Algorithm, Task
+from pfljax.types import Task
 
 PARTITIONS = partition.PARTITIONS
 """Name -> partitioner, as `data.partition.name` means it."""
 
 _SOLVERS = ("local", "tune", "head_local", "personal_local")
+SOLVED = (*_SOLVERS, "server")
+"""Sections that only some methods read."""
 _SYNTHETIC = {make.__name__: make for make in (synthetic.synthetic, synthetic.synthetic_v2)}
 
 
@@ -56,10 +58,21 @@ class DataConfig:
 
     Args:
       name: a data set for `data.load`, or `synthetic` / `synthetic_v2`.
-      path, source, download, groups, units, times: see `data.load`.
+      path: a file or folder instead of the usual places.
+      source: where it is looked for.
+      download: let TFDS download what is found nowhere.
+      groups: the array or feature that names the natural client, see `data.load`.
+      units: the array that names what stays together in a split.
+      times: the array that orders the examples of a client.
       options: arguments of a synthetic data set.
       partition: a partitioner of `PARTITIONS` with its arguments.
-      test, validation, unseen, stratify, chronological, seed, min_size: see `data.federate`.
+      test: share of each client's examples that test, or what is done with the official test set; see `data.federate`.
+      validation: share of the others that validate.
+      unseen: share of the clients that never train.
+      stratify: each class in proportion in every split.
+      chronological: the last examples of a client validate and test.
+      seed: of partition, unseen clients and splits.
+      min_size: fewest examples of a client.
     """
 
     name: str = "digits"
@@ -83,8 +96,9 @@ class DataConfig:
         checks.fields(self)
         dealt = self.partition
         checks.choice(dealt.name, PARTITIONS, "partition.name")
+        options = checks.arguments(PARTITIONS[dealt.name], dealt.options, "partition")
         with checks.within("partition"):
-            PARTITIONS[dealt.name](**checks.arguments(PARTITIONS[dealt.name], dealt.options, "partition"))
+            PARTITIONS[dealt.name](**options)
         if self.name in _SYNTHETIC:
             checks.arguments(_SYNTHETIC[self.name], self.options, "options")
         elif self.options:
@@ -92,7 +106,7 @@ class DataConfig:
         elif self.path is None and self.source != "tfds":
             checks.choice(self.name, dict.fromkeys((*NAMES, *_SYNTHETIC)), "name")
         made = self.name in _SYNTHETIC or (self.name == "digits" and self.path is None)
-        for name in ("path", "source", "download"):
+        for name in ("path", "source", "download", "groups", "units", "times"):
             if made and getattr(self, name) != getattr(DataConfig, name):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is for files, and {self.name!r} is made: leave it out"
@@ -196,7 +210,9 @@ class Config:
         checks.fields(self)
         checks.choice(self.model.name, models.MODELS, "model.name")
         checks.arguments(models.MODELS[self.model.name], self.model.options, "model", skip=2)
+        checks.choice(self.algorithm.name, METHODS, "algorithm.name")
         check_options(self.algorithm.name, self.algorithm.options)
+        checks.names(self.methods, METHODS, "methods")
         for name, options in self.methods.items():
             check_options(name, checks.value(options, dict, f"methods.{name}"), f"methods.{name}")
         split = self.run.select.removeprefix("best_")
@@ -218,16 +234,18 @@ class Config:
     def idle(self, methods: Iterable[str]) -> dict[str, str]:
         """Fields that change nothing in runs of these methods, by dotted names, each with the reason."""
         methods = list(methods)
-        who, reads = ", ".join(methods), [sections_of(name) for name in methods]
-        reasons = {}
-        for section in (*_SOLVERS, "server"):
+        who, reasons = ", ".join(methods), {}
+        for section in SOLVED:
+            read = set().union(*(sections_of(name).get(section, ()) for name in methods))
             takers = [name for name in METHODS if section in sections_of(name)]
-            for name in checks.hints(ServerConfig if section == "server" else SolverConfig):
-                if not any(name in read.get(section, ()) for read in reads):
-                    own = [method for method in methods if name in options_of(method)]
-                    remedy = f"set algorithm.{name} of {', '.join(own)}" if own else f"it is for {', '.join(takers)}"
-                    reasons[f"{section}.{name}"] = f"has no effect on {who}: {remedy}"
-        for section in (*_SOLVERS, "server", "cohort"):
+            remedy = "leave it out" if section == "local" else f"it is for {', '.join(takers)}"
+            reasons |= {} if read else {section: f"has no effect on {who}: {remedy}"}
+            for name in checks.hints(ServerConfig if section == "server" else SolverConfig).keys() - read:
+                own = f"server_{name}" if section == "server" else name
+                named = any(own in options_of(method) for method in methods)
+                instead = f"set algorithm.{own}" if named else remedy
+                reasons[f"{section}.{name}"] = f"has no effect on {who}: {instead}"
+        for section in (*SOLVED, "cohort"):
             if (config := getattr(self, section)) is not None:
                 idle = checks.idle(type(config), vars(config))
                 reasons |= {f"{section}.{name}": reason for name, reason in idle.items()}
@@ -301,7 +319,7 @@ def overridden(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
             for option in section.keys() - {*_CHOICES[path](changes[path])}:
                 del section[option]
         section[last] = changes[path]
-    for name in {path.split(".")[0] for path in changes} & {*_SOLVERS, "server", "cohort"}:
+    for name in {path.split(".")[0] for path in changes} & {*SOLVED, "cohort"}:
         for section in _SOLVERS if name == "local" else (name,):
             _drop_idle(values, section, changes)
     return values
@@ -336,7 +354,7 @@ def check_effect(config: Config, methods: Iterable[str], changes: Iterable[str] 
     for path in changes:
         section, _, name = path.partition(".")
         if path in idle:
-            raise ValueError(f"config.{path}={_value(config, path)!r} {idle[path]}")
+            raise ValueError(f"config.{path}{f'={_value(config, path)!r}' if name else ''} {idle[path]}")
         if section == "algorithm" and config.algorithm.name not in methods:
             raise ValueError(f"config.{path} is for {config.algorithm.name}, which is not run: set config.methods")
         if section == "methods" and name and name.split(".")[0] not in methods:
@@ -345,7 +363,7 @@ def check_effect(config: Config, methods: Iterable[str], changes: Iterable[str] 
 
 def _value(config: Config, path: str) -> Any:
     section, _, name = path.partition(".")
-    return getattr(getattr(config, section), name, None)
+    return getattr(getattr(config, section), name, None) if name else getattr(config, section)
 
 
 class Experiment(typing.NamedTuple):
@@ -406,7 +424,7 @@ def hyperparameters(config: Config) -> dict[str, float | Schedule]:
 
 
 def _ingredients(config: Config) -> dict[str, Any]:
-    sections = {name: getattr(config, name) for name in (*_SOLVERS, "server")}
+    sections = {name: getattr(config, name) for name in SOLVED}
     return {"options": config.resolved().algorithm.options, "rounds": config.run.rounds, **sections}
 
 
@@ -427,6 +445,7 @@ def load_data(config: DataConfig) -> FederatedData:
     return data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
 
 
+@checks.by_hints()
 def run(
     config: Config,
     out: str | Path | None = None,
@@ -458,9 +477,10 @@ def run(
         return _run(config, experiment, out, resume, bar)
 
 
+@checks.by_hints()
 def compare_methods(
     config: Config,
-    methods: Iterable[str],
+    methods: Sequence[str],
     out: str | Path | None = None,
     *,
     resume: bool = False,
@@ -515,8 +535,15 @@ def _begun(out: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}): start the run again") from error
 
 
+@checks.by_hints(rest=engine.simulate)
 def compare(
-    task: Task, algorithms: Mapping[str, Algorithm], data: FederatedData, *, progress: bool = False, **options: Any
+    task: Task,
+    algorithms: Mapping[str, engine.Build],
+    data: FederatedData,
+    *,
+    rounds: checks.Count,
+    progress: bool = False,
+    **options: Any,
 ) -> Comparison:
     """Runs algorithms on the same data.
 
@@ -524,14 +551,15 @@ def compare(
       task: the model, for predictions.
       algorithms: name -> algorithm; `local_only` is what the others are compared with.
       data: the federation.
+      rounds: how many in total.
       progress: a live bar on the standard error.
-      **options: of `engine.simulate`, such as `rounds`, `eval_every`, `seed`, `cohort`.
+      **options: of `engine.simulate`, such as `eval_every`, `seed`, `cohort`.
     """
     with Bar(progress) as bar:
         return Comparison(
             {
                 name: engine.simulate(
-                    task, algorithm, data, method=name, progress=_watch(bar, name, options["rounds"]), **options
+                    task, algorithm, data, method=name, rounds=rounds, progress=_watch(bar, name, rounds), **options
                 )
                 for name, algorithm in algorithms.items()
             }
@@ -615,8 +643,9 @@ def _section(cls: type, values: Any, where: str) -> Any:
         remedy = f": set {where}.name={values!r}" if cls is Choice and isinstance(values, str) else ""
         raise ValueError(f"{where}={values!r}: it must be a section{remedy}")
     if cls is Choice:
-        if not isinstance(values.get("name"), str):
+        if "name" not in values:
             raise ValueError(f"{where} lacks a name: set {where}.name")
+        checks.value(values["name"], str, f"{where}.name")
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         return Choice(str(options.pop("name")), options)
     hints = checks.hints(cls)

@@ -38,7 +38,7 @@ OptimizerName = Literal["sgd", "adam", "adamw", "adagrad", "rmsprop", "yogi"]
 
 _SECTIONS = ("task", "local", "tune", "head_local", "personal_local", "optimizer", "plan", "server")
 
-_PLAIN: dict[str, Any] = {
+PLAIN: dict[str, Any] = {
     "adapt": checks.Count,
     "personal": checks.Size | str | tuple[str, ...],
     "head": checks.Size | str | tuple[str, ...],
@@ -198,7 +198,7 @@ def build(
                 )
             fixed[key] = options.get(key, parameter.default)
 
-    def make(**values: Array | float) -> Algorithm:
+    def make(**values: Any) -> Algorithm:
         checks.names(values, hyper, name)
         values = {**hyper, **values}
         ingredients: dict[str, Any] = {key: values[key] for key in parameters if key in hyper}
@@ -261,7 +261,7 @@ def check_options(name: str, options: Mapping[str, Any], where: str = "algorithm
         scheduled = isinstance(given, Mapping) and _is_float(hints[key])
         if scheduled:
             schedules.read(given, hints[key], f"{where}.{key}", 1)
-        checked[key] = dict(given) if scheduled else checks.value(given, _PLAIN.get(key, hints[key]), f"{where}.{key}")
+        checked[key] = dict(given) if scheduled else checks.value(given, PLAIN.get(key, hints[key]), f"{where}.{key}")
     return checked
 
 
@@ -273,10 +273,10 @@ def _unknown(key: str, name: str, known: Sequence[str], where: str) -> str:
             elsewhere.setdefault(option, []).append(other)
     close = None if checks.near(key, known) else checks.near(key, elsewhere)
     if close is None:
-        return f"{name} takes no {key!r}: {checks.nearest(key, known)}"
+        return f"{where}.{key} is no option of {name}: {checks.nearest(key, known)}"
     meant = "" if close == key else f"did you mean {close!r}? "
     takers = ", ".join(elsewhere[close])
-    return f"{name} takes no {key!r}: {meant}methods with {close!r} are {takers}; set {where}.name to one of them"
+    return f"{where}.{key} is no option of {name}: {meant}{close!r} is an option of {takers}; set {where}.name"
 
 
 def options_of(name: str) -> list[str]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pfljax import checks
 from pfljax.types import Array, Batch, Model, Params, Task, Tree
 
 
@@ -28,6 +29,8 @@ def _rows(values: Array) -> Array:
 
 
 def _task(model: Model, losses: Callable[[Tree, Array], Array], measure: Callable[..., dict[str, Array]]) -> Task:
+    checks.each(Model, model=model)
+
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
         outputs, stats = model.apply(params, batch.x, train=True, mask=batch.mask, key=key)
         return masked_mean(losses(outputs, batch.y), batch.mask), stats

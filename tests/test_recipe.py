@@ -157,7 +157,7 @@ def test_flops_of_a_dense_layer() -> None:
         ("fedper", {"personal": 9}, "9 personal blocks"),
         ("fedper", {"init": "both"}, "choose 'common', 'per_client'"),
         ("fedavg", {"reduce": "maen"}, "did you mean 'mean'"),
-        ("fedavg", {"local": 3}, "fedavg takes no 'local'"),
+        ("fedavg", {"local": 3}, "local is no option of fedavg"),
     ],
 )
 def test_bad_options(name: str, options: dict[str, Any], message: str) -> None:

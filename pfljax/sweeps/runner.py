@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pfljax import hosts, results
+from pfljax import checks, hosts, results
 from pfljax.experiment import Config
 from pfljax.progress import Bar
 from pfljax.sweeps import spaces
@@ -20,6 +20,7 @@ from pfljax.sweeps.points import check_effect, deal, digest, lay_out, plain_valu
 from pfljax.sweeps.spaces import Space
 
 
+@checks.by_hints()
 def sweep(
     config: Config | Mapping[str, Any],
     space: Space | Mapping[str, Any],
@@ -27,7 +28,7 @@ def sweep(
     *,
     shard: tuple[int, int] | None = None,
     resume: bool = False,
-    at_once: int | None = None,
+    at_once: checks.Count | None = None,
     ensembles: Ensembles | None = None,
     progress: bool = False,
 ) -> Sweep:
