@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import accounting, executors, hosts, memory, sampling, sharding, store, tree
+from pfljax import accounting, executors, hosts, memory, sampling, sharding, store, tasks, tree
 from pfljax.checkpoint import Checkpoints, Record
 from pfljax.data import FederatedData
 from pfljax.executors import Executor
@@ -54,7 +54,7 @@ class Simulation:
       onboard_rounds: rounds of onboarding for each unseen client.
 
     Raises:
-      ValueError: if executor or store are unknown.
+      ValueError: if executor or store are unknown, or the model does not fit the data.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Simulation:
             raise ValueError(f"store={store!r}: choose 'auto', 'device' or 'host'")
         if store == "host" and hosts.together():
             raise ValueError("store='host' serves one process; several spread the client states over their devices")
+        tasks.check(task, data)
         if devices is None:
             sharding.hint()
         self._build, self._executor, self._store = build, executor, store
