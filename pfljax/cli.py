@@ -1,4 +1,4 @@
-"""The command line: `pfljax methods | run | compare | sweep | resume | bench | doctor`."""
+"""The command line: `pfljax methods | run | compare | table | sweep | resume | bench | doctor`."""
 
 from __future__ import annotations
 
@@ -171,6 +171,12 @@ def _parser() -> argparse.ArgumentParser:
     configured(compare)
     several(compare)
     compare.add_argument("--methods", required=True, metavar="A,B,...", help="names of methods, see pfljax methods")
+    tabled = command("table", _table, "write the table of a run, comparison or sweep")
+    tabled.add_argument("folder", metavar="DIR", help="its folder")
+    tabled.add_argument("--format", choices=("text", "latex", "markdown", "csv"), default="text")
+    tabled.add_argument("--metric", help="what clients are compared by; with - before it where less is better")
+    tabled.add_argument("--select", choices=("last", "best_validation", "best_test"), help="which round or setting")
+    tabled.add_argument("--columns", metavar="A,B,...", help="of a run or comparison, such as mean,worst,sent")
     swept = command("sweep", _sweep, "run many points of one experiment, or look at such a sweep")
     configured(swept)
     sweeps.add_arguments(swept)
@@ -250,6 +256,23 @@ def _report(result: Result | Comparison, config: Config, out: str | None) -> Non
         plots.save(comparison, Path(out) / "comparison.png")
         written += ", comparison.png"
     console.print(f"{written} in {out}", highlight=False, soft_wrap=True)
+
+
+def _table(options: argparse.Namespace) -> None:
+    folder, select, metric = Path(options.folder), options.select, options.metric
+    columns = options.columns.split(",") if options.columns else None
+    if sweeps.is_sweep(folder):
+        if columns or select == "last":
+            raise ValueError(f"{folder} holds a sweep: leave out --columns and --select=last")
+        table = sweeps.load(folder).table(select, metric=metric)
+    else:
+        alone = (folder / "clients.npz").is_file()
+        comparison = Comparison.load(folder) if not alone else Comparison({(run := Result.load(folder)).method: run})
+        table = comparison.table(columns, select=select or "last", metric=metric)
+    if options.format == "text":
+        Console().print(table)
+    else:
+        print(getattr(table, options.format)(), end="")
 
 
 def _bench(options: argparse.Namespace) -> None:

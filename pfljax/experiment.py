@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from pfljax import data as data_layer
-from pfljax import engine, hosts, models, results, sampling, tasks
+from pfljax import engine, hosts, metrics, models, results, sampling, scores, tasks
 from pfljax.algorithms import method
 from pfljax.data import FederatedData, partition, synthetic
+from pfljax.progress import Bar
 from pfljax.recipe import Recipe, ServerConfig, SolverConfig, build, check_names, check_options, check_value, traced
 from pfljax.results import Comparison, Result, Select
 from pfljax.sampling import Sampler
@@ -101,6 +102,7 @@ class RunConfig:
       precision: that the model computes in, see `models.compute_in`.
       onboard_rounds: rounds of onboarding for unseen clients.
       select: which evaluation tables report.
+      metric: what clients are compared by, see `scores.read`; accuracy or loss if None.
     """
 
     rounds: int = 20
@@ -111,6 +113,7 @@ class RunConfig:
     precision: Literal["default", "float32", "tf32", "bfloat16"] = "default"
     onboard_rounds: int = 5
     select: Select = "last"
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("rounds", "eval_every"):
@@ -118,7 +121,7 @@ class RunConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Config:
     """A whole experiment.
 
@@ -146,6 +149,11 @@ class Config:
     server: ServerConfig = field(default_factory=ServerConfig)
     cohort: CohortConfig = CohortConfig()
     run: RunConfig = RunConfig()
+
+    def __repr__(self) -> str:
+        """What differs from the defaults, as the command line has it."""
+        mine, usual = _flat(self.to_dict()), _flat(Config().to_dict())
+        return f"Config({', '.join(f'{name}={value!r}' for name, value in mine.items() if usual.get(name) != value)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `from_config_dict` reads them."""
@@ -211,12 +219,13 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
       FileNotFoundError: if the data are not found.
     """
     data = load_data(config.data) if data is None else data
-    if data.num_classes is None:
-        raise ValueError(f"{data.name} has real-valued targets; configurations describe classification")
     shape = tuple(np.shape(data.examples.x)[1:])
-    model = models.by_name(config.model.name, shape, data.num_classes, **config.model.options)
+    outputs = math.prod(np.shape(data.examples.y)[1:]) if data.num_classes is None else data.num_classes
+    model = models.by_name(config.model.name, shape, outputs, **config.model.options)
     model = models.compute_in(model, config.run.precision)
-    task = tasks.classification(model)
+    task = tasks.regression(model) if data.num_classes is None else tasks.classification(model)
+    if config.run.metric is not None:
+        scores.choose(config.run.metric, _measured(task, data))
     pooled = "pooled data" in method(config.algorithm.name).needs
     capacity = data.pooled().capacity if pooled else data.capacity
     recipe = build(config.algorithm.name, task, model, capacity=capacity, **_ingredients(config))
@@ -279,7 +288,7 @@ def run(
     experiment = prepare(config, data)
     if out is not None:
         _claim(Path(out), config.to_dict(), resume)
-    with _bar(progress) as bar:
+    with Bar(progress) as bar:
         return _run(config, experiment, out, resume, bar)
 
 
@@ -307,7 +316,7 @@ def compare_methods(
         _claim(Path(out), {"config": config.to_dict(), "methods": names}, resume)
         for name, each in configs.items():
             _claim(Path(out) / name, each.to_dict(), resume)
-    with _bar(progress) as bar:
+    with Bar(progress) as bar:
         comparison = Comparison(
             {name: _run(each, experiments[name], folders[name], resume, bar) for name, each in configs.items()}
         )
@@ -350,7 +359,7 @@ def compare(
       progress: a live bar on the standard error.
       **options: of `engine.simulate`, such as `rounds`, `eval_every`, `seed`, `cohort`.
     """
-    with _bar(progress) as bar:
+    with Bar(progress) as bar:
         return Comparison(
             {
                 name: engine.simulate(
@@ -361,7 +370,7 @@ def compare(
         )
 
 
-def _run(config: Config, experiment: Experiment, out: str | Path | None, resume: bool, bar: Progress) -> Result:
+def _run(config: Config, experiment: Experiment, out: str | Path | None, resume: bool, bar: Bar) -> Result:
     if out is not None and resume and hosts.shared((Path(out) / "summary.json").is_file):
         return hosts.shared(lambda: Result.load(out))
     recipe, name = experiment.recipe, config.algorithm.name
@@ -374,7 +383,7 @@ def _run(config: Config, experiment: Experiment, out: str | Path | None, resume:
         method=name,
         checkpoint=None if out is None else Path(out) / "checkpoint",
         resume=resume,
-        progress=_watch(bar, name, config.run.rounds),
+        progress=_watch(bar, name, config.run.rounds, config.run.metric),
         store=config.run.store,
         **experiment.options(config.run),
     ).configured(config.to_dict())
@@ -400,28 +409,21 @@ def _claim(out: Path, content: dict[str, Any], resume: bool) -> None:
         raise PermissionError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
 
 
-def _bar(visible: bool) -> Progress:
-    return Progress(
-        SpinnerColumn(finished_text="✓"),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not (visible and hosts.leads()),
-    )
+def _watch(bar: Bar, name: str, rounds: int, metric: str | None = None) -> Callable[[int, dict[str, np.ndarray]], None]:
+    line = bar.line(name, "round", rounds)
 
-
-def _watch(bar: Progress, name: str, rounds: int) -> Callable[[int, dict[str, np.ndarray]], None]:
-    line = bar.add_task(f"{name:<18}", total=rounds, state="compiling ...")
-
-    def show(done: int, scores: dict[str, np.ndarray]) -> None:
-        state = f"round {done}/{rounds}"
-        if "personal/test/accuracy" in scores:
-            state += f"  accuracy {100 * np.nanmean(scores['personal/test/accuracy']):.1f}%"
-        bar.update(line, completed=done, state=state)
+    def show(done: int, measured: dict[str, np.ndarray]) -> None:
+        compared = scores.choose(metric, scores.names(measured))
+        line(done, compared.say(metrics.mean(measured[f"personal/test/{compared.name}"])))
 
     return show
+
+
+def _measured(task: Task, data: FederatedData) -> list[str]:
+    """Names of the scores of a task."""
+    rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), data.examples)
+    key = jax.random.key(0)
+    return list(jax.eval_shape(lambda x, y: task.measure(task.predict(task.init(key), x), y), rows.x, rows.y))
 
 
 def _sampler(config: CohortConfig) -> Sampler:
@@ -474,6 +476,15 @@ def _check(config: Config) -> None:
         check_options(_SYNTHETIC[config.data.name], config.data.options, "config.data.options")
     elif config.data.options:
         raise ValueError(f"config.data.options are for synthetic data, not for {config.data.name!r}: leave them out")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Plain values by their dotted names."""
+    flat = {}
+    for name, value in values.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
+        flat |= inner
+    return flat
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import optax
 
 from pfljax import tree
+from pfljax.printing import in_brief
 from pfljax.types import Params
 
 
@@ -18,6 +19,7 @@ class Server(NamedTuple):
     opt_state: optax.OptState
 
 
+@in_brief
 class ServerOptimizer(NamedTuple):
     """How a server model starts and moves."""
 

@@ -21,7 +21,7 @@ from scipy import stats
 
 from pfljax import cli, engine, ensemble, experiment, sweeps
 from pfljax.algorithms import METHODS
-from pfljax.engine import Diverged
+from pfljax.course import Diverged
 from pfljax.experiment import Config, from_config_dict
 from pfljax.results import Result
 from pfljax.sweeps import Ledger, Point, Sweep, spaces

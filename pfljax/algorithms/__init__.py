@@ -25,6 +25,7 @@ from pfljax.algorithms.per_fedavg import per_fedavg
 from pfljax.algorithms.pfedme import pfedme
 from pfljax.algorithms.reptile import reptile
 from pfljax.algorithms.scaffold import scaffold
+from pfljax.printing import in_brief
 from pfljax.types import Algorithm
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
 ]
 
 
+@in_brief
 class Method(NamedTuple):
     """One row of the table."""
 

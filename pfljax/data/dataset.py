@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from pfljax.data import door
+from pfljax.printing import brief
 from pfljax.types import Tree
 
 
@@ -54,6 +55,11 @@ class Dataset:
         door.check_labels(self.y, self.name, self.num_classes, self.ignore)
         if self.test is not None:
             door.same_rows(self.test.x, self.x, f"the official test set of {self.name}", "the training set")
+
+    def __repr__(self) -> str:
+        kind = "real targets" if self.num_classes is None else f"{self.num_classes} classes"
+        known = [name for name in ("groups", "units", "test") if getattr(self, name) is not None]
+        return f"Dataset({', '.join([f'{self.name!r}: {len(self):,} examples', kind, f'x={brief(self.x)}', *known])})"
 
     def __len__(self) -> int:
         return len(self.y)

@@ -15,6 +15,7 @@ import numpy as np
 from pfljax.data import checks, door
 from pfljax.data.dataset import Dataset
 from pfljax.data.partition import PARTITIONS, Partitioner, apportion
+from pfljax.printing import brief
 from pfljax.types import Array, ClientData, Examples, Tree
 
 Split = Literal["train", "validation", "test"]
@@ -151,6 +152,12 @@ class FederatedData:
                 "labels_per_client": float((self.label_counts() > 0).sum(1).mean()),
             }
         return summary
+
+    def __repr__(self) -> str:
+        held = f"{self.num_clients} clients" + f" and {self.num_unseen} unseen" * bool(self.num_unseen)
+        kind = "real targets" if self.num_classes is None else f"{self.num_classes} classes"
+        examples = f"{len(self.examples.y):,} examples, {kind}, x={brief(self.examples.x)}"
+        return f"FederatedData({self.name!r}: {held}, {examples})"
 
     def _rows(self, split: Split) -> Rows:
         if split not in SPLITS:

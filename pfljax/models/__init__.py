@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pfljax.models import checks
 from pfljax.models.convolution import cnn
 from pfljax.models.dense import logistic, mlp
 from pfljax.models.linen import from_linen
@@ -20,8 +19,6 @@ from pfljax.types import Model
 
 
 def _char_lstm(shape: Sequence[int], classes: int, **kwargs: Any) -> Model:
-    if len(checks.shape(shape, "length")) != 1:
-        raise ValueError(f"shape={tuple(shape)}: char_lstm reads tokens [length], one whole number at each place")
     return char_lstm(classes, *shape, **kwargs)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
-from pfljax.models import checks
 from pfljax.models.layers import Classifier, flat, image
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -39,13 +38,5 @@ def cnn(shape: Sequence[int], classes: int, padding: str | None = None) -> Model
       classes: number of outputs.
       padding: `"VALID"` or `"SAME"`. Default: `"VALID"` where both convolutions fit, which takes 16 pixels a side,
         else `"SAME"`.
-
-    Raises:
-      ValueError: if `shape` is no image of [height, width, channels], or is smaller than 4 pixels a side (16 for
-        `"VALID"`).
     """
-    checks.counts(classes=classes)
-    if padding not in (None, "VALID", "SAME"):
-        raise ValueError(f"padding={padding!r}: choose 'VALID' or 'SAME'")
-    shape = checks.image(shape, 16 if padding == "VALID" else 4)
     return from_linen(CNN(classes, padding or ("VALID" if min(shape[:2]) >= 16 else "SAME")), shape)

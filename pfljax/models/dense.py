@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
-from pfljax.models import checks
 from pfljax.models.layers import Classifier, flat
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -27,13 +26,8 @@ class MLP(nn.Module):
 
 
 def mlp(shape: Sequence[int], classes: int, hidden: Sequence[int] = (100,)) -> Model:
-    """A multilayer perceptron with ReLU on the flattened example; its blocks are its dense layers.
-
-    Raises:
-      ValueError: if a size is not a whole number of at least 1.
-    """
-    checks.counts(classes=classes)
-    return from_linen(MLP(checks.widths("hidden", hidden), classes), checks.shape(shape))
+    """A multilayer perceptron with ReLU on the flattened example; its blocks are its dense layers."""
+    return from_linen(MLP(tuple(hidden), classes), shape)
 
 
 def logistic(shape: Sequence[int], classes: int) -> Model:

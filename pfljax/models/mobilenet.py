@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
-from pfljax.models import checks
 from pfljax.models.layers import Classifier, conv, image, normalization
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -66,12 +65,6 @@ def mobilenet_v1(shape: Sequence[int], classes: int, width: float = 1.0, norm: s
       width: multiplier of all channels, which stay at least 8.
       norm: `"group"`, `"batch"` or `"layer"`.
 
-    Raises:
-      ValueError: if `shape` is no image, or a size is out of range.
-
     Source: Howard et al., "MobileNets", 2017, table 1, https://arxiv.org/abs/1704.04861.
     """
-    checks.counts(classes=classes)
-    if not 0 < width < float("inf"):
-        raise ValueError(f"width={width!r}: it multiplies the channels and must be above 0")
-    return from_linen(MobileNet(classes, width, norm), checks.image(shape))
+    return from_linen(MobileNet(classes, width, norm), shape)

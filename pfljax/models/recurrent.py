@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from pfljax.models import checks
 from pfljax.models.layers import Classifier
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -66,5 +65,4 @@ def char_lstm(vocabulary: int = 80, length: int = 80, embedding: int = 8, hidden
     820,522 parameters with a vocabulary of 90. Blocks: embedding, each LSTM layer, classifier. Tokens may be bytes.
     Source: Caldas et al., "LEAF: a benchmark for federated settings", 2018, https://arxiv.org/abs/1812.01097.
     """
-    checks.counts(vocabulary=vocabulary, length=length, embedding=embedding, hidden=hidden, layers=layers)
     return from_linen(CharLSTM(vocabulary, embedding, hidden, layers), (length,), jnp.int32)

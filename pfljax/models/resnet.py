@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
-from pfljax.models import checks
 from pfljax.models.layers import Classifier, Stem, conv, normalization
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -46,18 +45,13 @@ class ResNet(nn.Module):
         return Classifier(self.classes, name="classifier")(x.mean(axis=(1, 2)))
 
 
-def _resnet(stages: Sequence[int], width: int, shape: Sequence[int], classes: int, norm: str) -> Model:
-    checks.counts(classes=classes)
-    return from_linen(ResNet(stages, width, classes, norm), checks.image(shape))
-
-
 def resnet8(shape: Sequence[int], classes: int, norm: str = "group") -> Model:
     """ResNet-8 of 16, 32 and 64 channels, one basic block a stage; 5 blocks with stem and classifier.
 
     The family of 6n + 2 layers of He et al. (CVPR 2016, section 4.2), with n = 1, and 1x1 convolutions as shortcuts.
     `norm` is `"group"`, `"batch"` or `"layer"`.
     """
-    return _resnet((1, 1, 1), 16, shape, classes, norm)
+    return from_linen(ResNet((1, 1, 1), 16, classes, norm), shape)
 
 
 def resnet18(shape: Sequence[int], classes: int, norm: str = "group") -> Model:
@@ -66,9 +60,9 @@ def resnet18(shape: Sequence[int], classes: int, norm: str = "group") -> Model:
     Source: He et al., "Deep residual learning for image recognition", CVPR 2016, table 1,
     https://arxiv.org/abs/1512.03385. The stem fits the image: see `pfljax.models.layers.Stem`.
     """
-    return _resnet((2, 2, 2, 2), 64, shape, classes, norm)
+    return from_linen(ResNet((2, 2, 2, 2), 64, classes, norm), shape)
 
 
 def resnet34(shape: Sequence[int], classes: int, norm: str = "group") -> Model:
     """ResNet-34: 3, 4, 6, 3 basic blocks of 64 to 512 channels; 18 blocks with stem and classifier. See `resnet18`."""
-    return _resnet((3, 4, 6, 3), 64, shape, classes, norm)
+    return from_linen(ResNet((3, 4, 6, 3), 64, classes, norm), shape)

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from pfljax import ensemble, experiment
+from pfljax.course import Diverged
 from pfljax.data import FederatedData
-from pfljax.engine import Diverged
 from pfljax.ensemble import Ensemble
 from pfljax.experiment import DataConfig
 from pfljax.results import Result
@@ -36,7 +36,8 @@ class Ensembles:
         for members in by_group(points):
             served = self._of(members[0], at_once)
             for place, outcome in served.run([hyper_point(point) for point in members]):
-                yield members[place], outcome
+                point = members[place]
+                yield point, outcome.configured(point.config.to_dict()) if isinstance(outcome, Result) else outcome
 
     def _of(self, point: Point, at_once: int | None) -> Ensemble:
         key = point.group, at_once

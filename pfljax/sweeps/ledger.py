@@ -7,7 +7,6 @@ writers. Whoever reads takes all ledgers of the folder together.
 from __future__ import annotations
 
 import json
-import math
 import platform
 import re
 import sqlite3
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pfljax.engine import Diverged
+from pfljax.course import Diverged
 from pfljax.results import Result, Select
 from pfljax.sweeps.points import Point
 
@@ -86,7 +85,7 @@ class Ledger:
             outcome, summary, arrays = Outcome(point.id, "diverged", str(result)), None, None
         else:
             at = result.evaluation(select)
-            validation, test = (_score(result, split, at) for split in ("validation", "test"))
+            validation, test = (result.mean_at(at, split) for split in ("validation", "test"))
             outcome = Outcome(point.id, "done", None, validation, test, result.seconds)
             summary, arrays = json.dumps(result.summary(select=select)), result.arrays()
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -140,13 +139,6 @@ class Ledger:
             raise OSError(f"{self.path}: {error}; is the disk full, read-only, or the file in use?") from error
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{self.path} is damaged ({error}): move it away and resume the sweep") from error
-
-
-def _score(result: Result, split: str, at: int) -> float | None:
-    if f"personal/{split}/{result.metric}" not in result.scores:
-        return None
-    score = float(result.curve(split=split)[at])
-    return None if math.isnan(score) else score
 
 
 def path_of(folder: Path, shard: tuple[int, int] | None) -> Path:

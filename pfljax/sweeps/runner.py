@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from pfljax import hosts, results
 from pfljax.experiment import Config
+from pfljax.progress import Bar
 from pfljax.sweeps import spaces
 from pfljax.sweeps.ensembles import Ensembles
-from pfljax.sweeps.ledger import Ledger, Outcome, ledgers, path_of
+from pfljax.sweeps.ledger import Ledger, ledgers, path_of
 from pfljax.sweeps.outcomes import Sweep
-from pfljax.sweeps.points import Point, deal, digest, lay_out, plain_values
+from pfljax.sweeps.points import deal, digest, lay_out, plain_values
 from pfljax.sweeps.spaces import Space
 
 
@@ -71,9 +67,11 @@ def sweep(
     own.add(mine)
     begun = Sweep(mine, known)
     pending = [point for point in mine if point.id not in begun.outcomes]
-    with _bar(progress, len(mine), begun) as show:
+    with Bar(progress) as bar:
+        show = _watch(bar, begun) if progress else lambda: None
         for point, result in (ensembles or Ensembles()).run(pending, at_once):
-            show(point, own.record(point, result, point.config.run.select))
+            begun.outcomes[point.id] = own.record(point, result, point.config.run.select)
+            show()
     return Sweep(mine if shard else points, known)
 
 
@@ -174,27 +172,15 @@ def _claim(out: Path, config: dict[str, Any], space: Space, shard: tuple[int, in
         raise PermissionError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
 
 
-@contextmanager
-def _bar(visible: bool, total: int, begun: Sweep) -> Iterator[Callable[[Point, Outcome], None]]:
-    """A live line: how many points have ended, how many diverged, the best so far."""
-    columns = SpinnerColumn(finished_text="✓"), TextColumn("points"), BarColumn(bar_width=24), MofNCompleteColumn()
-    bar = Progress(
-        *columns,
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not visible,
-    )
-    diverged, best = begun.counts["diverged"], (-math.inf, "")
+def _watch(bar: Bar, begun: Sweep) -> Callable[[], None]:
+    """A line with how many points have ended, how many diverged, and the best setting so far, as the table has it."""
+    line = bar.line("sweep", "point", len(begun.points), len(begun.outcomes))
 
-    def show(point: Point, outcome: Outcome) -> None:
-        nonlocal diverged, best
-        diverged += outcome.status == "diverged"
-        split = "test" if outcome.validation is None else "validation"
-        if (score := getattr(outcome, split)) is not None:
-            best = max(best, (score, f"best {split} {100 * score:.1f}%: {spaces.spell(point.chosen)}"))
-        bar.update(line, advance=1, state=", ".join(filter(None, [f"{diverged} diverged" * bool(diverged), best[1]])))
+    def show() -> None:
+        news, standings = [f"{begun.counts['diverged']} diverged"] * bool(begun.counts["diverged"]), begun.standings()
+        if any(standing.validation.count for standing in standings):
+            best, what = begun.best(), begun.compared()
+            news.append(f"best validation {what.say(best.validation.mean)}: {spaces.spell(best.setting)}")
+        line(len(begun.outcomes), ", ".join(news))
 
-    with bar:
-        line = bar.add_task("", total=total, completed=len(begun.outcomes), state="compiling ...")
-        yield show
+    return show

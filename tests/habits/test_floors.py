@@ -12,23 +12,26 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pfljax"
 
 FLOORS = {
-    0: ["types"],
-    1: ["tree", "masks", "shuffle", "models"],
-    2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data"],
+    0: ["types", "checks", "printing", "tables", "files"],
+    1: ["tree", "masks", "shuffle", "models", "schedules"],
+    2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data", "sampling"],
     3: ["algorithms"],
     4: [
         *(
             "engine",
+            "course",
+            "deployed",
             "rounds",
             "programs",
             "executors",
             "store",
             "ensemble",
             "hosts",
-            "sampling",
             "sharding",
             "memory",
             "metrics",
+            "scores",
+            "progress",
             "results",
             "plots",
             "checkpoint",
