@@ -64,6 +64,7 @@ class SolverConfig:
     Args:
       optimizer: its name in optax.
       lr: learning rate, traced.
+      decay: what the learning rate is multiplied by from round to round, traced; 1 leaves it as it is.
       momentum: of `sgd`, traced; 0 leaves it out.
       weight_decay: traced; 0 leaves it out. Decoupled in `adamw`, part of the gradient elsewhere.
       plan: `epochs` passes over the client's examples, so many `steps`, or `full_batch`: `steps` steps on all examples.
@@ -77,6 +78,7 @@ class SolverConfig:
 
     optimizer: OptimizerName = "sgd"
     lr: _Rate = 0.05
+    decay: checks.Positive = 1.0
     momentum: Annotated[_Momentum, When("optimizer", ("sgd",))] = 0.0
     weight_decay: _Rate = 0.0
     plan: Literal["epochs", "steps", "full_batch"] = "epochs"
@@ -318,12 +320,22 @@ def _solvers(local: SolverConfig, *others: SolverConfig | None) -> dict[str, Sol
 
 def _rates(config: SolverConfig | ServerConfig, section: str, rounds: int) -> dict[str, float | Schedule]:
     """The traced numbers of a section; what is 0 and would be left out is no hyperparameter."""
-    rates = {"lr": (config.lr, checks.NotNegative)}
+    rates = {"lr": (_decaying(config), checks.NotNegative)}
     for name, hint in {"momentum": checks.Part, "weight_decay": checks.NotNegative}.items():
         if value := getattr(config, name, 0.0):
             rates[name] = value, hint
     prefix = section and f"{section}."
     return {prefix + name: _number(value, hint, prefix + name, rounds) for name, (value, hint) in rates.items()}
+
+
+def _decaying(config: SolverConfig | ServerConfig) -> float | dict[str, Any]:
+    """The learning rate, falling from round to round where a solver says so."""
+    decay = getattr(config, "decay", 1.0)
+    if decay == 1:
+        return config.lr
+    if isinstance(config.lr, dict):
+        raise ValueError(f"decay={decay} is for a number as lr, which is a schedule here: leave one of them out")
+    return {"schedule": "exponential", "from": config.lr, "decay": decay}
 
 
 def _number(value: Any, hint: Any, where: str, rounds: int) -> float | Schedule:

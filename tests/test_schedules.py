@@ -125,6 +125,11 @@ def test_a_configuration_describes_schedules_that_last_as_long_as_the_run():
         assert float(lr(jnp.asarray(t))) == pytest.approx(float(formula(t)), rel=1e-6)  # pyright: ignore
         assert float(mu(jnp.asarray(t))) == max(1 - t / 2, 0)  # pyright: ignore
     assert experiment.from_config_dict(config.to_dict()) == config
+    falling = experiment.from_config_dict({"local": {"lr": 0.4, "decay": 0.5}})
+    rate: Any = experiment.hyperparameters(falling)["local.lr"]
+    assert [float(rate(jnp.asarray(t))) for t in range(3)] == pytest.approx([0.4, 0.2, 0.1])
+        [0.4, 0.2, 0.1]
+    )  # pyright: ignore
 
 
 @pytest.mark.parametrize(
@@ -135,12 +140,13 @@ def test_a_configuration_describes_schedules_that_last_as_long_as_the_run():
         ({"schedule": "cosine"}, r"lr lacks 'from': set lr\.from"),
         ({"schedule": "cosine", "from": -0.1}, r"lr\.from=-0\.1: it must be a number of at least 0"),
         ({"schedule": "step", "from": 0.1, "decay": 0.5, "every": 0}, r"lr\.every=0: it must be a number above 0"),
+        (LR, r"decay=0\.5 is for a number as lr"),
         ({"from": 0.1}, r"say which, as lr\.schedule='cosine' does"),
     ],
 )
 def test_what_describes_no_schedule_is_refused(lr: Any, message: str):
     with pytest.raises(ValueError, match=message):
-        experiment.from_config_dict({"local": {"lr": lr}})
+        experiment.from_config_dict({"local": {"lr": lr, "decay": 0.5 if lr == LR else 1}})
 
 
 def test_a_sweep_goes_over_the_numbers_of_a_schedule_with_one_program():
@@ -148,5 +154,8 @@ def test_a_sweep_goes_over_the_numbers_of_a_schedule_with_one_program():
     points = sweeps.lay_out(base, {"local.lr.from": [0.2, 0.4], "local.lr.to": [0.0, 0.1]})
     assert len({point.id for point in points}) == 4
     assert len({point.group for point in points}) == 1
+    falling = sweeps.lay_out(base | {"local": {"lr": 0.1}}, {"local.decay": [0.9, 0.99], "local.lr": [0.1, 0.2]})
+    assert len({point.id for point in falling}) == 4
+    assert len({point.group for point in falling}) == 1
     other = sweeps.lay_out(base, {"local.lr": [LR, LR | {"schedule": "linear"}, 0.1]})
     assert len({point.group for point in other} | {points[0].group}) == 3

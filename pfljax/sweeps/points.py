@@ -134,7 +134,8 @@ def _static(content: dict[str, Any], hyper: Mapping[str, Hyper]) -> dict[str, An
             del content[name]
     for name in hyper:
         section, dot, field = name.rpartition(".")
-        (content[section] or {} if dot else content["algorithm"]).pop(field, None)
+        for traced in (field, "decay") if field == "lr" else (field,):
+            (content[section] or {} if dot else content["algorithm"]).pop(traced, None)
     kinds = {name: schedules.plain(value)["schedule"] for name, value in hyper.items() if callable(value)}
     return content | {"hyper": sorted(hyper)} | ({"schedules": kinds} if kinds else {})
 
