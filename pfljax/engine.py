@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import operator
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import accounting, executors, hosts, memory, sampling, sharding, store, tree
+from pfljax import accounting, executors, files, hosts, memory, sampling, sharding, store, tree
 from pfljax.checkpoint import Checkpoints, Record
 from pfljax.data import FederatedData
 from pfljax.executors import Executor
 from pfljax.memory import Shortage
 from pfljax.programs import Programs
-from pfljax.results import Result
+from pfljax.results import Result, versions
 from pfljax.rounds import Rounds
 from pfljax.sampling import Sampler
 from pfljax.sharding import Device
 from pfljax.types import Algorithm, Array, Params, Plan, State, Task, Tree
+
+P = ParamSpec("P")
 
 Build = Algorithm | Callable[..., Algorithm]
 """An algorithm, or what makes one from hyperparameters `**hyper`, which are then traced."""
@@ -33,6 +38,9 @@ Log = dict[str, np.ndarray]
 
 Store = Literal["auto", "device", "host"]
 """Where the clients' states live."""
+
+# Another version of these writes the same program in other words.
+_TRACERS = ("pfljax", "jax")
 
 # On an accelerator the states may take this share of the free memory; the rest is for training.
 _DEVICE_SHARE = 0.4
@@ -201,6 +209,21 @@ class Simulation:
             fingerprint=self.data.fingerprint,
         )
 
+    def program(self, **hyper: Array | float) -> str:
+        """A digest of what a round and an evaluation compute, however they are shared out; values of `hyper` aside."""
+        rounds = dataclasses.replace(self.rounds, block=1, axis=None)
+
+        def whole(key: Array, hyper: dict[str, Array], train: FederatedData, data: FederatedData) -> Tree:
+            algorithm = self.algorithm(hyper)
+            state = rounds.init(algorithm, key, train.num_clients)
+            state, _ = rounds.round(algorithm, state, key, train)
+            return rounds.evaluate(algorithm, state, key, data)
+
+        args = jax.random.key(0), floats(hyper), self.train, self.data
+        args = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), args)
+        text = str(jax.make_jaxpr(whole)(*args))
+        return files.digest({"program": re.sub(r" at 0x\w+", "", text)})
+
     def _steps(self, log: Log, plan: Plan) -> int:
         """Local steps of a run: those of the clients that replied."""
 
@@ -338,6 +361,19 @@ class Diverged(RuntimeError):
     """A model became NaN or infinite."""
 
 
+def _alone(run: Callable[P, Result]) -> Callable[P, Result]:
+    """Keeps other processes out of the folder of the checkpoints."""
+
+    @functools.wraps(run)
+    def held(*args: P.args, **options: P.kwargs) -> Result:
+        checkpoint: Any = options.get("checkpoint")
+        with contextlib.nullcontext() if checkpoint is None or not hosts.leads() else files.held(checkpoint):
+            return run(*args, **options)
+
+    return held
+
+
+@_alone
 def simulate(
     task: Task,
     build: Build,
@@ -351,6 +387,7 @@ def simulate(
     plan: Plan | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    identity: Mapping[str, Any] | None = None,
     progress: Callable[[int, dict[str, np.ndarray]], None] | None = None,
     **options: Any,
 ) -> Result:
@@ -367,7 +404,9 @@ def simulate(
       method: name for the result.
       plan: the local minibatches, to count local steps.
       checkpoint: a folder for checkpoints, or None.
-      resume: continue from the newest checkpoint, bit for bit as if never interrupted.
+      resume: continue from the newest checkpoint, bit for bit as if never interrupted; `rounds` may have grown.
+      identity: plain values by which the run is told from others, besides data, method, seed and `hyper`; the program
+        if None.
       progress: called as `progress(rounds done, scores)` after every evaluation.
       **options: of `Simulation`.
 
@@ -377,22 +416,36 @@ def simulate(
     Raises:
       Diverged: if a model is no longer finite; the message names the round and the clients, and the last checkpoint is
         from before.
-      ValueError: for counts below 1.
+      ValueError: for counts below 1, `resume` without a folder, a checkpoint of another run, or of more rounds.
+      FileExistsError: if the folder holds checkpoints and `resume` is false.
+      BlockingIOError: if another process uses the folder.
     """
     if rounds < 1 or eval_every < 1:
         raise ValueError(f"rounds={rounds}, eval_every={eval_every}: both must be at least 1")
+    if resume and checkpoint is None:
+        raise ValueError("resume=True without a folder: give the one of the checkpoints, checkpoint=...")
     hyper = hyper or {}
     simulation = Simulation(task, build, data, **options)
     key = jax.random.key(seed)
     state = simulation.init(key, **hyper)
     record: Record = {}
-    checkpoints = None if checkpoint is None else Checkpoints(checkpoint)
-    if checkpoints is not None and resume and checkpoints.rounds():
-        state, record = checkpoints.restore(state)
+    checkpoints = None
+    if checkpoint is not None:
+        told = {"method": method, "seed": seed, "hyper": {name: float(value) for name, value in hyper.items()}}
+        if identity is None:
+            traced_by = " and ".join(f"{name} {version}" for name, version in versions().items() if name in _TRACERS)
+            identity = {f"the algorithm, as traced by {traced_by},": simulation.program(**hyper)}
+        checkpoints = Checkpoints(checkpoint, told | {"data": data.fingerprint} | dict(identity))
+        if done := checkpoints.rounds():
+            if not resume:
+                raise FileExistsError(f"{checkpoint} holds checkpoints: resume the run, or choose another folder")
+            check_rounds(rounds, done[-1], checkpoint)
+            state, record = checkpoints.restore(state)
     seconds, at_most = float(record.get("seconds", 0.0)), min(eval_every, rounds)
     while (done := int(state.round)) < rounds:
         start, compiled = time.perf_counter(), simulation.compile_seconds
-        state, log = simulation.advance(state, key, min(eval_every, rounds - done), at_most, **hyper)
+        count = min(eval_every - done % eval_every, rounds - done)
+        state, log = simulation.advance(state, key, count, at_most, **hyper)
         check_finite(log, done)
         scores = simulation.evaluate(state, key, **hyper)
         seconds += time.perf_counter() - start - (simulation.compile_seconds - compiled)
@@ -403,6 +456,12 @@ def simulate(
         if progress is not None:
             progress(int(state.round), scores)
     return simulation.result(record, method=method, seed=seed, hyper=hyper, plan=plan)
+
+
+def check_rounds(rounds: int, done: int, where: str | Path) -> None:
+    """Raises `ValueError` if a run in folder `where` has done more rounds than it shall have."""
+    if done > rounds:
+        raise ValueError(f"rounds={rounds}: the run in {where} has done {done}; ask for at least {done}")
 
 
 def check_finite(log: Log, done: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pfljax import files
 from pfljax.results import Result
 
 
@@ -55,10 +56,7 @@ def save(results: Mapping[str, Result], path: str | Path) -> Path:
     right.grid(axis="x", alpha=0.25)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return files.write_figure(path, figure)
 
 
 _BASELINES = ("local_only", "fedavg", "centralized")

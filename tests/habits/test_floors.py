@@ -13,7 +13,7 @@ PACKAGE = ROOT / "pfljax"
 
 FLOORS = {
     0: ["types"],
-    1: ["tree", "masks", "shuffle", "models"],
+    1: ["tree", "masks", "shuffle", "models", "files"],
     2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data"],
     3: ["algorithms"],
     4: [
