@@ -70,7 +70,7 @@ class Models(Mapping[str, Deployed]):
 
     def __init__(self, names: Sequence[str], ready: Callable[[], Deploy]):
         self._numbers = {name: number for number, name in enumerate(names)}
-        self._ready = functools.cache(ready)
+        self.ready = functools.cache(ready)
 
     def __getitem__(self, client: str | int) -> Deployed:
         """The model of a client, by name or by number.
@@ -81,7 +81,7 @@ class Models(Mapping[str, Deployed]):
         number = self._numbers.get(client, -1) if isinstance(client, str) else int(client)
         if not 0 <= number < len(self):
             raise KeyError(f"no client {client!r}: {checks.nearest(client, self._numbers)}")
-        return self._ready()(number)
+        return self.ready()(number)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._numbers)

@@ -576,11 +576,11 @@ def simulate(
         if progress is not None:
             progress(course.done, scores)
     result = course.end()
-    if hosts.together():
-        return result
-    kept = jax.tree.map(np.asarray, state)
+    kept = None if hosts.together() else jax.tree.map(np.asarray, state)
 
     def again() -> Deploy:
+        if kept is None:
+            raise ValueError("several processes hold these clients: give the folder to pfljax.resume in a single one")
         return Simulation(task, build, data, **options).deploy(kept, key, **hyper)
 
     return dataclasses.replace(result, models=Models(data.names, again))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import json
 import logging
@@ -24,8 +25,10 @@ from pfljax import data as data_layer
 from pfljax.algorithms import METHODS, method
 from pfljax.checkpoint import differences
 from pfljax.checks import When
+from pfljax.course import Diverged
 from pfljax.data import FederatedData, partition, synthetic
 from pfljax.data.sources import NAMES
+from pfljax.deployed import Deploy, Models
 from pfljax.executors import Executor
 from pfljax.progress import Bar
 from pfljax.recipe import Recipe, ServerConfig, SolverConfig, build, check_options, options_of, sections_of, traced
@@ -41,7 +44,7 @@ _SOLVERS = ("local", "tune", "head_local", "personal_local")
 SOLVED = (*_SOLVERS, "server")
 """Sections that only some methods read."""
 # What may change when a run is continued.
-_FREE = ("rounds", "eval_every", "executor", "store", "select")
+_FREE = ("rounds", "eval_every", "patience", "executor", "store", "select")
 
 # Says, sealed, what a folder was begun as, should `config.json` be lost.
 _COPY = Path("checkpoint") / "begun.json"
@@ -479,7 +482,7 @@ def run(
       BlockingIOError: if another process uses `out`; the message says which.
       PermissionError, OSError: if a file cannot be written.
       ValueError, FileNotFoundError: if the configuration cannot be met, or asks for fewer rounds than are done.
-      engine.Diverged: if a model is no longer finite.
+      Diverged: if a model is no longer finite; `out` and the error's `result` have the evaluations before.
     """
     if not resume:
         check_effect(config, [config.algorithm.name])
@@ -517,8 +520,11 @@ def compare_methods(
         for name, each in configs.items():
             stack.enter_context(_claimed(folders[name], _Begun(each), resume))
         bar = stack.enter_context(Bar(progress))
-        comparison = Comparison(
-            {name: _run(each, experiments[name], folders[name], resume, bar) for name, each in configs.items()}
+        comparison = _compared(
+            {
+                name: functools.partial(_run, each, experiments[name], folders[name], resume, bar)
+                for name, each in configs.items()
+            }
         )
         if out is not None and hosts.leads():
             comparison.save(out, replace=True)
@@ -605,7 +611,7 @@ def compare(
     progress: bool = False,
     **options: Any,
 ) -> Comparison:
-    """Runs algorithms on the same data.
+    """Runs algorithms on the same data. One that diverges stands with its evaluations before, if it has any.
 
     Args:
       task: the model, for predictions.
@@ -616,36 +622,80 @@ def compare(
       **options: of `engine.simulate`, such as `eval_every`, `seed`, `cohort`.
     """
     with Bar(progress) as bar:
-        return Comparison(
-            {
-                name: engine.simulate(
-                    task, algorithm, data, method=name, rounds=rounds, progress=_watch(bar, name, rounds), **options
-                )
-                for name, algorithm in algorithms.items()
-            }
-        )
+        runs = {}
+        for name, algorithm in algorithms.items():
+            own = {"method": name, "rounds": rounds, "progress": _watch(bar, name, rounds)}
+            runs[name] = functools.partial(engine.simulate, task, algorithm, data, **own, **options)
+        return _compared(runs)
+
+
+def _compared(runs: Mapping[str, Callable[[], Result]]) -> Comparison:
+    """What came of each run; of one that diverged its evaluations before, if there are any.
+
+    Raises:
+      Diverged: if nothing came of any.
+    """
+    ended, lost = {}, []
+    for name, run in runs.items():
+        try:
+            ended[name] = run()
+        except Diverged as error:
+            if error.result is not None:
+                ended[name] = error.result
+                continue
+            lost.append(error)
+            logging.getLogger(__name__).warning("%s is left out, it has no evaluation: %s", name, error)
+    if not ended:
+        raise lost[0]
+    return Comparison(ended)
 
 
 def _run(config: Config, experiment: Experiment, out: str | Path | None, resume: bool, bar: Bar) -> Result:
     if out is not None and resume:
         finished = hosts.shared(lambda: _finished(Path(out), config.run.rounds))
         if finished is not None:
-            return finished
-    recipe, name = experiment.recipe, config.algorithm.name
-    result = engine.simulate(
+
+            def again() -> Deploy:
+                return typing.cast(Models, _simulated(config, experiment, out, resume=True).models).ready()
+
+            return replace(finished, models=Models(finished.names, again))
+    name, run = config.algorithm.name, config.run
+    try:
+        result = _simulated(config, experiment, out, resume, _watch(bar, name, run.rounds, run.metric))
+    except Diverged as error:
+        if error.result is not None:
+            error.result = _kept(error.result, config, out)
+        raise
+    return _kept(result, config, out)
+
+
+def _simulated(
+    config: Config,
+    experiment: Experiment,
+    out: str | Path | None,
+    resume: bool,
+    progress: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+) -> Result:
+    recipe = experiment.recipe
+    return engine.simulate(
         experiment.task,
         recipe.make,
         experiment.data,
         seed=config.run.seed,
         hyper=recipe.hyper,
-        method=name,
+        method=config.algorithm.name,
         checkpoint=None if out is None else Path(out) / "checkpoint",
         resume=resume,
         identity=_Begun(config).fixed(),
-        progress=_watch(bar, name, config.run.rounds, config.run.metric),
+        progress=progress,
         store=config.run.store,
         **experiment.options(config.run),
-    ).configured(config.to_dict())
+    )
+
+
+def _kept(result: Result, config: Config, out: str | Path | None) -> Result:
+    """The result with its configuration, in its folder."""
+    result = result.configured(config.to_dict())
     if out is not None and hosts.leads():
         result.save(out, replace=True)
     return result

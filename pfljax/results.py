@@ -499,7 +499,9 @@ class Comparison(Mapping[str, Result], Shown):
         checks.names(columns, dict.fromkeys(name for row in rows.values() for name in row), "columns")
         clients = max(row.get("clients", 0) for row in rows.values())
         lower = ", lower is better" * what.lower_is_better
-        return _tabulated(f"Test {what.title}{lower}, over {clients} clients", "method", rows, columns, what)
+        title = f"Test {what.title}{lower}, over {clients} clients"
+        ended = "\n".join(f"{name}: {result.reason}" for name, result in self.items() if result.reason)
+        return _tabulated(title, "method", rows, columns, what, caption=ended or None)
 
     def by_client(self, worst: int | None = None, *, select: Select = "last", metric: str | None = None) -> Table:
         """One row for each client by name, those that fare worst over all methods first: its score with each method.
@@ -639,10 +641,15 @@ def _column(name: str, metric: Metric) -> _Column:
 
 
 def _tabulated(
-    title: str, kind: str, rows: Mapping[str, Mapping[str, Any]], names: Sequence[str], metric: Metric
+    title: str,
+    kind: str,
+    rows: Mapping[str, Mapping[str, Any]],
+    names: Sequence[str],
+    metric: Metric,
+    caption: str | None = None,
 ) -> Table:
     """A row of statistics for each name; the best of each column is bold."""
-    table = Table(title)
+    table = Table(title, caption)
     table.add_names(kind)
     columns = [_column(name, metric) for name in names]
     best = [_best([row.get(column.name) for row in rows.values()], column.sign) for column in columns]
