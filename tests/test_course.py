@@ -73,7 +73,7 @@ def test_points_of_an_ensemble_end_by_their_own_patience():
 def test_patience_without_validation_examples_is_refused():
     with pytest.raises(ValueError, match=r"patience=3: no client has validation examples; .*validation=0\.2"):
         simulate(TASK, fedavg, TRAINED, patience=3, **OPTIONS)
-    with pytest.raises(ValueError, match="patience=0: it must be at least 1"):
+    with pytest.raises(ValueError, match="patience=0: it must be a whole number of at least 1"):
         simulate(TASK, fedavg, validated(3.0, 3.0), patience=0, **OPTIONS)
 
 
