@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import accounting, checks, executors, hosts, memory, sampling, schedules, sharding, store, tree
+from pfljax import accounting, checks, executors, hosts, memory, sampling, schedules, sharding, store, tasks, tree
 from pfljax.checkpoint import Checkpoints, Record
 from pfljax.course import Course, Log
 from pfljax.data import FederatedData
@@ -62,7 +62,7 @@ class Simulation:
       onboard_rounds: rounds of onboarding for each unseen client.
 
     Raises:
-      ValueError: if an argument is not what it should be.
+      ValueError: if an argument is not what it should be, or the model does not fit the data.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Simulation:
             raise ValueError("devices=[]: give at least one, such as jax.devices()[:1], or None for all")
         if store == "host" and hosts.together():
             raise ValueError("store='host' serves one process; several spread the client states over their devices")
+        tasks.check(task, data)
         if devices is None:
             sharding.hint()
         self._build, self._executor, self._store = build, executor, store

@@ -27,6 +27,7 @@ from pfljax.progress import Bar
 from pfljax.recipe import Recipe, ServerConfig, SolverConfig, build, check_options, options_of, sections_of, traced
 from pfljax.results import Comparison, Result, Select
 from pfljax.sampling import Sampler
+from pfljax.schedules import Schedule
 from pfljax.types import Task
 
 PARTITIONS = partition.PARTITIONS
@@ -145,6 +146,7 @@ class RunConfig:
     Args:
       rounds: rounds in all.
       eval_every: rounds between two evaluations, each with a checkpoint where results are kept.
+      patience: evaluations in a row no better on validation examples that end the run; None: all rounds are done.
       seed: of initial models, cohorts and minibatches.
       executor: `auto`, `vmap`, `sequential` or a block size; see `engine.Simulation`.
       store: the clients' states on the `device`, in `host` memory, or `auto`; see `engine.Simulation`.
@@ -156,6 +158,7 @@ class RunConfig:
 
     rounds: checks.Count = 20
     eval_every: checks.Count = 1
+    patience: checks.Count | None = None
     seed: checks.Seed = 0
     executor: Executor = "auto"
     store: engine.Store = "auto"
@@ -215,6 +218,10 @@ class Config:
         split = self.run.select.removeprefix("best_")
         if split != "last" and getattr(self.data, split) == 0:
             raise ValueError(f"run.select={self.run.select!r}: nobody has {split} examples; set data.{split}=0.2")
+        if self.run.patience is not None and not self.data.validation:
+            raise ValueError(
+                f"run.patience={self.run.patience}: nobody has validation examples; set data.validation=0.2"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `from_config_dict` reads them."""
@@ -301,8 +308,9 @@ def overridden(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
         checks.names(sections[:1] or [last], defaults, "config")
         section, default = values, defaults
         for name in sections:
-            default = default.get(name) or {}
-            if section.get(name) is None:
+            default = default.get(name)
+            default = default if isinstance(default, dict) else {}
+            if section.get(name) is None or isinstance(section[name], int | float):
                 section[name] = copy.deepcopy(default)
             section = section[name]
             if not isinstance(section, dict):
@@ -379,6 +387,7 @@ class Experiment(typing.NamedTuple):
         return {
             "rounds": run.rounds,
             "eval_every": run.eval_every,
+            "patience": run.patience,
             "plan": self.recipe.plan,
             "train": self.data.pooled() if pooled else None,
             "cohort": sampling.full() if pooled else self.cohort,
@@ -412,7 +421,7 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     return Experiment(data, task, recipe, _sampler(config.cohort))
 
 
-def hyperparameters(config: Config) -> dict[str, float]:
+def hyperparameters(config: Config) -> dict[str, float | Schedule]:
     """The numbers that one compiled program serves, by the names of `Recipe.hyper`; loads and builds nothing.
 
     Raises:
@@ -423,7 +432,7 @@ def hyperparameters(config: Config) -> dict[str, float]:
 
 def _ingredients(config: Config) -> dict[str, Any]:
     sections = {name: getattr(config, name) for name in SOLVED}
-    return {"options": config.resolved().algorithm.options, **sections}
+    return {"options": config.resolved().algorithm.options, "rounds": config.run.rounds, **sections}
 
 
 def load_data(config: DataConfig) -> FederatedData:

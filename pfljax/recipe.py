@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import optax
 
-from pfljax import checks, losses, masks, reduce
+from pfljax import checks, losses, masks, reduce, schedules
 from pfljax.algorithms import METHODS, method
 from pfljax.checks import When
 from pfljax.local import descent, epochs, full_batch, proximal_descent, steps
+from pfljax.schedules import Schedule
 from pfljax.server import ServerOptimizer, fedopt
 from pfljax.types import (
     Algorithm,
@@ -48,14 +49,22 @@ PLAIN: dict[str, Any] = {
 """What a configuration says for ingredients that are no numbers."""
 
 
+_Rate = checks.NotNegative | dict[str, Any]
+_Momentum = checks.Part | dict[str, Any]
+"""A number, or what describes a schedule of such numbers over the rounds, see `schedules.read`."""
+
+
 @checks.spelled()
 @dataclass(frozen=True)
 class SolverConfig:
     """A local solver: an optimizer and which minibatches it sees.
 
+    A traced number may be a schedule over the rounds, such as `{"schedule": "cosine", "from": 0.1, "to": 0.001}`.
+
     Args:
       optimizer: its name in optax.
       lr: learning rate, traced.
+      decay: what the learning rate is multiplied by from round to round, traced; 1 leaves it as it is.
       momentum: of `sgd`, traced; 0 leaves it out.
       weight_decay: traced; 0 leaves it out. Decoupled in `adamw`, part of the gradient elsewhere.
       plan: `epochs` passes over the client's examples, so many `steps`, or `full_batch`: `steps` steps on all examples.
@@ -68,9 +77,10 @@ class SolverConfig:
     """
 
     optimizer: OptimizerName = "sgd"
-    lr: checks.NotNegative = 0.05
-    momentum: Annotated[checks.Part, When("optimizer", ("sgd",))] = 0.0
-    weight_decay: checks.NotNegative = 0.0
+    lr: _Rate = 0.05
+    decay: checks.Positive = 1.0
+    momentum: Annotated[_Momentum, When("optimizer", ("sgd",))] = 0.0
+    weight_decay: _Rate = 0.0
     plan: Literal["epochs", "steps", "full_batch"] = "epochs"
     epochs: Annotated[checks.Count, When("plan", ("epochs",))] = 1
     steps: Annotated[checks.Count, When("plan", ("steps", "full_batch"))] = 10
@@ -80,6 +90,7 @@ class SolverConfig:
 
     def __post_init__(self) -> None:
         checks.fields(self)
+        _rates(self, "", 1)
         plain = self.optimizer == "sgd" and self.momentum == self.weight_decay == 0
         if self.solver == "proximal_descent" and not plain:
             raise ValueError("solver='proximal_descent' needs optimizer='sgd' without momentum and weight decay")
@@ -90,6 +101,8 @@ class SolverConfig:
 class ServerConfig:
     """The server optimizer of methods that take one; the default is plain averaging.
 
+    A traced number may be a schedule over the rounds, as in `SolverConfig`.
+
     Args:
       optimizer: its name in optax.
       lr: learning rate, traced.
@@ -97,18 +110,19 @@ class ServerConfig:
     """
 
     optimizer: OptimizerName = "sgd"
-    lr: checks.NotNegative = 1.0
-    momentum: Annotated[checks.Part, When("optimizer", ("sgd",))] = 0.0
+    lr: _Rate = 1.0
+    momentum: Annotated[_Momentum, When("optimizer", ("sgd",))] = 0.0
 
     def __post_init__(self) -> None:
         checks.fields(self)
+        _rates(self, "", 1)
 
 
 class Recipe(NamedTuple):
     """A method, ready to simulate."""
 
     make: Callable[..., Algorithm]  # (**hyper) -> algorithm
-    hyper: dict[str, float]  # `lam`, `local.lr`, `server.lr`, ...: all traced
+    hyper: dict[str, float | Schedule]  # `lam`, `local.lr`, `server.lr`, ...: all traced
     plan: Plan  # of the local steps, to count them
     pooled: bool  # trains on `FederatedData.pooled()`
 
@@ -125,6 +139,7 @@ def build(
     personal_local: SolverConfig | None = None,
     server: ServerConfig | None = None,
     capacity: int = 0,
+    rounds: int = 1,
 ) -> Recipe:
     """The method `name` from plain values.
 
@@ -139,6 +154,7 @@ def build(
       tune, head_local, personal_local: solvers of those names; as `local` if None.
       server: server optimizer.
       capacity: examples of the largest client, for `plan="full_batch"`.
+      rounds: of the run, which schedules last unless they say otherwise.
 
     Raises:
       ValueError: if the method or an option is unknown, a value is none of the choices, or the model lacks what the
@@ -154,6 +170,7 @@ def build(
         head_local=head_local,
         personal_local=personal_local,
         server=server,
+        rounds=rounds,
     )
     local = SolverConfig() if local is None else local
     solvers = _solvers(local, tune, head_local, personal_local)
@@ -183,7 +200,7 @@ def build(
                 )
             fixed[key] = options.get(key, parameter.default)
 
-    def make(**values: Array | float) -> Algorithm:
+    def make(**values: Any) -> Algorithm:
         checks.names(values, hyper, name)
         values = {**hyper, **values}
         ingredients: dict[str, Any] = {key: values[key] for key in parameters if key in hyper}
@@ -208,7 +225,8 @@ def traced(
     head_local: SolverConfig | None = None,
     personal_local: SolverConfig | None = None,
     server: ServerConfig | None = None,
-) -> dict[str, float]:
+    rounds: int = 1,
+) -> dict[str, float | Schedule]:
     """The hyperparameters that one program of `build` serves, with their values; arguments as there.
 
     Raises:
@@ -217,16 +235,16 @@ def traced(
     options, hints = check_options(name, options or {}), method(name).hints()
     local = SolverConfig() if local is None else local
     solvers = _solvers(local, tune, head_local, personal_local)
-    hyper: dict[str, float] = {}
+    hyper: dict[str, float | Schedule] = {}
     for key, parameter in _parameters(name).items():
         if key in solvers:
-            hyper |= _rates(solvers[key], key)
+            hyper |= _rates(solvers[key], key, rounds)
         elif key == "optimizer":
-            hyper |= _rates(local, "local")
+            hyper |= _rates(local, "local", rounds)
         elif key == "server":
-            hyper |= _rates(server or ServerConfig(), "server")
+            hyper |= _rates(server or ServerConfig(), "server", rounds)
         elif _is_float(hints[key]) and (key in options or parameter.default is not parameter.empty):
-            hyper[key] = float(options.get(key, parameter.default))
+            hyper[key] = _number(options.get(key, parameter.default), hints[key], f"algorithm.{key}", rounds)
     return hyper
 
 
@@ -240,7 +258,13 @@ def check_options(name: str, options: Mapping[str, Any], where: str = "algorithm
     for key in options:
         if key not in known:
             raise ValueError(_unknown(key, name, known, where))
-    return {key: checks.value(given, PLAIN.get(key, hints[key]), f"{where}.{key}") for key, given in options.items()}
+    checked = {}
+    for key, given in options.items():
+        scheduled = isinstance(given, Mapping) and _is_float(hints[key])
+        if scheduled:
+            schedules.read(given, hints[key], f"{where}.{key}", 1)
+        checked[key] = dict(given) if scheduled else checks.value(given, PLAIN.get(key, hints[key]), f"{where}.{key}")
+    return checked
 
 
 def _unknown(key: str, name: str, known: Sequence[str], where: str) -> str:
@@ -294,11 +318,28 @@ def _solvers(local: SolverConfig, *others: SolverConfig | None) -> dict[str, Sol
     return {"local": local} | {name: other or local for name, other in zip(names, others, strict=True)}
 
 
-def _rates(config: SolverConfig | ServerConfig, section: str) -> dict[str, float]:
-    """The traced floats of a section; what is 0 and would be left out is no hyperparameter."""
-    rates = {"lr": config.lr}
-    rates |= {key: value for key in ("momentum", "weight_decay") if (value := getattr(config, key, 0.0))}
-    return {f"{section}.{key}": float(value) for key, value in rates.items()}
+def _rates(config: SolverConfig | ServerConfig, section: str, rounds: int) -> dict[str, float | Schedule]:
+    """The traced numbers of a section; what is 0 and would be left out is no hyperparameter."""
+    rates = {"lr": (_decaying(config), checks.NotNegative)}
+    for name, hint in {"momentum": checks.Part, "weight_decay": checks.NotNegative}.items():
+        if value := getattr(config, name, 0.0):
+            rates[name] = value, hint
+    prefix = section and f"{section}."
+    return {prefix + name: _number(value, hint, prefix + name, rounds) for name, (value, hint) in rates.items()}
+
+
+def _decaying(config: SolverConfig | ServerConfig) -> float | dict[str, Any]:
+    """The learning rate, falling from round to round where a solver says so."""
+    decay = getattr(config, "decay", 1.0)
+    if decay == 1:
+        return config.lr
+    if isinstance(config.lr, dict):
+        raise ValueError(f"decay={decay} is for a number as lr, which is a schedule here: leave one of them out")
+    return {"schedule": "exponential", "from": config.lr, "decay": decay}
+
+
+def _number(value: Any, hint: Any, where: str, rounds: int) -> float | Schedule:
+    return schedules.read(value, hint, where, rounds) if isinstance(value, Mapping) else float(value)
 
 
 def _optimizer(

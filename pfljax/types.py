@@ -88,6 +88,7 @@ class Task(NamedTuple):
     loss: LossFn
     predict: Callable[[Params, Tree], Tree]  # (params, x [B, ...]) -> outputs [B, ...]
     measure: Callable[[Tree, Array], dict[str, Array]]  # (outputs, y) -> named scores [B]
+    fits: Callable[[Tree, Any], None] | None = None  # (shapes of outputs, federation): raises where labels do not fit
 
 
 @in_brief

@@ -6,7 +6,7 @@ A message names the data, the array and the row as the caller calls it; see `At`
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -64,8 +64,8 @@ def _refuse(where: str, what: str) -> NoReturn:
 
 
 def _leaf(value: Any) -> bool:
-    """Lists are arrays that are written out; None would vanish from a tree."""
-    return value is None or isinstance(value, list)
+    """Lists are arrays that are written out; None would vanish from a tree, and JAX warns of iterators."""
+    return value is None or isinstance(value, list | Iterator)
 
 
 def paths(x: Tree) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def labels(
                 "or give a pandas Categorical of all categories"
             )
         num_classes = len(names)
-    if kind == "numbers with fractions":
+    if kind == "floats":
         check_labels(y, where, at=at)
         if num_classes is None and ignore is None:
             return Labels(y, None, None)
@@ -212,8 +212,10 @@ def array(value: Any, name: str) -> np.ndarray:
         found = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(f"{name} is no array ({str(error).split('.')[0]}): give all rows the same shape") from error
+    if isinstance(value, list) and found.dtype.kind == "U":
+        found = np.asarray(value, object)  # NumPy makes text of what stands beside text
     if found.dtype.kind in "OT":
-        return _text(found, name)
+        return _text(found.astype(object), name)
     if found.dtype.kind == "S":
         return np.char.decode(found, "utf-8", "replace")
     return found.astype(found.dtype.newbyteorder("="), copy=False)
@@ -329,7 +331,7 @@ def _first(bad: np.ndarray) -> int:
 
 def _kind(y: np.ndarray) -> str:
     kinds = {"U": "text", "i": "whole numbers", "u": "whole numbers"}
-    return kinds.get(y.dtype.kind, "numbers with fractions")
+    return kinds.get(y.dtype.kind, "floats")
 
 
 def _column(found: np.ndarray) -> np.ndarray:

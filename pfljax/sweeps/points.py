@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from pfljax import ensemble, experiment
+from pfljax import ensemble, experiment, schedules
+from pfljax.engine import Hyper
 from pfljax.experiment import Config
 from pfljax.sweeps import spaces
 from pfljax.sweeps.spaces import Setting, Space
@@ -124,7 +125,7 @@ def hyper_point(point: Point) -> ensemble.Point:
     return ensemble.Point(point.config.run.seed, experiment.hyperparameters(point.config))
 
 
-def _static(content: dict[str, Any], hyper: Mapping[str, float]) -> dict[str, Any]:
+def _static(content: dict[str, Any], hyper: Mapping[str, Hyper]) -> dict[str, Any]:
     """What a program is compiled for: all but the seed, traced numbers, and solvers that the method does not use."""
     content = copy.deepcopy(content)
     del content["run"]["seed"]
@@ -133,8 +134,10 @@ def _static(content: dict[str, Any], hyper: Mapping[str, float]) -> dict[str, An
             del content[name]
     for name in hyper:
         section, dot, field = name.rpartition(".")
-        (content[section] or {} if dot else content["algorithm"]).pop(field, None)
-    return content | {"hyper": sorted(hyper)}
+        for traced in (field, "decay") if field == "lr" else (field,):
+            (content[section] or {} if dot else content["algorithm"]).pop(traced, None)
+    kinds = {name: schedules.plain(value)["schedule"] for name, value in hyper.items() if callable(value)}
+    return content | {"hyper": sorted(hyper)} | ({"schedules": kinds} if kinds else {})
 
 
 def _canonical(value: Any) -> Any:
