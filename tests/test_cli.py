@@ -115,7 +115,7 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--config.algorithm.name=dito"], "did you mean 'ditto'"),
         (["run", "--config.algorithm.name=ditto", "--config.algorithm.lamb=3"], "did you mean 'lam'"),
         (["run", "--config.local.lr"], "write --config.local.lr=VALUE"),
-        (["run", "--config=configs/digits_quickstart.py", "--config.run.rounds.more=3"], "is a value, not a section"),
+        (["run", "--config=configs/digits_quickstart.py", "--config.data.name.more=3"], "is a value, not a section"),
         (["run", "--config=nowhere.py"], "no configuration file nowhere.py"),
         (["run", "--config=pyproject.toml"], "is not a Python file"),
         (["run", "--config=pfljax/types.py"], "defines no get_config()"),
@@ -192,7 +192,7 @@ def test_fields_of_a_configuration(capsys: pytest.CaptureFixture[str], monkeypat
         for part in name.split("."):
             value = value[part]
         assert field["default"] == value, name
-    assert listed["local.lr"]["type"] == "number >= 0"
+    assert listed["local.batch_size"]["type"] == "whole >= 1"
     assert cli.main(["config", "--method=scaffold"]) == 0
     table = capsys.readouterr().out
     assert "algorithm.server_lr" in table
