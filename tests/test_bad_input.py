@@ -1,5 +1,7 @@
 """Bad input gets one sentence that names the value and the remedy."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
