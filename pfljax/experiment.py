@@ -363,7 +363,7 @@ def check_effect(config: Config, methods: Iterable[str], changes: Iterable[str] 
     methods = list(methods)
     idle = config.idle(methods)
     if changes is None:
-        changes = [] if config.methods else [path for path in idle if _value(config, path) != _value(Config(), path)]
+        changes = [] if config.methods else [path for path in idle if _differs(config, path)]
     for path in changes:
         section, _, name = path.partition(".")
         if path in idle:
@@ -377,6 +377,13 @@ def check_effect(config: Config, methods: Iterable[str], changes: Iterable[str] 
 def _value(config: Config, path: str) -> Any:
     section, _, name = path.partition(".")
     return getattr(getattr(config, section), name, None) if name else getattr(config, section)
+
+
+def _differs(config: Config, path: str) -> bool:
+    """Whether a section or a field is not as by default; one of a section that may be left out follows `local`."""
+    section, _, name = path.partition(".")
+    follows = bool(name) and getattr(Config(), section) is None
+    return not follows and _value(config, path) != _value(Config(), path)
 
 
 class Experiment(typing.NamedTuple):

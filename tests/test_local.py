@@ -100,5 +100,5 @@ def test_the_mean_over_a_client_does_not_depend_on_the_batches():
     "make", [lambda: local.epochs(0, 4), lambda: local.steps(1, 0), lambda: local.full_batch(1, 0)]
 )
 def test_counts_below_one_are_refused(make):
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="a whole number of at least 1"):
         make()

@@ -103,7 +103,7 @@ def test_outputs_are_logits(factory, norm):
 
 
 def test_unknown_norm():
-    with pytest.raises(ValueError, match="'bath' is not one of"):
+    with pytest.raises(ValueError, match="norm='bath': did you mean 'batch'"):
         models.resnet8((8, 8, 3), 4, norm="bath")
 
 
@@ -112,7 +112,7 @@ def test_by_name():
     assert count(models.by_name("char_lstm", (20,), 90)) == 820_522
     with pytest.raises(ValueError, match="did you mean 'resnet18'"):
         models.by_name("resnet_18", (8, 8, 3), 4)
-    with pytest.raises(ValueError, match="no model 'xyz'; there are"):
+    with pytest.raises(ValueError, match="no model 'xyz': there are"):
         models.by_name("xyz", (4,), 3)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from pfljax import accounting, checks, losses, models, tasks, tree
+from pfljax import accounting, losses, models, tasks, tree
 from pfljax.algorithms import METHODS
 from pfljax.data import FederatedData, from_clients
 from pfljax.recipe import ServerConfig, SolverConfig, build
@@ -191,13 +191,3 @@ def test_bad_solvers(values: dict[str, Any], message: str) -> None:
     """Refused where they are written, before anything is built."""
     with pytest.raises(ValueError, match=message):
         SolverConfig(**values)
-
-
-def test_types_are_checked() -> None:
-    """Whole numbers serve as numbers, not the other way round; flags are no numbers."""
-    assert checks.value(1, float, "x") == 1.0
-    assert checks.value([1, 2], tuple[int, ...], "x") == (1, 2)
-    assert checks.value("mirror", float | str, "x") == "mirror"
-    for value, hint in ((1.5, int), (True, int), (True, float), (1, bool), (1, str), ("a", int | None)):
-        with pytest.raises(ValueError, match="it must be"):
-            checks.value(value, hint, "x")

@@ -350,6 +350,8 @@ def test_every_method_has_a_space(name: str) -> None:
         ({"local.lr": math.nan}, "point local.lr=nan"),
         ({"local.lr.more": 1}, "is a value, not a section"),
         ({"run.store": "host"}, "on the devices"),
+        ({"tune.lr": [0.1, 0.2]}, "tune.lr has no effect on fedavg"),
+        ([{"run.seed": 0}, 5], "it must be a dictionary"),
     ],
 )
 def test_bad_spaces(space: Any, message: str) -> None:
@@ -378,7 +380,7 @@ def test_bad_texts(text: str) -> None:
     "make", [lambda: spaces.uniform(1, 1), lambda: spaces.loguniform(0, 1), lambda: spaces.random(0, {})]
 )
 def test_bad_ranges(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"bound|at least 1"):
+    with pytest.raises(ValueError, match=r"bound|above 0|at least 1"):
         make()
 
 
