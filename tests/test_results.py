@@ -186,7 +186,7 @@ OWN = {
     "personal/test/f1": np.array([[0.1, 0.3], [0.4, 0.8], [0.9, 0.7]]),
     "personal/test/bits": np.array([[3.0, 1.0], [2.0, 2.0], [8.0, 0.0]]),
     "global/test/f1": np.array([[0.1, 0.3], [0.4, 0.8], [0.8, 0.8]]),
-    "global/test/bits": np.array([[3.0, 1.0], [2.0, 2.0], [7.0, 1.0]]),
+    "global/test/bits": np.array([[3.0, 1.0], [2.0, 2.0], [9.0, 1.0]]),
 }
 TWO = {"train": np.array([4, 2]), "validation": np.array([1, 1]), "test": np.array([3, 1])}
 
@@ -211,7 +211,7 @@ def test_a_metric_of_ones_own() -> None:
     assert own().clients(select="best_test", metric="-bits").tolist() == [3, 1]
     turned = own().summary(own(method="local_only", metric="bits"), metric="-bits")
     assert (turned["metric"], turned["personal"]["worst"], turned["personal"]["best"]) == ("-bits", 8, 0)
-    assert (turned["personal"]["better_than_global"], turned["personal"]["tied"]) == (0.5, 1)
+    assert (turned["personal"]["better_than_global"], turned["personal"]["tied"]) == (1, 1)
     assert "jain" not in turned["personal"]
     assert set(own().frame(metric="bits")["metric"]) == {"bits"}
     for call in (own().curve, own().clients, own().summary, own().frame):

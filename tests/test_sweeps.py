@@ -455,7 +455,7 @@ def test_nothing_is_chosen_on_test_examples_unasked(monkeypatch: pytest.MonkeyPa
 
 
 class Own(StandIn):
-    """Beside the accuracy, `bits`: the learning rate itself. The first seed of 0.5 is lucky, the second is not."""
+    """Beside the accuracy, `bits`: the learning rate itself, then twice that. The first seed of 0.5 is lucky, the second is not."""
 
     def run(self, points: Sequence[ensemble.Point]) -> Iterator[Any]:
         for place, result in super().run(points):
@@ -464,7 +464,7 @@ class Own(StandIn):
             if lr == 0.5:
                 scores["personal/validation/accuracy"][:] = (0.95, 0.1)[result.seed]
             for split in ("validation", "test"):
-                scores[f"personal/{split}/bits"] = np.full((2, CLIENTS), lr)
+                scores[f"personal/{split}/bits"] = np.outer([lr, 2 * lr], np.ones(CLIENTS))
             yield place, dataclasses.replace(result, names=["a", "b", "c"])
 
 
@@ -479,12 +479,14 @@ def test_sweeps_by_any_metric(
     assert swept.metric == "accuracy"
     chosen = {metric: swept.best(metric=metric).setting["local.lr"] for metric in (None, "-bits", "bits")}
     assert chosen == {None: 0.1, "-bits": 0.01, "bits": 0.5}
-    assert swept.best("best_test", metric="-bits").test.mean == 0.01
+    assert swept.best("best_test", metric="-bits").test.mean == 0.02
     with pytest.raises(ValueError, match="did you mean 'bits'"):
         swept.best(metric="-bit")
     assert cli.main(["table", str(tmp_path), "--format=csv", "--metric=-bits"]) == 0
-    assert capsys.readouterr().out.splitlines()[1] == "0.01,0.010 ± 0.000,0.010 ± 0.000,2/2"
+    assert capsys.readouterr().out.splitlines()[1] == "0.01,0.020 ± 0.000,0.020 ± 0.000,2/2"
     assert cli.main(["table", str(tmp_path), "--columns=mean"]) == 1
+    chosen_round = sweeps.sweep({**BASE, "run": {**BASE["run"], "select": "best_validation"}}, GRID)
+    assert [chosen_round.best(metric=metric).validation.mean for metric in ("-bits", "bits")] == [0.01, 1.0]
     asked = sweeps.sweep({**BASE, "run": {**BASE["run"], "metric": "-accuracy"}}, GRID)
     assert (asked.metric, asked.best().setting["local.lr"]) == ("-accuracy", 0.5)
     result = next(iter(asked.results.values()))
