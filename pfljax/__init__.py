@@ -6,7 +6,7 @@ algorithms from solvers, `simulate` or `compare` them. README.md shows it in fif
 
 import contextlib
 
-from pfljax import losses, masks, metrics, models, plots, programs, reduce, sampling, sharding, sweeps, tree
+from pfljax import losses, masks, metrics, models, plots, programs, reduce, sampling, schedules, sharding, sweeps, tree
 from pfljax.algorithms import (
     METHODS,
     apfl,
@@ -34,8 +34,10 @@ from pfljax.algorithms import (
     scaffold,
 )
 from pfljax.checkpoint import Checkpoints
+from pfljax.course import Diverged
 from pfljax.data import FederatedData, federate, from_arrays, from_clients, load
 from pfljax.data.partition import (
+    by_index,
     classes_per_client,
     dirichlet,
     dirichlet_client,
@@ -45,7 +47,7 @@ from pfljax.data.partition import (
     shards,
 )
 from pfljax.data.synthetic import synthetic, synthetic_v2
-from pfljax.engine import Diverged, Simulation, simulate
+from pfljax.engine import Simulation, simulate
 from pfljax.ensemble import Ensemble, Point, simulate_many
 from pfljax.experiment import Config, compare, compare_methods, run
 from pfljax.local import descent, epochs, full_batch, only, proximal_descent, same, steps
@@ -101,6 +103,7 @@ __all__ = [
     "Task",
     "apfl",
     "averaging",
+    "by_index",
     "centralized",
     "classes_per_client",
     "classification",
@@ -154,6 +157,7 @@ __all__ = [
     "same",
     "sampling",
     "scaffold",
+    "schedules",
     "shards",
     "simulate",
     "simulate_many",

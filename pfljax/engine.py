@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import accounting, executors, hosts, memory, sampling, sharding, store, tree
+from pfljax import accounting, checks, executors, hosts, memory, sampling, schedules, sharding, store, tasks, tree
 from pfljax.checkpoint import Checkpoints, Record
+from pfljax.course import Course, Log
 from pfljax.data import FederatedData
+from pfljax.deployed import Deploy, Deployed, Models
 from pfljax.executors import Executor
 from pfljax.memory import Shortage
 from pfljax.printing import brief
@@ -23,14 +25,18 @@ from pfljax.programs import Programs
 from pfljax.results import Result
 from pfljax.rounds import Rounds
 from pfljax.sampling import Sampler
+from pfljax.schedules import Schedule
 from pfljax.sharding import Device
 from pfljax.types import Algorithm, Array, Params, Plan, State, Task, Tree
 
 Build = Algorithm | Callable[..., Algorithm]
 """An algorithm, or what makes one from hyperparameters `**hyper`, which are then traced."""
 
-Log = dict[str, np.ndarray]
-"""`ids`, `replied`, `work`, `finite`: [rounds, M]; `server_finite`: [rounds]."""
+Hyper = Array | float | Schedule
+"""A hyperparameter: a number, or a function of the round."""
+
+Traced = dict[str, Tree]
+"""Hyperparameters by name, their numbers as arrays."""
 
 Store = Literal["auto", "device", "host"]
 """Where the clients' states live."""
@@ -39,6 +45,7 @@ Store = Literal["auto", "device", "host"]
 _DEVICE_SHARE = 0.4
 
 
+@checks.by_hints()
 class Simulation:
     """One method on one federation, compiled once for any hyperparameter values, keys and numbers of rounds.
 
@@ -55,7 +62,7 @@ class Simulation:
       onboard_rounds: rounds of onboarding for each unseen client.
 
     Raises:
-      ValueError: if executor or store are unknown.
+      ValueError: if an argument is not what it should be, or the model does not fit the data.
     """
 
     def __init__(
@@ -69,13 +76,13 @@ class Simulation:
         executor: Executor = "auto",
         store: Store = "auto",
         devices: Sequence[Device] | None = None,
-        onboard_rounds: int = 5,
+        onboard_rounds: checks.Size = 5,
     ):
-        executors.check(executor)
-        if store not in ("auto", "device", "host"):
-            raise ValueError(f"store={store!r}: choose 'auto', 'device' or 'host'")
+        if devices is not None and not devices:
+            raise ValueError("devices=[]: give at least one, such as jax.devices()[:1], or None for all")
         if store == "host" and hosts.together():
             raise ValueError("store='host' serves one process; several spread the client states over their devices")
+        tasks.check(task, data)
         if devices is None:
             sharding.hint()
         self._build, self._executor, self._store = build, executor, store
@@ -104,45 +111,62 @@ class Simulation:
         """Time spent compiling so far."""
         return self._programs.seconds
 
-    def algorithm(self, hyper: dict[str, Any]) -> Algorithm:
-        """The algorithm at these hyperparameters."""
-        return self._build if isinstance(self._build, Algorithm) else self._build(**hyper)
+    def algorithm(self, hyper: Mapping[str, Tree], number: Array | int = 0) -> Algorithm:
+        """The algorithm of round `number`, from hyperparameters as `traced` makes them.
 
-    def init(self, key: Array, **hyper: Array | float) -> State:
+        Raises:
+          ValueError: if they are not those that make it.
+        """
+        if not isinstance(self._build, Algorithm):
+            return checks.spelled()(self._build)(**schedules.at(hyper, number))
+        if hyper:
+            raise ValueError(
+                f"hyper={', '.join(hyper)}: an Algorithm has its numbers already; to trace them give a function, such "
+                "as lambda lam: pfl.ditto(task, local, local, lam=lam)"
+            )
+        return self._build
+
+    def deployed(self, hyper: Mapping[str, Tree], number: Array) -> Algorithm:
+        """The algorithm that models are deployed by after `number` rounds: that of the last of them."""
+        return self.algorithm(hyper, jnp.maximum(number - 1, 0))
+
+    def init(self, key: Array, **hyper: Hyper) -> State:
         """The state before the first round. Leaves of `clients` are [N, ...]."""
-        values = floats(hyper)
+        values = traced(hyper)
         if self._lives_on_host(values):
             return self._init_on_host(key, values)
 
-        def init(key: Array, hyper: dict[str, Array]) -> State:
+        def init(key: Array, hyper: Traced) -> State:
             return self.rounds.init(self.algorithm(hyper), key, self.train.num_clients)
 
         return self._programs.call("init", init, key, values, out=State(*self._placement()))
 
-    def run(self, state: State, key: Array, rounds: int, **hyper: Array | float) -> tuple[State, Log]:
+    def run(self, state: State, key: Array, rounds: int, **hyper: Hyper) -> tuple[State, Log]:
         """Advances by `rounds` rounds. `state` is donated: use the returned one.
 
         Raises:
           ValueError: if `rounds` is below 1.
         """
-        if rounds < 1:
-            raise ValueError(f"rounds={rounds}: it must be at least 1")
+        checks.each(checks.Count, rounds=rounds)
         return self.advance(state, key, rounds, 1 << (rounds - 1).bit_length(), **hyper)
 
-    def advance(self, state: State, key: Array, rounds: int, at_most: int, **hyper: Array | float) -> tuple[State, Log]:
+    def advance(self, state: State, key: Array, rounds: int, at_most: int, **hyper: Hyper) -> tuple[State, Log]:
         """`run` by a program that serves any number of rounds up to `at_most`."""
         if isinstance(state.clients, store.Hosted):
-            return self._advance_on_host(state, key, rounds, at_most, floats(hyper))
+            return self._advance_on_host(state, key, rounds, at_most, traced(hyper))
 
-        def advance(state: State, key: Array, hyper: dict[str, Array], train: FederatedData, rounds: Array) -> Tree:
-            return self.rounds.advance(self.algorithm(hyper), state, key, train, rounds, at_most)
+        def advance(state: State, key: Array, hyper: Traced, train: FederatedData, rounds: Array) -> Tree:
+            def algorithm(number: Array) -> Algorithm:
+                return self.algorithm(hyper, number)
 
-        args = self._place(state), key, floats(hyper), self.train, jnp.asarray(rounds)
+            return self.rounds.advance(algorithm, state, key, train, rounds, at_most)
+
+        args = self._place(state), key, traced(hyper), self.train, jnp.asarray(rounds)
         out = State(*self._placement()), self._everywhere
         state, logs = self._programs.call(("rounds", at_most), advance, *args, donate=(0,), out=out)
         return state, {name: np.asarray(leaf)[:rounds] for name, leaf in logs.items()}
 
-    def evaluate(self, state: State, key: Array, **hyper: Array | float) -> dict[str, np.ndarray]:
+    def evaluate(self, state: State, key: Array, **hyper: Hyper) -> dict[str, np.ndarray]:
         """Scores of every client on its own examples, by each model that there is.
 
         Returns:
@@ -150,51 +174,98 @@ class Simulation:
           `personal` (after adaptation), `global` (before, where the method has a common model), and the two again for
           clients that never trained: `unseen_personal`, `unseen_global`.
         """
-        values = floats(hyper)
+        values = traced(hyper)
         if isinstance(state.clients, store.Hosted):
-
-            def unseen(server: Tree, number: Array, key: Array, hyper: dict[str, Array], data: FederatedData) -> Tree:
-                return self.rounds.unseen(self.algorithm(hyper), server, number, key, data)
-
             scores = self._over_host("scores", Rounds.scores, state, key, values)
-            scores |= self._programs.call("unseen", unseen, state.server, state.round, key, values, self.data)
+            if self.data.num_unseen:
+                scores |= self._over_host("unseen", Rounds.unseen, state, key, values, unseen=True)
         else:
 
-            def evaluate(state: State, key: Array, hyper: dict[str, Array], data: FederatedData) -> Tree:
-                return self.rounds.evaluate(self.algorithm(hyper), state, key, data)
+            def evaluate(state: State, key: Array, hyper: Traced, data: FederatedData) -> Tree:
+                return self.rounds.evaluate(self.deployed(hyper, state.round), state, key, data)
 
             args = self._place(state), key, values, self.data
             scores = self._programs.call("evaluation", evaluate, *args, out=self._everywhere)
         return {name: np.asarray(score) for name, score in scores.items()}
 
-    def personalized(self, state: State, key: Array, **hyper: Array | float) -> Params:
+    def personalized(self, state: State, key: Array, **hyper: Hyper) -> Params:
         """The models that the clients deploy, leaves [N, ...]; in host memory if the states are."""
-        values = floats(hyper)
+        values = traced(hyper)
         if isinstance(state.clients, store.Hosted):
             return self._over_host("personalized", Rounds.personalized, state, key, values)
 
-        def personalized(state: State, key: Array, hyper: dict[str, Array], data: FederatedData) -> Params:
-            server, clients, number = state
-            ids = jnp.arange(data.num_clients)
-            return self.rounds.personalized(self.algorithm(hyper), server, clients, ids, number, key, data)
+        def personalized(state: State, key: Array, hyper: Traced, data: FederatedData) -> Params:
+            server, rows, number = state
+            clients = jnp.arange(data.num_clients), rows
+            return self.rounds.personalized(self.deployed(hyper, number), server, clients, number, key, data)
 
         return self._programs.call("personalized", personalized, self._place(state), key, values, self.data)
 
-    def result(self, record: Record, *, method: str, seed: int, hyper: dict[str, float], plan: Plan | None) -> Result:
+    def model(self, state: State, key: Array, client: int, **hyper: Hyper) -> Params:
+        """The model that one client deploys; clients from N on are the unseen ones, which are onboarded first."""
+        ids, values = np.array([client], np.int32), traced(hyper)
+        if client >= self.data.num_clients:
+            made = self._part("unseen model", Rounds.unseen_personalized, state, ids, key, values)
+        else:
+            rows = state.clients.rows if isinstance(state.clients, store.Hosted) else state.clients
+            own = ids, jax.tree.map(lambda leaf: leaf[ids], rows)
+            made = self._part("model", Rounds.personalized, state, own, key, values)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[0], made)
+
+    def deploy(self, state: State, key: Array, **hyper: Hyper) -> Deploy:
+        """What makes the deployed model of a client by its number, see `model`."""
+        outputs = jax.jit(self.rounds.task.predict)
+        example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data.examples.x)
+
+        def deploy(client: int) -> Deployed:
+            return Deployed(self.data.names[client], self.model(state, key, client, **hyper), outputs, example)
+
+        return deploy
+
+    def course(
+        self,
+        rounds: int,
+        eval_every: int,
+        patience: int | None,
+        *,
+        method: str,
+        seed: int,
+        hyper: Mapping[str, Hyper],
+        plan: Plan | None,
+    ) -> Course:
+        """A run that begins; arguments as in `simulate`."""
+
+        def result(record: Record, *, reason: str | None = None, steps: bool = True) -> Result:
+            counted = plan if steps else None
+            return self.result(record, method=method, seed=seed, hyper=hyper, plan=counted, reason=reason)
+
+        return Course(rounds, eval_every, patience, result)
+
+    def result(
+        self,
+        record: Record,
+        *,
+        method: str,
+        seed: int,
+        hyper: Mapping[str, Hyper],
+        plan: Plan | None,
+        reason: str | None = None,
+    ) -> Result:
         """What a run has recorded, as a result."""
 
         def part(prefix: str) -> dict[str, np.ndarray]:
             return {name.removeprefix(prefix): rows for name, rows in record.items() if name.startswith(prefix)}
 
         if self._wire_bytes is None:
-            self._wire_bytes = accounting.wire_bytes(self.algorithm(floats(hyper)), self.train)
+            self._wire_bytes = accounting.wire_bytes(self.algorithm(traced(hyper)), self.train)
         down, up = self._wire_bytes
         log = part("log:")
         sampled = log["ids"] < self.train.num_clients
         return Result(
             method=method,
-            hyper=hyper,
+            hyper={name: schedules.plain(value) for name, value in hyper.items()},
             seed=seed,
+            reason=reason,
             rounds=record["rounds"],
             scores=part("score:"),
             sizes={split: self.data.sizes(split) for split in ("train", "validation", "test")},
@@ -202,10 +273,10 @@ class Simulation:
             seconds=float(record["seconds"]),
             compile_seconds=float(record["compile_seconds"]),
             client_steps=0 if plan is None else self._steps(log, plan),
-            bytes_up=up * int(log["replied"].sum()),
+            bytes_up=up * int(log["heard"].sum()),
             bytes_down=down * int(sampled.sum()),
             fingerprint=self.data.fingerprint,
-            names=list(getattr(self.data, "names", ())),
+            names=self.data.names,
         )
 
     def _steps(self, log: Log, plan: Plan) -> int:
@@ -239,7 +310,7 @@ class Simulation:
         """`state` where the programs expect it."""
         return State(*(jax.device_put(part, where) for part, where in zip(state, self._placement(), strict=True)))
 
-    def _row(self, values: dict[str, Array]) -> Tree:
+    def _row(self, values: Traced) -> Tree:
         """Shapes of one client's state."""
 
         def first(key: Array) -> Tree:
@@ -250,17 +321,17 @@ class Simulation:
         rows = jax.eval_shape(first, jax.random.key(0))
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), rows)
 
-    def _lives_on_host(self, values: dict[str, Array]) -> bool:
+    def _lives_on_host(self, values: Traced) -> bool:
         if self._store != "auto" or hosts.together():
             return self._store == "host"
         free = None if self._devices[0].platform == "cpu" else memory.available(self._devices[0])
         return free is not None and self.train.num_clients * tree.nbytes(self._row(values)) > _DEVICE_SHARE * free
 
-    def _init_on_host(self, key: Array, values: dict[str, Array]) -> State:
-        def server(key: Array, hyper: dict[str, Array]) -> Tree:
+    def _init_on_host(self, key: Array, values: Traced) -> State:
+        def server(key: Array, hyper: Traced) -> Tree:
             return self.rounds.server(self.algorithm(hyper), key, self.train.num_clients)
 
-        def clients(key: Array, hyper: dict[str, Array], server: Tree, ids: Array) -> Tree:
+        def clients(key: Array, hyper: Traced, server: Tree, ids: Array) -> Tree:
             return self.rounds.clients(self.algorithm(hyper), server, ids, key)
 
         row = self._row(values)
@@ -271,11 +342,11 @@ class Simulation:
         return State(common, rows, jax.device_put(jnp.asarray(0), self._everywhere))
 
     def _advance_on_host(
-        self, state: State, key: Array, rounds: int, at_most: int, values: dict[str, Array]
+        self, state: State, key: Array, rounds: int, at_most: int, values: Traced
     ) -> tuple[State, Log]:
-        def seat(key: Array, first: Array, train: FederatedData) -> Tree:
+        def seat(key: Array, first: Array, hyper: Traced, train: FederatedData) -> Tree:
             def one(number: Array) -> Tree:
-                draw = self.rounds.draw(key, number, train)
+                draw = self.rounds.draw(self.algorithm(hyper, number), key, number, train)
                 return draw, self.rounds.seat(draw, train)
 
             return jax.lax.map(one, first + jnp.arange(at_most))
@@ -284,11 +355,13 @@ class Simulation:
             server: Tree, rows: Tree, before: Tree, places: Array, number: Array, *rest: Tree
         ) -> tuple[Tree, Tree, Tree, Array]:
             draw, seats, key, hyper, train = rest
-            rows, algorithm = store.patched(rows, before, places), self.algorithm(hyper)
+            rows, algorithm = store.patched(rows, before, places), self.algorithm(hyper, number)
             server, rows, log = self.rounds.seated_round(algorithm, server, rows, number, draw, seats, key, train)
             return server, rows, log, number + 1
 
-        cohorts = self._programs.call(("seats", at_most), seat, key, state.round, self.train, out=self._everywhere)
+        cohorts = self._programs.call(
+            ("seats", at_most), seat, key, state.round, values, self.train, out=self._everywhere
+        )
         draws, seatings = jax.tree.map(np.asarray, cohorts)
         ids = seatings.ids
         out = self._everywhere, self._spread, self._everywhere, self._everywhere
@@ -314,46 +387,73 @@ class Simulation:
         return State(server, clients, number), log
 
     def _over_host(
-        self, name: str, function: Callable[..., Tree], state: State, key: Array, values: dict[str, Array]
+        self,
+        name: str,
+        function: Callable[..., Tree],
+        state: State,
+        key: Array,
+        values: Traced,
+        *,
+        unseen: bool = False,
     ) -> Tree:
-        """`function` of all clients, a chunk at a time."""
+        """`function` of all clients, or of those that never train, a chunk at a time."""
 
-        def of(
-            server: Tree,
-            rows: Tree,
-            ids: Array,
-            number: Array,
-            key: Array,
-            hyper: dict[str, Array],
-            data: FederatedData,
-        ) -> Tree:
-            return function(self.rounds, self.algorithm(hyper), server, rows, ids, number, key, data)
-
+        first, count = (self.data.num_clients, self.data.num_unseen) if unseen else (0, self.train.num_clients)
         parts = []
-        for ids in store.chunks(self._row(values), self.train.num_clients):
-            args = state.server, store.read(state.clients, ids), ids, state.round, key, values, self.data
-            parts.append(jax.tree.map(np.asarray, self._programs.call(name, of, *args)))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: self.train.num_clients], *parts)
+        for ids in store.chunks(self._row(values), count):
+            clients = first + ids if unseen else (ids, store.read(state.clients, ids))
+            parts.append(jax.tree.map(np.asarray, self._part(name, function, state, clients, key, values)))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+
+    def _part(
+        self, name: Hashable, function: Callable[..., Tree], state: State, clients: Tree, key: Array, values: Traced
+    ) -> Tree:
+        """`function` of `clients`, ids and states or, of those that never train, ids alone."""
+
+        def of(server: Tree, clients: Tree, number: Array, key: Array, hyper: Traced, data: FederatedData) -> Tree:
+            return function(self.rounds, self.deployed(hyper, number), server, clients, number, key, data)
+
+        return self._programs.call(name, of, state.server, clients, state.round, key, values, self.data)
 
 
-def floats(hyper: Mapping[str, Array | float]) -> dict[str, Array]:
-    """Hyperparameters as arrays."""
-    return {name: jnp.asarray(value, float) for name, value in hyper.items()}
+def traced(hyper: Mapping[str, Hyper]) -> Traced:
+    """Hyperparameters as trees of arrays.
+
+    Raises:
+      ValueError: if one is neither a finite number nor a schedule.
+    """
+    for name, value in hyper.items():
+        if not callable(value) and not isinstance(value, Array):
+            checks.value(value, float, name)
+    return {name: schedules.traced(value) for name, value in hyper.items()}
 
 
-class Diverged(RuntimeError):
-    """A model became NaN or infinite."""
+def check_length(data: FederatedData, rounds: int, eval_every: int, patience: int | None) -> None:
+    """Refuses a run that cannot begin or end.
+
+    Raises:
+      ValueError: for counts below 1, or patience without validation examples.
+    """
+    checks.each(checks.Count, rounds=rounds, eval_every=eval_every)
+    checks.each(checks.Count | None, patience=patience)
+    if patience is not None and not data.sizes("validation").any():
+        raise ValueError(
+            f"patience={patience}: no client has validation examples; ask for some when the data are dealt, as "
+            "validation=0.2 does"
+        )
 
 
+@checks.by_hints(rest=Simulation)
 def simulate(
     task: Task,
     build: Build,
     data: FederatedData,
     *,
-    rounds: int,
-    eval_every: int = 1,
-    seed: int = 0,
-    hyper: dict[str, float] | None = None,
+    rounds: checks.Count,
+    eval_every: checks.Count = 1,
+    patience: checks.Count | None = None,
+    seed: checks.Seed = 0,
+    hyper: Mapping[str, Hyper] | None = None,
     method: str = "",
     plan: Plan | None = None,
     checkpoint: str | Path | None = None,
@@ -369,8 +469,9 @@ def simulate(
       data: the federation.
       rounds: how many in total.
       eval_every: rounds between two evaluations.
+      patience: end after so many evaluations in a row that are no better on validation examples, None: do all rounds.
       seed: of initial models, cohorts and minibatches.
-      hyper: hyperparameters for `build`.
+      hyper: hyperparameters for `build`: numbers, or functions of the round (see `schedules`).
       method: name for the result.
       plan: the local minibatches, to count local steps.
       checkpoint: a folder for checkpoints, or None.
@@ -382,49 +483,40 @@ def simulate(
       Scores [evaluation, client], traffic and times.
 
     Raises:
-      Diverged: if a model is no longer finite; the message names the round and the clients, and the last checkpoint is
-        from before.
-      ValueError: for counts below 1.
+      Diverged: if a model is no longer finite; the message names the round and the clients, `result` the evaluations
+        before, and the last checkpoint is from before.
+      ValueError: if an argument is not what it should be, or would have no effect.
     """
-    if rounds < 1 or eval_every < 1:
-        raise ValueError(f"rounds={rounds}, eval_every={eval_every}: both must be at least 1")
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs the folder to go on from: give checkpoint=...")
     hyper = hyper or {}
+    check_length(data, rounds, eval_every, patience)
     simulation = Simulation(task, build, data, **options)
+    course = simulation.course(rounds, eval_every, patience, method=method, seed=seed, hyper=hyper, plan=plan)
     key = jax.random.key(seed)
     state = simulation.init(key, **hyper)
-    record: Record = {}
     checkpoints = None if checkpoint is None else Checkpoints(checkpoint)
     if checkpoints is not None and resume and checkpoints.rounds():
-        state, record = checkpoints.restore(state)
-    seconds, at_most = float(record.get("seconds", 0.0)), min(eval_every, rounds)
-    while (done := int(state.round)) < rounds:
+        state, course.record = checkpoints.restore(state)
+    at_most = min(eval_every, rounds)
+    while not course.over:
         start, compiled = time.perf_counter(), simulation.compile_seconds
-        state, log = simulation.advance(state, key, min(eval_every, rounds - done), at_most, **hyper)
-        check_finite(log, done)
+        state, log = simulation.advance(state, key, course.fresh, at_most, **hyper)
         scores = simulation.evaluate(state, key, **hyper)
-        seconds += time.perf_counter() - start - (simulation.compile_seconds - compiled)
-        record = extended(record, int(state.round), scores, log)
-        record |= {"seconds": np.asarray(seconds), "compile_seconds": np.asarray(simulation.compile_seconds)}
+        seconds = time.perf_counter() - start - (simulation.compile_seconds - compiled)
+        course.report(log, scores, seconds, simulation.compile_seconds)
+        if course.diverged:
+            break
         if checkpoints is not None:
-            checkpoints.save(state, record)
+            checkpoints.save(state, course.record)
         if progress is not None:
-            progress(int(state.round), scores)
-    return simulation.result(record, method=method, seed=seed, hyper=hyper, plan=plan)
+            progress(course.done, scores)
+    result = course.end()
+    if hosts.together():
+        return result
+    kept = jax.tree.map(np.asarray, state)
 
+    def again() -> Deploy:
+        return Simulation(task, build, data, **options).deploy(kept, key, **hyper)
 
-def check_finite(log: Log, done: int) -> None:
-    """Raises `Diverged` at the first round of `log`, which begins after `done` rounds, that left a model not finite."""
-    bad = ~(log["finite"].all(axis=1) & log["server_finite"])
-    if bad.any():
-        number = int(np.argmax(bad))
-        clients = log["ids"][number][~log["finite"][number]].tolist()
-        who = f"clients {clients}" if clients else "the server"
-        raise Diverged(f"round {done + number + 1}: the model of {who} is no longer finite; try a smaller lr")
-
-
-def extended(record: Record, done: int, scores: dict[str, np.ndarray], log: Log) -> Record:
-    """`record` with one more evaluation and the rounds before it."""
-    fresh = {"rounds": np.asarray([done])}
-    fresh |= {f"score:{name}": score[None] for name, score in scores.items()}
-    fresh |= {f"log:{name}": rows for name, rows in log.items()}
-    return {name: np.concatenate([record[name], rows]) if name in record else rows for name, rows in fresh.items()}
+    return dataclasses.replace(result, models=Models(data.names, again))

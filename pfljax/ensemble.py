@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import executors, sharding
-from pfljax.checkpoint import Record
+from pfljax import checks, executors, sharding
+from pfljax.course import Course, Diverged
 from pfljax.data import FederatedData
-from pfljax.engine import Build, Diverged, Simulation, check_finite, extended, floats
+from pfljax.engine import Build, Hyper, Simulation, Traced, check_length, traced
 from pfljax.memory import Shortage
 from pfljax.programs import Programs
 from pfljax.results import Result
 from pfljax.sharding import Device
-from pfljax.types import Array, Plan, State, Task, Tree
+from pfljax.types import Algorithm, Array, Plan, State, Task, Tree
 
 
 class Point(NamedTuple):
     """One run of an ensemble."""
 
     seed: int
-    hyper: dict[str, float]
+    hyper: Mapping[str, Hyper]
 
 
+@checks.by_hints(rest=Simulation)
 class Ensemble:
     """Runs of one method on one federation, compiled once for any number of points: waves, spread over the devices.
 
@@ -38,7 +39,7 @@ class Ensemble:
     vmapped, the same up to the order of sums. What a point gives does not depend on the others.
 
     Args:
-      task, build, data, rounds, eval_every, method, plan: see `engine.simulate`.
+      task, build, data, rounds, eval_every, patience, method, plan: see `engine.simulate`.
       at_once: points of a wave. If None: on a CPU one of the first points for each device, because small models are
         fastest from the cache; on an accelerator, vmapped, as many of them as its memory should hold.
       devices: those that share the points and their clients; all of this process if None.
@@ -56,15 +57,16 @@ class Ensemble:
         *,
         rounds: int,
         eval_every: int = 1,
+        patience: int | None = None,
         method: str = "",
         plan: Plan | None = None,
-        at_once: int | None = None,
+        at_once: checks.Count | None = None,
         devices: Sequence[Device] | None = None,
         **options: Any,
     ):
-        if rounds < 1 or eval_every < 1 or (at_once is not None and at_once < 1):
-            raise ValueError(f"rounds={rounds}, eval_every={eval_every}, at_once={at_once}: each must be at least 1")
-        self._task, self._rounds, self._eval_every, self._method, self._plan = task, rounds, eval_every, method, plan
+        check_length(data, rounds, eval_every, patience)
+        self._task, self._rounds, self._eval_every, self._patience = task, rounds, eval_every, patience
+        self._method, self._plan = method, plan
         self._devices = sharding.usable(jax.local_devices()) if devices is None else list(devices)
         self._simulation = Simulation(task, build, data, devices=self._devices[:1], **options)
         self._at_once = at_once
@@ -86,25 +88,27 @@ class Ensemble:
         """
         if not points:
             return
-        names = {frozenset(point.hyper) for point in points}
-        if len(names) > 1:
-            raise ValueError(f"points name different hyperparameters: {' and '.join(map(str, map(sorted, names)))}")
+        for point in points:
+            checks.each(checks.Seed, seed=point.seed)
+        kinds = {jax.tree.structure(traced(point.hyper)): sorted(point.hyper) for point in points}
+        if len(kinds) > 1:
+            named = " and ".join(map(str, kinds.values()))
+            raise ValueError(f"points name different hyperparameters: {named}, or schedules of different kinds")
         if self._wave is None:
             size = self._at_once or self._fitting(len(points))
-            self._wave = _Wave(self._simulation, size, self._devices, self._rounds, self._eval_every)
+            self._wave = _Wave(self._simulation, size, self._devices, min(self._eval_every, self._rounds))
         wave, compiled = self._wave, self._wave.compile_seconds
         for first in range(0, len(points), wave.size):
             members = range(first, min(first + wave.size, len(points)))
-            for member, outcome in zip(members, wave.run([points[n] for n in members]), strict=True):
-                if isinstance(outcome, Diverged):
-                    yield member, outcome
-                    continue
-                outcome["compile_seconds"] = np.asarray((wave.compile_seconds - compiled) / len(points))
-                seed, hyper = points[member]
-                yield (
-                    member,
-                    self._simulation.result(outcome, method=self._method, seed=seed, hyper=hyper, plan=self._plan),
-                )
+            courses = [self._course(point) for point in (points[n] for n in members)]
+            wave.run([points[n] for n in members], courses)
+            for member, course in zip(members, courses, strict=True):
+                course.record["compile_seconds"] = np.asarray((wave.compile_seconds - compiled) / len(points))
+                yield member, course.diverged or course.end()
+
+    def _course(self, point: Point) -> Course:
+        of_run = self._rounds, self._eval_every, self._patience
+        return self._simulation.course(*of_run, method=self._method, plan=self._plan, **point._asdict())
 
     def _fitting(self, points: int) -> int:
         """Points of a wave."""
@@ -116,6 +120,7 @@ class Ensemble:
         return min(points, len(devices) * max(1, block // clients))
 
 
+@checks.by_hints(rest=Ensemble)
 def simulate_many(
     task: Task, build: Build, data: FederatedData, points: Sequence[Point], *, rounds: int, **options: Any
 ) -> Iterator[tuple[int, Result | Diverged]]:
@@ -138,14 +143,12 @@ def simulate_many(
 class _Wave:
     """Points of one program, on their devices."""
 
-    def __init__(
-        self, simulation: Simulation, size: int, devices: Sequence[Device], rounds: int, eval_every: int
-    ) -> None:
+    def __init__(self, simulation: Simulation, size: int, devices: Sequence[Device], at_most: int) -> None:
         over, within = sharding.grid(devices, size)
         if over is not None:
             devices = list(over.mesh.devices.flat)
         self.size = size
-        self._simulation, self._end, self._at_most = simulation, rounds, min(eval_every, rounds)
+        self._simulation, self._at_most = simulation, at_most
         self._rounds = dataclasses.replace(simulation.rounds, axis=within)
         self._plan = sharding.layout(size, size, over)
         self._everywhere, self._spread = sharding.placements(over, devices)
@@ -157,47 +160,40 @@ class _Wave:
         """Time spent compiling so far."""
         return self._programs.seconds + self._simulation.compile_seconds
 
-    def run(self, points: Sequence[Point]) -> list[Record | Diverged]:
-        """What each of the points records, or how it ended."""
+    def run(self, points: Sequence[Point], courses: Sequence[Course]) -> None:
+        """The course of each point to its end."""
         simulation, rounds, at_most = self._simulation, self._rounds, self._at_most
-        count = len(points)
-        padded = [*points, *[points[-1]] * (self._plan.slots - count)]
+        padded = [*points, *[points[-1]] * (self._plan.slots - len(points))]
         keys = jnp.stack([jax.random.key(point.seed) for point in padded])
-        hypers = jax.tree.map(lambda *values: jnp.stack(values), *[floats(point.hyper) for point in padded])
+        hypers = jax.tree.map(lambda *values: jnp.stack(values), *[traced(point.hyper) for point in padded])
         keys, hypers = jax.device_put((keys, hypers), self._spread)
 
-        def init(_: Tree, key: Array, hyper: dict[str, Array]) -> State:
+        def init(_: Tree, key: Array, hyper: Traced) -> State:
             return rounds.init(simulation.algorithm(hyper), key, simulation.train.num_clients)
 
-        def advance(shared: Tree, state: State, key: Array, hyper: dict[str, Array]) -> Tree:
+        def advance(shared: Tree, state: State, key: Array, hyper: Traced) -> Tree:
             train, count = shared
-            return rounds.advance(simulation.algorithm(hyper), state, key, train, count, at_most)
 
-        def evaluate(data: FederatedData, state: State, key: Array, hyper: dict[str, Array]) -> Tree:
-            return rounds.evaluate(simulation.algorithm(hyper), state, key, data)
+            def algorithm(number: Array) -> Algorithm:
+                return simulation.algorithm(hyper, number)
 
-        outcomes: list[Record | Diverged] = [{} for _ in points]
-        states, done, seconds = self._call("init", init, (), keys, hypers), 0, 0.0
-        while done < self._end and not all(isinstance(outcome, Diverged) for outcome in outcomes):
-            start, compiled, fresh = time.perf_counter(), self._programs.seconds, min(at_most, self._end - done)
+            return rounds.advance(algorithm, state, key, train, count, at_most)
+
+        def evaluate(data: FederatedData, state: State, key: Array, hyper: Traced) -> Tree:
+            return rounds.evaluate(simulation.deployed(hyper, state.round), state, key, data)
+
+        states = self._call("init", init, (), keys, hypers)
+        while going := [course for course in courses if not course.over]:
+            start, compiled, fresh = time.perf_counter(), self._programs.seconds, going[0].fresh
             shared = self._train, jax.device_put(jnp.asarray(fresh), self._everywhere)
             states, logs = self._call("rounds", advance, shared, states, keys, hypers, donate=(1,))
             scores = jax.tree.map(np.asarray, self._call("evaluation", evaluate, self._data, states, keys, hypers))
             logs = {name: np.asarray(rows)[:, :fresh] for name, rows in logs.items()}
-            seconds += (time.perf_counter() - start - (self._programs.seconds - compiled)) / count
-            for n, record in enumerate(outcomes):
-                if isinstance(record, Diverged):
-                    continue
-                log = {name: rows[n] for name, rows in logs.items()}
-                try:
-                    check_finite(log, done)
-                except Diverged as error:
-                    outcomes[n] = error
-                    continue
-                mine = {name: score[n] for name, score in scores.items()}
-                outcomes[n] = extended(record, done + fresh, mine, log) | {"seconds": np.asarray(seconds)}
-            done += fresh
-        return outcomes
+            seconds = (time.perf_counter() - start - (self._programs.seconds - compiled)) / len(points)
+            for n, course in enumerate(courses):
+                if not course.over:
+                    log, mine = ({name: rows[n] for name, rows in of.items()} for of in (logs, scores))
+                    course.report(log, mine, seconds, 0.0)
 
     def _call(
         self, name: str, function: Callable[..., Tree], shared: Tree, *rows: Tree, donate: tuple[int, ...] = ()

@@ -17,6 +17,7 @@ import numpy as np
 from rich.text import Text
 
 from pfljax import checks, metrics, scores
+from pfljax.deployed import Models
 from pfljax.printing import Shown
 from pfljax.scores import Metric
 from pfljax.tables import Table, bold
@@ -48,8 +49,9 @@ class Result(Shown):
 
     Args:
       method: its name.
-      hyper: hyperparameters that were traced.
+      hyper: hyperparameters that were traced; of a schedule its name and its numbers.
       seed: of initial models, cohorts and minibatches.
+      reason: why the run ended before its last round, None if it did not.
       rounds: [E] rounds done at each of the E evaluations, ascending.
       scores: `"{model}/{split}/{metric}"` -> [E, clients]; models are `personal`, `global`, `unseen_personal`,
         `unseen_global`; NaN where a client has no examples.
@@ -65,13 +67,14 @@ class Result(Shown):
       names: [N + U] of the clients, unseen ones last; their numbers if empty.
       metric: what clients are compared by, as `scores.read` takes it; accuracy where it was measured, else the loss,
         else the first score, if empty.
+      models: what the clients deploy, by name or number; None where the run is not at hand (see `experiment.resume`).
 
     Raises:
       ValueError: if the metric was not measured, or names and clients differ in number.
     """
 
     method: str
-    hyper: dict[str, float]
+    hyper: dict[str, Any]
     seed: int
     rounds: np.ndarray
     scores: dict[str, np.ndarray]
@@ -83,10 +86,12 @@ class Result(Shown):
     bytes_up: int
     bytes_down: int
     fingerprint: str
+    reason: str | None = None
     versions: dict[str, str] = field(default_factory=versions)
     config: dict[str, Any] = field(default_factory=dict)
     names: Sequence[str] = ()
     metric: str = ""
+    models: Models | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         clients = len(next(iter(self.sizes.values()), ()))
@@ -200,7 +205,8 @@ class Result(Shown):
         summary: dict[str, Any] = {
             "method": self.method,
             "seed": self.seed,
-            "hyper": {name: float(value) for name, value in self.hyper.items()},
+            "reason": self.reason,
+            "hyper": dict(self.hyper),
             "rounds": int(self.rounds[-1]),
             "round": int(self.rounds[at]),
             "select": select,

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 
 from pfljax import local, sharding, tree
 from pfljax.data import FederatedData
-from pfljax.sampling import Draw, Sampler
 from pfljax.sharding import Axis
-from pfljax.types import Algorithm, Array, ClientData, Cohort, Params, State, Task, Tree
+from pfljax.types import Algorithm, Array, ClientData, Cohort, Draw, Params, Sampler, State, Task, Tree
 
 Logs = dict[str, Array]
-"""What happened: `ids`, `replied`, `work`, `finite`: [M]; `server_finite`: []."""
+"""What happened: `ids`, `replied`, `work`, `heard`, `finite`: [M]; `server_finite`: []."""
 
 _INIT, _COHORT, _CLIENTS, _SERVER, _EVALUATION = 2**32 - 1, 0, 1, 2, 3
 
@@ -32,7 +31,7 @@ class Seats(NamedTuple):
     ids: Array  # [slots]
     replied: Array  # [slots]
     work: Array  # [slots]
-    weights: Array  # [slots] examples of each client that replied
+    weights: Array  # [slots] examples of each client that is heard
     back: Array  # [M] the place of each slot of the draw
 
 
@@ -69,34 +68,42 @@ class Rounds:
         return State(server, self.clients(algorithm, server, jnp.arange(num_clients), key), jnp.asarray(0))
 
     def advance(
-        self, algorithm: Algorithm, state: State, key: Array, train: FederatedData, count: Array, at_most: int
+        self,
+        algorithm: Callable[[Array], Algorithm],
+        state: State,
+        key: Array,
+        train: FederatedData,
+        count: Array,
+        at_most: int,
     ) -> tuple[State, Logs]:
-        """`count` rounds, no more than `at_most`; logs [at_most, ...]."""
+        """`count` rounds, no more than `at_most`, each by the `algorithm` of its number; logs [at_most, ...]."""
 
         def step(number: Array, carry: tuple[State, Logs]) -> tuple[State, Logs]:
             state, logs = carry
-            state, log = self.round(algorithm, state, key, train)
+            state, log = self.round(algorithm(state.round), state, key, train)
             return state, jax.tree.map(lambda all, new: all.at[number].set(new), logs, log)
 
-        draw = jax.eval_shape(self.cohort, key, train.train.size[: train.num_clients])
+        draw = jax.eval_shape(lambda: self.draw(algorithm(state.round), key, state.round, train))
         log = draw._asdict() | {"finite": draw.replied, "server_finite": jax.ShapeDtypeStruct((), bool)}
         logs = {name: jnp.zeros((at_most, *leaf.shape), leaf.dtype) for name, leaf in log.items()}
         return jax.lax.fori_loop(0, count, step, (state, logs))
 
     def round(self, algorithm: Algorithm, state: State, key: Array, train: FederatedData) -> tuple[State, Logs]:
         """One round of a state whose clients are all at hand."""
-        draw = self.draw(key, state.round, train)
+        draw = self.draw(algorithm, key, state.round, train)
         seats = self.seat(draw, train)
         rows = jax.tree.map(lambda leaf: jnp.take(leaf, seats.ids, axis=0, mode="clip"), state.clients)
         server, rows, log = self.seated_round(algorithm, state.server, rows, state.round, draw, seats, key, train)
         clients = jax.tree.map(lambda leaf, new: leaf.at[seats.ids].set(new, mode="drop"), state.clients, rows)
         return State(server, clients, state.round + 1), log
 
-    def draw(self, key: Array, number: Array, train: FederatedData) -> Draw:
+    def draw(self, algorithm: Algorithm, key: Array, number: Array, train: FederatedData) -> Draw:
         """The cohort of round `number`. A client without examples does not reply."""
         sizes = train.train.size[: train.num_clients]
-        draw = self.cohort(jax.random.fold_in(jax.random.fold_in(key, number), _COHORT), sizes)
-        return draw._replace(replied=draw.replied & (jnp.take(sizes, draw.ids, mode="clip") > 0))
+        sampler = algorithm.participation(self.cohort)
+        draw = sampler(jax.random.fold_in(jax.random.fold_in(key, number), _COHORT), sizes)
+        replied = draw.replied & (jnp.take(sizes, draw.ids, mode="clip") > 0)
+        return draw._replace(replied=replied, heard=replied if draw.heard is None else replied & draw.heard)
 
     def seat(self, draw: Draw, train: FederatedData) -> Seats:
         """The order in which a cohort is walked: clients of like cost together."""
@@ -104,9 +111,10 @@ class Rounds:
         plan = sharding.layout(cohort, self.block, self.axis)
         padding = plan.slots - cohort
         ids = jnp.pad(draw.ids, (0, padding), constant_values=num_clients)
-        replied, work = jnp.pad(draw.replied, (0, padding)), jnp.pad(draw.work, (0, padding))
-        weights = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
-        order = sharding.order(weights * work, plan)
+        replied, work, heard = (jnp.pad(part, (0, padding)) for part in (draw.replied, draw.work, draw.heard))  # pyright: ignore
+        sizes = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
+        weights = jnp.where(heard, sizes, 0)
+        order = sharding.order(sizes * work, plan)
         return Seats(ids[order], replied[order], work[order], weights[order], jnp.argsort(order)[:cohort])
 
     def seated_round(
@@ -133,7 +141,7 @@ class Rounds:
             data = train.client(id)._replace(work=jnp.where(replied, work, 0))
             reply = algorithm.client_update(algorithm.download(server, id), client, data, _client_key(key, id))
             finite = tree.finite(reply) | ~replied
-            upload = jax.tree.map(lambda leaf: jnp.where(replied, leaf, 0), reply.upload)
+            upload = jax.tree.map(lambda leaf: jnp.where(weight > 0, leaf, 0), reply.upload)
             term = algorithm.reduce.lift(upload, weight)
             kept = tree.where(replied, reply.client, client), finite
             return (term, kept) if algorithm.reduce.summed else ((), (kept, term))
@@ -153,69 +161,81 @@ class Rounds:
 
     def evaluate(self, algorithm: Algorithm, state: State, key: Array, data: FederatedData) -> dict[str, Array]:
         """Scores of all clients, see `Simulation.evaluate`."""
-        ids = jnp.arange(data.num_clients)
-        scores = self.scores(algorithm, state.server, state.clients, ids, state.round, key, data)
-        return scores | self.unseen(algorithm, state.server, state.round, key, data)
+        ids = jnp.arange(data.num_clients + data.num_unseen)
+        known, unseen = ids[: data.num_clients], ids[data.num_clients :]
+        scores = self.scores(algorithm, state.server, (known, state.clients), state.round, key, data)
+        if data.num_unseen:
+            scores |= self.unseen(algorithm, state.server, unseen, state.round, key, data)
+        return scores
 
     def scores(
-        self, algorithm: Algorithm, server: Tree, rows: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+        self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
     ) -> dict[str, Array]:
-        """Scores [n] of the clients `ids` [n], whose states after `number` rounds are the `rows` [n, ...]."""
-        deploy = self._deploy(algorithm, server, number, key, data)
+        """Scores [n] after `number` rounds of `clients`, their ids [n] and their states [n, ...]."""
 
-        def one(id: Array, row: Tree) -> dict[str, Array]:
-            return self._measured(*deploy(id, row), id, data)
+        def one(shared: Tree, client: Tree) -> dict[str, Array]:
+            return self._measured(algorithm, shared, *client)
 
-        return self._over(one, ids, rows)
+        return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
 
     def unseen(
-        self, algorithm: Algorithm, server: Tree, number: Array, key: Array, data: FederatedData
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
     ) -> dict[str, Array]:
-        """Scores of the clients that never train; empty if there are none."""
-        if not data.num_unseen:
-            return {}
-        first = jax.random.fold_in(key, _INIT)
-        deploy = self._deploy(algorithm, server, number, key, data)
-        onboard_key = self._evaluation_key(key, number)
-
-        def one(id: Array) -> dict[str, Array]:
-            download, view, own = algorithm.download(server, id), data.client(id), _client_key(onboard_key, id)
-            client = jax.lax.fori_loop(
-                0,
-                self.onboard_rounds,
-                lambda step, client: algorithm.onboard(download, client, view, jax.random.fold_in(own, step)),
-                algorithm.init_client(download, id, first),
-            )
-            return self._measured(*deploy(id, client), id, data)
-
-        scores = self._over(one, data.num_clients + jnp.arange(data.num_unseen))
+        """Scores [n] of the clients `ids` [n], which never train."""
+        clients = self.newcomers(algorithm, server, ids, number, key, data)
+        scores = self.scores(algorithm, server, clients, number, key, data)
         return OrderedDict((f"unseen_{name}", score) for name, score in scores.items())
 
+    def newcomers(
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> Tree:
+        """Clients that never train, after their onboarding: ids [n] and states [n, ...]."""
+
+        def one(shared: Tree, client: Tree) -> Tree:
+            server, data, key = shared
+            id, row = client
+            download, view, own = algorithm.download(server, id), data.client(id), _client_key(key, id)
+            return jax.lax.fori_loop(
+                0,
+                self.onboard_rounds,
+                lambda step, row: algorithm.onboard(download, row, view, jax.random.fold_in(own, step)),
+                row,
+            )
+
+        rows = self.clients(algorithm, server, ids, key)
+        return ids, self._over(one, (server, data, self._evaluation_key(key, number)), (ids, rows))
+
     def personalized(
-        self, algorithm: Algorithm, server: Tree, rows: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+        self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
     ) -> Params:
-        """Their models, leaves [n, ...], of the same clients."""
-        deploy = self._deploy(algorithm, server, number, key, data)
-        return self._over(lambda id, row: deploy(id, row)[0], ids, rows)
+        """The models of `clients`, leaves [n, ...]."""
+
+        def one(shared: Tree, client: Tree) -> Params:
+            return self._deployed(algorithm, shared, *client)[0]
+
+        return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
+
+    def unseen_personalized(
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> Params:
+        """The models, leaves [n, ...], of the clients `ids` [n], which never train."""
+        clients = self.newcomers(algorithm, server, ids, number, key, data)
+        return self.personalized(algorithm, server, clients, number, key, data)
 
     def _evaluation_key(self, key: Array, number: Array) -> Array:
         return jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
 
-    def _deploy(
-        self, algorithm: Algorithm, server: Tree, number: Array, key: Array, data: FederatedData
-    ) -> Callable[[Array, Tree], tuple[Params, Params | None]]:
-        """`(id, row) -> (personal model, common model)` of one client."""
-        key = self._evaluation_key(key, number)
+    def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Params, Params | None]:
+        """The personal and the common model of one client."""
+        server, data, key = shared
+        download = algorithm.download(server, id)
+        common = algorithm.server_model(download, client) if algorithm.server_model else None
+        return algorithm.personalize(download, client, data.client(id), _client_key(key, id)), common
 
-        def deploy(id: Array, client: Tree) -> tuple[Params, Params | None]:
-            download = algorithm.download(server, id)
-            common = algorithm.server_model(download, client) if algorithm.server_model else None
-            return algorithm.personalize(download, client, data.client(id), _client_key(key, id)), common
-
-        return deploy
-
-    def _measured(self, personal: Params, common: Params | None, id: Array, data: FederatedData) -> dict[str, Array]:
+    def _measured(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> dict[str, Array]:
         """Scores of one client's models on its own examples, in the order of the task."""
+        _, data, _ = shared
+        personal, common = self._deployed(algorithm, shared, id, client)
 
         def score(params: Params, view: ClientData) -> dict[str, Array]:
             def of(batch: Any) -> dict[str, Array]:
@@ -234,12 +254,12 @@ class Rounds:
             for metric, value in score(params, data.client(id, split)).items()
         )
 
-    def _over(self, one: Callable[..., Tree], ids: Array, *rows: Tree) -> Tree:
-        """`one(id, *row)` for each of the clients, leaves [n, ...]."""
-        count = ids.shape[0]
+    def _over(self, one: Callable[[Tree, Tree], Tree], shared: Tree, clients: Tree) -> Tree:
+        """`one(shared, client)` for each of the clients, leaves [n, ...]."""
+        count = jax.tree.leaves(clients)[0].shape[0]
         plan = sharding.layout(count, self.block, self.axis)
         if plan.slots > count:
             seats = jnp.minimum(jnp.arange(plan.slots), count - 1)
-            ids, rows = jax.tree.map(lambda leaf: leaf[seats], (ids, rows))
-        _, kept = sharding.walk(lambda _, row: ((), one(*row)), (), (ids, *rows), plan)
+            clients = jax.tree.map(lambda leaf: leaf[seats], clients)
+        _, kept = sharding.walk(lambda shared, client: ((), one(shared, client)), shared, clients, plan)
         return jax.tree.map(lambda leaf: leaf[:count], kept)

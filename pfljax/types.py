@@ -88,6 +88,7 @@ class Task(NamedTuple):
     loss: LossFn
     predict: Callable[[Params, Tree], Tree]  # (params, x [B, ...]) -> outputs [B, ...]
     measure: Callable[[Tree, Array], dict[str, Array]]  # (outputs, y) -> named scores [B]
+    fits: Callable[[Tree, Any], None] | None = None  # (shapes of outputs, federation): raises where labels do not fit
 
 
 @in_brief
@@ -122,6 +123,19 @@ class Cohort(NamedTuple):
     weights: Array  # [M] examples of each client that replied, 0 for one that did not
 
 
+class Draw(NamedTuple):
+    """The clients of one round. Cohorts are sets: ids ascend, and the id N marks an empty slot."""
+
+    ids: Array  # [M] ascending, N for an empty slot
+    replied: Array  # [M] bool: trained and keeps what it learned; an empty slot does not
+    work: Array  # [M] share of its local steps that the client manages
+    heard: Array | None = None  # [M] bool: of those that replied, whose upload counts; None: all of them
+
+
+Sampler = Callable[[Array, Array], Draw]
+"""`(key, sizes [N]) -> Draw`."""
+
+
 @in_brief
 class Reduce(NamedTuple):
     """How uploads become one value. A summed reduction needs the memory of one term, whatever the cohort."""
@@ -129,6 +143,11 @@ class Reduce(NamedTuple):
     lift: Callable[[Tree, Array], Tree]  # (upload of ONE client, weight []) -> term
     lower: Callable[[Tree, Array], Tree]  # (sum of the terms, or the terms [M, ...]; weights [M]) -> uploads
     summed: bool = True
+
+
+def as_drawn(sampler: Sampler) -> Sampler:
+    """Participation as the sampler has it: whom it draws trains."""
+    return sampler
 
 
 def keep(download: Tree, client: Tree, data: ClientData, key: Array) -> Tree:
@@ -156,6 +175,7 @@ class Algorithm(NamedTuple):
     reduce: Reduce
     onboard: Callable[[Tree, Tree, ClientData, Array], Tree] = keep  # (download, client, data, key) -> client
     server_model: Callable[[Tree, Tree], Params] | None = None  # (download, client) -> the common model, if any
+    participation: Callable[[Sampler], Sampler] = as_drawn  # the run's sampler -> who trains in this method
 
 
 @in_brief

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -12,18 +13,28 @@ from pfljax import models, recipe, tasks
 from pfljax.algorithms import METHODS
 from pfljax.data import FederatedData, from_clients
 from pfljax.recipe import Recipe, SolverConfig
-from pfljax.types import Task
+from pfljax.types import Model, Task
 
 SIZES = (9, 5, 1, 12, 7, 4, 6)
 CLIENTS, UNSEEN, FEATURES, CLASSES = 6, 1, 8, 4
 # Full batches compile fast; steps differ from client to client where there are stragglers.
 LOCAL = SolverConfig(lr=0.1, plan="full_batch", steps=3, batch_size=max(SIZES))
+OPTIMIZERS = {
+    name: dataclasses.replace(LOCAL, **fields)
+    for name, fields in {"sgd": {}, "momentum": {"momentum": 0.9}, "adam": {"optimizer": "adam"}}.items()
+}
 OPTIONS = {"ifca": {"clusters": 2}, "apfl": {"alpha_lr": 0.1}, "pfedme": {"inner_steps": 2, "lam": 2.0}}
 FEDERATED = [name for name, row in METHODS.items() if "pooled data" not in row.needs]
 
-MODEL = models.from_linen(
-    nn.Sequential([nn.Dense(6), nn.BatchNorm(momentum=0.9), nn.relu, nn.Dense(CLASSES)]), (FEATURES,)
-)
+
+def network(norm: nn.Module) -> Model:
+    """One hidden layer."""
+    return models.from_linen(nn.Sequential([nn.Dense(6), norm, nn.relu, nn.Dense(CLASSES)]), (FEATURES,))
+
+
+MODEL = network(nn.BatchNorm(momentum=0.9))
+# Batch norm makes some gradients zero but for rounding, which Adam would make large.
+LAYERED = network(nn.LayerNorm())
 TASK = tasks.classification(MODEL)
 
 
@@ -40,15 +51,16 @@ def federation() -> FederatedData:
     return from_clients(train, test, unseen=UNSEEN, num_classes=CLASSES)
 
 
-def recipe_of(name: str, **options: Any) -> Recipe:
-    """A method of the table on `MODEL`."""
+def recipe_of(name: str, local: SolverConfig = LOCAL, model: Model = MODEL, **options: Any) -> Recipe:
+    """A method of the table on `model`."""
     options = OPTIONS.get(name, {}) | options
+    task = tasks.classification(model)
     return recipe.build(
         name,
-        double(TASK) if jax.config.read("jax_enable_x64") else TASK,
-        MODEL,
+        double(task) if jax.config.read("jax_enable_x64") else task,
+        model,
         options=options,
-        local=LOCAL,
+        local=local,
         capacity=max(SIZES),
     )
 

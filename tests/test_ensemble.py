@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pfljax import engine, sampling
+from pfljax.course import Diverged
 from pfljax.ensemble import Ensemble, Point, simulate_many
 from pfljax.results import Result
 from pfljax.types import Algorithm
@@ -34,7 +35,7 @@ def alone() -> list[Result | None]:
         options = OPTIONS | {"seed": point.seed, "hyper": point.hyper, "devices": DEVICE}
         try:
             return engine.simulate(TASK, RECIPE.make, federation(), **options)
-        except engine.Diverged:
+        except Diverged:
             return None
 
     return [run(point) for point in POINTS]
@@ -48,12 +49,12 @@ def test_one_after_the_other_each_point_has_its_own_bits_and_one_trace_serves_al
         return RECIPE.make(**hyper)
 
     outcomes = dict(simulate_many(TASK, build, federation(), POINTS, at_once=1, devices=DEVICE, **OPTIONS))
-    assert len(traces) == 4, "one trace each of init, rounds, evaluation and traffic"
+    assert len(traces) == 5, "one trace each of init, rounds, evaluation and traffic, and one of who takes part"
     assert outcomes.keys() == set(range(len(POINTS)))
     for place, expected in enumerate(alone):
         outcome = outcomes[place]
         if expected is None:
-            assert isinstance(outcome, engine.Diverged)
+            assert isinstance(outcome, Diverged)
             assert "round 1: the model of clients" in str(outcome)
             continue
         assert isinstance(outcome, Result)
@@ -77,7 +78,7 @@ def test_more_points_later_compile_nothing(alone: list[Result | None], caplog: p
 
 def test_at_once_they_are_the_same_and_a_diverging_point_harms_no_other(alone: list[Result | None]):
     outcomes = dict(simulate_many(TASK, RECIPE.make, federation(), POINTS, at_once=3, devices=DEVICE, **OPTIONS))
-    assert isinstance(outcomes[2], engine.Diverged)
+    assert isinstance(outcomes[2], Diverged)
     for place, expected in enumerate(alone):
         if expected is not None:
             outcome = outcomes[place]

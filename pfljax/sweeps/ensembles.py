@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from pfljax import ensemble, experiment
+from pfljax.course import Diverged
 from pfljax.data import FederatedData
-from pfljax.engine import Diverged
 from pfljax.ensemble import Ensemble
 from pfljax.experiment import DataConfig
 from pfljax.results import Result

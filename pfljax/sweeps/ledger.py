@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pfljax.engine import Diverged
+from pfljax.course import Diverged
 from pfljax.results import Result, Select
 from pfljax.sweeps.points import Point
 
