@@ -126,8 +126,11 @@ class Result(Shown):
         done = f"seed {self.seed}, round {self.rounds[-1]}" if len(self.rounds) else f"seed {self.seed}, no evaluation"
         summary = self.summary() if len(self.rounds) else {}
         rows = {model.replace("_", " "): summary[model] for model in _MODELS if summary.get(model)}
-        hyper = [f"{name}={value:.4g}" for name, value in self.hyper.items()]
-        title = ", ".join(filter(None, [self.method, *hyper, done]))
+        hyper = [
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in self.hyper.items()
+        ]
+        title = ", ".join(filter(None, [self.method, *hyper, done, self.reason]))
         columns = [_column(name, what)._replace(sign=0) for name in ("clients", *_SHOWN)]
         return _tabulated(title, "model", rows, columns, f"Test {what.title}; {cost}")
 
