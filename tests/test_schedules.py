@@ -128,8 +128,6 @@ def test_a_configuration_describes_schedules_that_last_as_long_as_the_run():
     falling = experiment.from_config_dict({"local": {"lr": 0.4, "decay": 0.5}})
     rate: Any = experiment.hyperparameters(falling)["local.lr"]
     assert [float(rate(jnp.asarray(t))) for t in range(3)] == pytest.approx([0.4, 0.2, 0.1])
-        [0.4, 0.2, 0.1]
-    )  # pyright: ignore
 
 
 @pytest.mark.parametrize(
