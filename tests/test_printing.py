@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,9 +21,11 @@ SIMULATION = pfl.Simulation(TASK, pfl.ditto(TASK, LOCAL, LOCAL, lam=0.5), DATA, 
 SHOWN: dict[str, Any] = {
     "Params(trainable={'layers_0'": TASK.init(jax.random.key(0)),
     "Model(init=from_linen, apply=from_linen, blocks=(": federation.MODEL,
-    "Task(init=from_linen, loss=task, predict=task, measure=classification)": TASK,
+    "Task(init=from_linen, loss=task, predict=task, measure=classification": TASK,
     "client_update=ditto": pfl.ditto(TASK, LOCAL, LOCAL, lam=0.5),
     "Plan(steps=epochs, batch=epochs)": pfl.epochs(1, 10),
+    "Sampled(first=full, then=": pfl.sampling.dropouts(pfl.sampling.full(), 0.5),
+    "ServerOptimizer(init=fedopt, step=fedopt)": pfl.fedopt(optax.sgd(1.0)),
     "Method(factory=ditto, family='proximal', sweep={'lam': (0.01, 2.0)}": pfl.METHODS["ditto"],
     "FederatedData('clients': 6 clients and 1 unseen, 88 examples, 4 classes, x=float32[88,8])": DATA,
     "Dataset('digits': 1,797 examples, 10 classes, x=uint8[1797,8,8,1])": pfl.load("digits"),
@@ -56,3 +59,7 @@ def test_what_is_traced_prints_too() -> None:
     seen = []
     jax.eval_shape(lambda data: (seen.append(repr(data)), data.train.size)[1], DATA)
     assert seen == [repr(DATA)]
+
+
+def test_checkpoints_name_their_folder(tmp_path: Path) -> None:
+    assert repr(pfl.Checkpoints(tmp_path / "kept")) == f"Checkpoints('{tmp_path / 'kept'}')"

@@ -455,7 +455,7 @@ def test_nothing_is_chosen_on_test_examples_unasked(monkeypatch: pytest.MonkeyPa
 
 
 class Own(StandIn):
-    """Beside the accuracy, `bits`: the learning rate itself, then twice that. The first seed of 0.5 is lucky, the second is not."""
+    """Beside the accuracy, `bits`: the learning rate itself, then twice that. Of 0.5 the first seed is lucky."""
 
     def run(self, points: Sequence[ensemble.Point]) -> Iterator[Any]:
         for place, result in super().run(points):
