@@ -7,6 +7,8 @@ import importlib.util
 import inspect
 import json
 import os
+import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pfljax import benchmark, checks, data, experiment, hosts, listing, plots, results, sweeps
+from pfljax import benchmark, checks, data, experiment, files, hosts, listing, plots, results, sweeps
 from pfljax.algorithms import METHODS
 from pfljax.data.sources import NAMES
 from pfljax.experiment import Config
@@ -49,22 +51,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"unknown argument {unknown[0]!r}{_meant(unknown[0], options)}; see pfljax {options.command} --help"
         )
     options.overrides = overrides
-    if not getattr(options, "distributed", False):
-        return guarded(lambda: options.run(options), debug=options.debug)
-    return guarded(lambda: _together(options), debug=options.debug)
+    program = _together if getattr(options, "distributed", False) else options.run
+    return guarded(lambda: program(options), debug=options.debug, remedy=_remedy(options))
 
 
-def guarded(program: Callable[[], None], *, debug: bool = False) -> int:
+def guarded(program: Callable[[], None], *, debug: bool = False, remedy: str = "") -> int:
     """Runs a program; a failure is one line on the standard error (with `debug` the traceback).
 
+    Args:
+      program: what to run.
+      debug: whether errors are raised.
+      remedy: said when it is interrupted, by Ctrl-C or SIGTERM.
+
     Returns:
-      The status for the shell: 0, 1 for a failure, 130 if interrupted.
+      The status for the shell: 0, 1 for a failure, 130 and 143 if interrupted, 141 if nobody reads the output.
     """
     try:
-        program()
-    except KeyboardInterrupt:
-        print("interrupted; if an --out was given, continue with pfljax resume DIR", file=sys.stderr)
-        return 130
+        with files.interruptible():
+            program()
+            sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        how = "terminated" if isinstance(error, files.Terminated) else "interrupted"
+        print(f"{how}; {remedy}" if remedy else how, file=sys.stderr)
+        return files.status(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:
         if debug:
             raise
@@ -83,10 +95,20 @@ def _meant(text: str, options: argparse.Namespace) -> str:
     return "" if close is None else f": did you mean {known[close]}?"
 
 
+def _remedy(options: argparse.Namespace) -> str:
+    """How an interrupted command is continued."""
+    if "out" not in options or getattr(options, "action", None):
+        return ""
+    if not options.out:
+        return "nothing was kept: --out=DIR keeps results and checkpoints"
+    distributed = " --distributed" * getattr(options, "distributed", False)
+    return f"continue with pfljax resume {shlex.quote(options.out)}{distributed}"
+
+
 def _together(options: argparse.Namespace) -> None:
     """The command as one process of several: all of them end when one fails."""
     hosts.join(options.coordinator, options.processes, options.process)
-    with hosts.bound(f"pfljax resume {options.out} --distributed"):
+    with files.interruptible(), hosts.bound(_remedy(options)):  # JAX has taken SIGTERM for itself
         options.run(options)
 
 
@@ -206,8 +228,9 @@ def _parser() -> argparse.ArgumentParser:
     swept = command("sweep", _sweep, "run many points of one experiment, or look at such a sweep")
     configured(swept)
     sweeps.add_arguments(swept)
-    resume = command("resume", _resume, "continue an interrupted run, comparison or sweep")
+    resume = command("resume", _resume, "continue a run, comparison or sweep; --rounds for more")
     resume.add_argument("out", metavar="DIR", help="its folder")
+    resume.add_argument("--rounds", type=int, metavar="N", help="rounds in all, if more than it was begun with")
     resume.add_argument("--quiet", action="store_true", help="no progress bar")
     several(resume)
     benchmark.add_arguments(
@@ -284,9 +307,11 @@ def _sweep(options: argparse.Namespace) -> None:
 
 def _resume(options: argparse.Namespace) -> None:
     if sweeps.is_sweep(options.out):
+        if options.rounds is not None:
+            raise ValueError(f"--rounds={options.rounds} is for runs and comparisons, and {options.out} holds a sweep")
         sweeps.print_sweep(sweeps.resume(options.out, progress=not options.quiet))
         return
-    result = experiment.resume(options.out, progress=not options.quiet)
+    result = experiment.resume(options.out, rounds=options.rounds, progress=not options.quiet)
     begun = next(iter(result.values())) if isinstance(result, Comparison) else result
     _report(result, experiment.from_config_dict(begun.config), options.out)
 

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import operator
+import re
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import accounting, checks, executors, hosts, memory, sampling, schedules, sharding, store, tasks, tree
+from pfljax import (
+    accounting,
+    checks,
+    executors,
+    files,
+    hosts,
+    memory,
+    sampling,
+    schedules,
+    sharding,
+    store,
+    tasks,
+    tree,
+)
 from pfljax.checkpoint import Checkpoints, Record
 from pfljax.course import Course, Log
 from pfljax.data import FederatedData
@@ -22,12 +38,14 @@ from pfljax.executors import Executor
 from pfljax.memory import Shortage
 from pfljax.printing import brief
 from pfljax.programs import Programs
-from pfljax.results import Result
+from pfljax.results import Result, versions
 from pfljax.rounds import Rounds
 from pfljax.sampling import Sampler
 from pfljax.schedules import Schedule
 from pfljax.sharding import Device
 from pfljax.types import Algorithm, Array, Params, Plan, State, Task, Tree
+
+P = ParamSpec("P")
 
 Build = Algorithm | Callable[..., Algorithm]
 """An algorithm, or what makes one from hyperparameters `**hyper`, which are then traced."""
@@ -40,6 +58,9 @@ Traced = dict[str, Tree]
 
 Store = Literal["auto", "device", "host"]
 """Where the clients' states live."""
+
+# Another version of these writes the same program in other words.
+_TRACERS = ("pfljax", "jax")
 
 # On an accelerator the states may take this share of the free memory; the rest is for training.
 _DEVICE_SHARE = 0.4
@@ -279,6 +300,21 @@ class Simulation:
             names=self.data.names,
         )
 
+    def program(self, **hyper: Hyper) -> str:
+        """A digest of what a round and an evaluation compute, however they are shared out; values of `hyper` aside."""
+        rounds = dataclasses.replace(self.rounds, block=1, axis=None)
+
+        def whole(key: Array, hyper: Traced, train: FederatedData, data: FederatedData) -> Tree:
+            algorithm = self.algorithm(hyper)
+            state = rounds.init(algorithm, key, train.num_clients)
+            state, _ = rounds.round(algorithm, state, key, train)
+            return rounds.evaluate(algorithm, state, key, data)
+
+        args = jax.random.key(0), traced(hyper), self.train, self.data
+        args = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), args)
+        text = str(jax.make_jaxpr(whole)(*args))
+        return files.digest({"program": re.sub(r" at 0x\w+", "", text)})
+
     def _steps(self, log: Log, plan: Plan) -> int:
         """Local steps of a run: those of the clients that replied."""
 
@@ -443,7 +479,20 @@ def check_length(data: FederatedData, rounds: int, eval_every: int, patience: in
         )
 
 
+def _alone(run: Callable[P, Result]) -> Callable[P, Result]:
+    """Keeps other processes out of the folder of the checkpoints."""
+
+    @functools.wraps(run)
+    def held(*args: P.args, **options: P.kwargs) -> Result:
+        checkpoint: Any = options.get("checkpoint")
+        with contextlib.nullcontext() if checkpoint is None or not hosts.leads() else files.held(checkpoint):
+            return run(*args, **options)
+
+    return held
+
+
 @checks.by_hints(rest=Simulation)
+@_alone
 def simulate(
     task: Task,
     build: Build,
@@ -458,6 +507,7 @@ def simulate(
     plan: Plan | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    identity: Mapping[str, Any] | None = None,
     progress: Callable[[int, dict[str, np.ndarray]], None] | None = None,
     **options: Any,
 ) -> Result:
@@ -475,7 +525,9 @@ def simulate(
       method: name for the result.
       plan: the local minibatches, to count local steps.
       checkpoint: a folder for checkpoints, or None.
-      resume: continue from the newest checkpoint, bit for bit as if never interrupted.
+      resume: continue from the newest checkpoint, bit for bit as if never interrupted; `rounds` may have grown.
+      identity: plain values by which the run is told from others, besides data, method, seed and `hyper`; the program
+        if None.
       progress: called as `progress(rounds done, scores)` after every evaluation.
       **options: of `Simulation`.
 
@@ -485,7 +537,10 @@ def simulate(
     Raises:
       Diverged: if a model is no longer finite; the message names the round and the clients, `result` the evaluations
         before, and the last checkpoint is from before.
-      ValueError: if an argument is not what it should be, or would have no effect.
+      ValueError: if an argument is not what it should be or would have no effect, for a checkpoint of another run or of
+        more rounds.
+      FileExistsError: if the folder holds checkpoints and `resume` is false.
+      BlockingIOError: if another process uses the folder.
     """
     if resume and checkpoint is None:
         raise ValueError("resume=True needs the folder to go on from: give checkpoint=...")
@@ -495,9 +550,18 @@ def simulate(
     course = simulation.course(rounds, eval_every, patience, method=method, seed=seed, hyper=hyper, plan=plan)
     key = jax.random.key(seed)
     state = simulation.init(key, **hyper)
-    checkpoints = None if checkpoint is None else Checkpoints(checkpoint)
-    if checkpoints is not None and resume and checkpoints.rounds():
-        state, course.record = checkpoints.restore(state)
+    checkpoints = None
+    if checkpoint is not None:
+        told = {"method": method, "seed": seed, "hyper": {name: schedules.plain(each) for name, each in hyper.items()}}
+        if identity is None:
+            traced_by = " and ".join(f"{name} {version}" for name, version in versions().items() if name in _TRACERS)
+            identity = {f"the algorithm, as traced by {traced_by},": simulation.program(**hyper)}
+        checkpoints = Checkpoints(checkpoint, told | {"data": data.fingerprint} | dict(identity))
+        if done := checkpoints.rounds():
+            if not resume:
+                raise FileExistsError(f"{checkpoint} holds checkpoints: resume the run, or choose another folder")
+            check_rounds(rounds, done[-1], checkpoint)
+            state, course.record = checkpoints.restore(state)
     at_most = min(eval_every, rounds)
     while not course.over:
         start, compiled = time.perf_counter(), simulation.compile_seconds
@@ -520,3 +584,9 @@ def simulate(
         return Simulation(task, build, data, **options).deploy(kept, key, **hyper)
 
     return dataclasses.replace(result, models=Models(data.names, again))
+
+
+def check_rounds(rounds: int, done: int, where: str | Path) -> None:
+    """Raises `ValueError` if a run in folder `where` has done more rounds than it shall have."""
+    if done > rounds:
+        raise ValueError(f"rounds={rounds}: the run in {where} has done {done}; ask for at least {done}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import json
+import logging
 import math
+import os
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,9 +19,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from pfljax import checks, engine, hosts, metrics, models, results, sampling, scores, tasks
+from pfljax import checks, engine, files, hosts, metrics, models, results, sampling, scores, tasks
 from pfljax import data as data_layer
 from pfljax.algorithms import METHODS, method
+from pfljax.checkpoint import differences
 from pfljax.checks import When
 from pfljax.data import FederatedData, partition, synthetic
 from pfljax.data.sources import NAMES
@@ -36,6 +40,12 @@ PARTITIONS = partition.PARTITIONS
 _SOLVERS = ("local", "tune", "head_local", "personal_local")
 SOLVED = (*_SOLVERS, "server")
 """Sections that only some methods read."""
+# What may change when a run is continued.
+_FREE = ("rounds", "eval_every", "executor", "store", "select")
+
+# Says, sealed, what a folder was begun as, should `config.json` be lost.
+_COPY = Path("checkpoint") / "begun.json"
+
 _SYNTHETIC = {make.__name__: make for make in (synthetic.synthetic, synthetic.synthetic_v2)}
 
 
@@ -459,21 +469,22 @@ def run(
     Args:
       config: the configuration.
       out: a folder for `config.json`, `summary.json`, `clients.npz` and checkpoints, or None.
-      resume: continue the run in `out`, bit for bit as if it had not stopped.
+      resume: continue the run in `out`, bit for bit as if it had not stopped. The configuration may ask for more rounds
+        than it did, and for other ways to compute and report (`eval_every`, `executor`, `store`, `select`).
       progress: a live bar on the standard error.
       data: the federation, if it is at hand already.
 
     Raises:
       FileExistsError: if `out` holds another run.
-      ValueError, FileNotFoundError: if the configuration cannot be met.
+      BlockingIOError: if another process uses `out`; the message says which.
+      PermissionError, OSError: if a file cannot be written.
+      ValueError, FileNotFoundError: if the configuration cannot be met, or asks for fewer rounds than are done.
       engine.Diverged: if a model is no longer finite.
     """
     if not resume:
         check_effect(config, [config.algorithm.name])
     experiment = prepare(config, data)
-    if out is not None:
-        _claim(Path(out), config.to_dict(), resume)
-    with Bar(progress) as bar:
+    with _claimed(out, _Begun(config), resume), Bar(progress) as bar:
         return _run(config, experiment, out, resume, bar)
 
 
@@ -500,39 +511,88 @@ def compare_methods(
     data = load_data(config.data)
     experiments = {name: prepare(each, data) for name, each in configs.items()}
     folders = {name: None if out is None else Path(out) / name for name in names}
-    if out is not None:
-        _claim(Path(out), {"config": config.to_dict(), "methods": names}, resume)
+    whole = _Begun(config, names)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_claimed(out, whole, resume))
         for name, each in configs.items():
-            _claim(Path(out) / name, each.to_dict(), resume)
-    with Bar(progress) as bar:
+            stack.enter_context(_claimed(folders[name], _Begun(each), resume))
+        bar = stack.enter_context(Bar(progress))
         comparison = Comparison(
             {name: _run(each, experiments[name], folders[name], resume, bar) for name, each in configs.items()}
         )
-    if out is not None and hosts.leads():
-        comparison.save(out, replace=True)
+        if out is not None and hosts.leads():
+            comparison.save(out, replace=True)
+            files.write_json(Path(out) / "config.json", whole.plain())
     return comparison
 
 
-def resume(out: str | Path, *, progress: bool = False) -> Result | Comparison:
+def resume(out: str | Path, *, rounds: int | None = None, progress: bool = False) -> Result | Comparison:
     """Continues what was begun in `out`: a run, or a comparison.
+
+    Args:
+      out: its folder.
+      rounds: how many in all, more than it was begun with; its first rounds are kept. As it was begun if None.
+      progress: a live bar on the standard error.
 
     Raises:
       FileNotFoundError: if nothing was.
+      ValueError: if what is left does not say what was, or more than `rounds` are done; besides what `run` raises.
     """
-    begun = hosts.shared(lambda: _begun(Path(out)))
-    if "methods" in begun and "config" in begun:
-        return compare_methods(from_config_dict(begun["config"]), begun["methods"], out, resume=True, progress=progress)
-    return run(from_config_dict(begun), out, resume=True, progress=progress)
+    begun = hosts.shared(lambda: _begun(files.named(out)))
+    config = begun.config
+    if rounds is not None:
+        config = replace(config, run=replace(config.run, rounds=rounds))
+    if begun.methods is not None:
+        return compare_methods(config, begun.methods, out, resume=True, progress=progress)
+    return run(config, out, resume=True, progress=progress)
 
 
-def _begun(out: Path) -> dict[str, Any]:
-    path = out / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{out} holds no run to resume: config.json is missing")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): start the run again") from error
+class _Begun(typing.NamedTuple):
+    """What a folder was begun as."""
+
+    config: Config
+    methods: list[str] | None = None  # of a comparison
+
+    def plain(self) -> dict[str, Any]:
+        """As it is written."""
+        config = self.config.to_dict()
+        return config if self.methods is None else {"config": config, "methods": self.methods}
+
+    def fixed(self) -> dict[str, Any]:
+        """What stays as it is when the run is continued."""
+        config = json.loads(json.dumps(self.config.to_dict()))
+        config["run"] = {name: value for name, value in config["run"].items() if name not in _FREE}
+        return {"config": config, "methods": self.methods}
+
+
+def _begun(out: Path) -> _Begun:
+    """What `out` was begun as, by the sealed copy beside the checkpoints, or else by `config.json`.
+
+    Raises:
+      FileNotFoundError: if there is neither.
+      ValueError: if none is sound.
+    """
+    lost: Exception = FileNotFoundError(f"{out} holds no run to resume: config.json is missing")
+    for path in (out / _COPY, out / "config.json"):
+        if not os.path.isfile(path):
+            continue
+        try:
+            return _parsed(files.read_json(path, "nothing else says what was begun: delete the folder and start again"))
+        except (ValueError, TypeError) as error:
+            lost = error if str(path) in str(error) else ValueError(f"{path}: {error}")
+    raise lost
+
+
+def _parsed(content: dict[str, Any]) -> _Begun:
+    if content.keys() == {"config", "methods"}:
+        return _Begun(from_config_dict(content["config"]), list(content["methods"]))
+    return _Begun(from_config_dict(content))
+
+
+def _done(out: Path) -> int:
+    """Rounds after which there is a checkpoint, of a run or of any method of a comparison."""
+    kept = (*out.glob("checkpoint/*"), *out.glob("*/checkpoint/*"))
+    return max((int(path.name) for path in kept if path.name.isdigit()), default=0)
 
 
 @checks.by_hints(rest=engine.simulate)
@@ -567,8 +627,10 @@ def compare(
 
 
 def _run(config: Config, experiment: Experiment, out: str | Path | None, resume: bool, bar: Bar) -> Result:
-    if out is not None and resume and hosts.shared((Path(out) / "summary.json").is_file):
-        return hosts.shared(lambda: Result.load(out))
+    if out is not None and resume:
+        finished = hosts.shared(lambda: _finished(Path(out), config.run.rounds))
+        if finished is not None:
+            return finished
     recipe, name = experiment.recipe, config.algorithm.name
     result = engine.simulate(
         experiment.task,
@@ -579,6 +641,7 @@ def _run(config: Config, experiment: Experiment, out: str | Path | None, resume:
         method=name,
         checkpoint=None if out is None else Path(out) / "checkpoint",
         resume=resume,
+        identity=_Begun(config).fixed(),
         progress=_watch(bar, name, config.run.rounds, config.run.metric),
         store=config.run.store,
         **experiment.options(config.run),
@@ -588,21 +651,47 @@ def _run(config: Config, experiment: Experiment, out: str | Path | None, resume:
     return result
 
 
-def _claim(out: Path, content: dict[str, Any], resume: bool) -> None:
-    """Makes `out` the folder of the run that `content` describes."""
-    if not hosts.leads():
-        return
-    path = out / "config.json"
-    content = json.loads(json.dumps(content))
-    if not resume:
-        results.vacant(out)
-    elif path.is_file() and json.loads(path.read_text()) != content:
-        raise FileExistsError(f"{out} holds a run with another configuration: choose another folder")
+def _finished(out: Path, rounds: int) -> Result | None:
+    """The result in `out`, if it is whole and has all `rounds`."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise PermissionError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
+        result = Result.load(out)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        logging.getLogger(__name__).warning("%s; it is made again from the checkpoints", error)
+        return None
+    done = int(result.rounds[-1])
+    engine.check_rounds(rounds, done, out)
+    return result if done == rounds else None
+
+
+@contextlib.contextmanager
+def _claimed(out: str | Path | None, begun: _Begun, resume: bool) -> Iterator[None]:
+    """Makes `out` the folder of a run, and keeps other processes out of it."""
+    if out is None and resume:
+        raise ValueError("resume=True without a folder: give the one of the run, out=...")
+    if out is None or not hosts.leads():
+        yield
+        return
+    out = files.named(out)
+    with files.held(out):
+        if not resume:
+            results.vacant(out)
+        elif changes := differences(_before(out, begun).fixed(), begun.fixed()):
+            raise FileExistsError(f"{out} holds a run with another configuration ({changes}): choose another folder")
+        engine.check_rounds(begun.config.run.rounds, _done(out), out)
+        files.write_json(out / _COPY, files.sealed(begun.plain()))
+        if not os.path.exists(out / "summary.json"):
+            files.write_json(out / "config.json", begun.plain())
+        yield
+
+
+def _before(out: Path, begun: _Begun) -> _Begun:
+    """What `out` was begun as; `begun` if nothing says so."""
+    try:
+        return _begun(out)
+    except (FileNotFoundError, ValueError):
+        return begun
 
 
 def _watch(bar: Bar, name: str, rounds: int, metric: str | None = None) -> Callable[[int, dict[str, np.ndarray]], None]:

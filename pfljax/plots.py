@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pfljax import metrics
+from pfljax import files, metrics
 from pfljax.results import Result, Select, compared, worst_first
 from pfljax.scores import Metric
 from pfljax.sweeps import estimate
@@ -154,10 +154,7 @@ def save(results: Results, path: str | Path, *, metric: str | None = None, selec
     left, right = figure.subplots(1, 2)
     curves(results, left, metric=metric)
     clients(results, right, metric=metric, select=select)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return files.write_figure(path, figure)
 
 
 def _seeds(results: Results) -> dict[str, Sequence[Result]]:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from rich.text import Text
 
-from pfljax import checks, metrics, scores
+from pfljax import checks, files, metrics, scores
 from pfljax.deployed import Models
 from pfljax.printing import Shown
 from pfljax.scores import Metric
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Select = Literal["last", "best_validation", "best_test"]
 """Which evaluation is reported."""
+
+_REMEDY = "pfljax resume finishes a run that was interrupted, else run it again"
 
 _COLUMNS = ("method", "seed", "round", "client", "name", "model", "split", "metric", "value")
 _MODELS = ("personal", "global", "unseen_personal", "unseen_global")
@@ -267,7 +269,9 @@ class Result(Shown):
         return pandas.concat(parts[1:] or parts, ignore_index=True)
 
     def save(self, folder: str | Path, *, replace: bool = False) -> Path:
-        """Writes `summary.json`, `clients.npz` (all arrays, the axes of each under `axes`) and `config.json`.
+        """Writes `clients.npz` (all arrays, the axes of each under `axes`), `config.json` and `summary.json`.
+
+        The summary is written last, with digests of the others: without it there is no result.
 
         Args:
           folder: made if missing.
@@ -275,14 +279,14 @@ class Result(Shown):
 
         Raises:
           FileExistsError: if the folder holds a result already and `replace` is false.
+          PermissionError, OSError: if a file cannot be written.
         """
-        folder = Path(folder)
+        folder = files.named(folder)
         if not replace:
             vacant(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "clients.npz").write_bytes(self.arrays())
-        _write(folder / "config.json", self.config)
-        _write(folder / "summary.json", self.summary())
+        files.write(folder / "clients.npz", self.arrays())
+        files.write_json(folder / "config.json", _plain(self.config))
+        files.write_json(folder / "summary.json", self._sealed(self.summary()))
         return folder
 
     @classmethod
@@ -291,28 +295,24 @@ class Result(Shown):
 
         Raises:
           FileNotFoundError: if the folder holds no result.
-          ValueError: if its files are damaged.
+          OSError: if a file cannot be read.
+          ValueError: if a file is damaged, or belongs to another result.
         """
         folder = Path(folder)
         for name in ("summary.json", "clients.npz", "config.json"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} holds no result: {name} is missing")
+            if not os.path.isfile(folder / name):
+                raise FileNotFoundError(f"{folder} holds no result: {name} is missing; {_REMEDY}")
+        summary, config = (files.read_json(folder / name, _REMEDY) for name in ("summary.json", "config.json"))
         try:
-            summary = json.loads((folder / "summary.json").read_text())
-            config = json.loads((folder / "config.json").read_text())
-            return cls.restored(summary, config, (folder / "clients.npz").read_bytes())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"the result in {folder} is damaged ({error}): run it again") from error
+            return cls.restored(summary, config, files.read(folder / "clients.npz"))
+        except ValueError as error:
+            raise ValueError(f"the result in {folder} is damaged ({error}): {_REMEDY}") from error
 
     def arrays(self) -> bytes:
         """All arrays as the bytes of an `.npz` file, the axes of each under `axes`."""
-        arrays = {f"scores/{name}": values for name, values in self.scores.items()}
-        arrays |= {f"sizes/{name}": values for name, values in self.sizes.items()}
-        arrays |= {f"log/{name}": values for name, values in self.log.items()} | {"rounds": self.rounds}
-        arrays["names"] = np.array(self.names, str)
-        arrays["axes"] = np.array(json.dumps(_axes(arrays)))
+        arrays = self._arrays()
         stream = io.BytesIO()
-        np.savez_compressed(stream, **arrays)  # pyright: ignore[reportArgumentType]
+        np.savez_compressed(stream, **arrays, axes=np.array(json.dumps(_axes(arrays))))  # pyright: ignore[reportArgumentType]
         return stream.getvalue()
 
     @classmethod
@@ -323,22 +323,48 @@ class Result(Shown):
           ValueError: if they are damaged.
         """
         try:
-            with np.load(io.BytesIO(arrays), allow_pickle=False) as file:
+            with np.lib.npyio.NpzFile(io.BytesIO(arrays)) as file:
                 named = {name: file[name] for name in file.files if name != "axes"}
-            rest = {f.name: summary[f.name] for f in fields(cls) if f.name in summary}
-            rest |= {"rounds": named["rounds"], "config": config}
-        except (OSError, KeyError, BadZipFile) as error:
-            raise ValueError(str(error)) from error
+            rounds = named.pop("rounds")
+        except Exception as error:  # a damaged file fails in many ways
+            raise ValueError(f"clients.npz cannot be read: {error or type(error).__name__}") from error
+        rest = {f.name: summary[f.name] for f in fields(cls) if f.name in summary}
+        rest |= {"rounds": rounds, "config": config}
 
         def part(prefix: str) -> dict[str, np.ndarray]:
             return {name.removeprefix(prefix): array for name, array in named.items() if name.startswith(prefix)}
 
-        names = named.get("names", np.array((), str)).tolist()
-        return cls(**rest, scores=part("scores/"), sizes=part("sizes/"), log=part("log/"), names=names)
+        rest |= {"scores": part("scores/"), "sizes": part("sizes/"), "log": part("log/")}
+        rest["names"] = named.get("names", np.array((), str)).tolist()
+        if lacking := [f.name for f in fields(cls) if f.name not in rest and f.default_factory is f.default is MISSING]:
+            raise ValueError(f"summary.json lacks {', '.join(lacking)}")
+        result = cls(**rest)
+        result._match(summary)
+        return result
 
     def configured(self, config: dict[str, Any]) -> Result:
         """The same result with the configuration that made it, and compared by its `run.metric`."""
         return replace(self, config=config, metric=config.get("run", {}).get("metric") or self.metric)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = {f"scores/{name}": values for name, values in self.scores.items()}
+        arrays |= {f"sizes/{name}": values for name, values in self.sizes.items()}
+        arrays |= {f"log/{name}": values for name, values in self.log.items()} | {"rounds": self.rounds}
+        return arrays | {"names": np.array(self.names, str)}
+
+    def _digests(self) -> dict[str, str]:
+        return {"clients.npz": files.digest(self._arrays()), "config.json": files.digest(_plain(self.config))}
+
+    def _match(self, summary: Mapping[str, Any]) -> None:
+        """Raises `ValueError` if a summary stands for another result."""
+        digests = self._digests()
+        for name, stored in summary.get("digests", {}).items():
+            if digests.get(name) != stored:
+                raise ValueError(f"{name} was changed, or belongs to another summary.json")
+
+    def _sealed(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """A summary as it is written, with the digests of what it stands for."""
+        return files.sealed(summary | {"digests": self._digests()})
 
     def _scored(self, model: str, split: str, metric: str | None) -> np.ndarray:
         name = f"{model}/{split}/{self.compared(metric).name}"
@@ -534,13 +560,15 @@ class Comparison(Mapping[str, Result], Shown):
 
         Raises:
           FileExistsError: if the folder holds a result already and `replace` is false.
+          PermissionError, OSError: if a file cannot be written.
         """
-        folder = Path(folder)
+        folder = files.named(folder)
         if not replace:
             vacant(folder)
         for name, result in self.items():
             result.save(folder / name, replace=replace)
-        _write(folder / "summary.json", self.summary())
+        summaries = self.summary()
+        files.write_json(folder / "summary.json", {name: self[name]._sealed(summaries[name]) for name in self})
         return folder
 
     @classmethod
@@ -548,12 +576,23 @@ class Comparison(Mapping[str, Result], Shown):
         """What `save` wrote.
 
         Raises:
-          FileNotFoundError: if the folder holds no comparison.
+          FileNotFoundError: if the folder holds no comparison, or a result is missing.
+          OSError: if a file cannot be read.
+          ValueError: if a file is damaged, or belongs to another result.
         """
         path = Path(folder) / "summary.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no comparison: summary.json is missing")
-        return cls({name: Result.load(Path(folder) / name) for name in json.loads(path.read_text())})
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"{folder} holds no comparison: summary.json is missing; {_REMEDY}")
+        summaries = files.read_json(path, _REMEDY)
+        if not summaries:
+            raise ValueError(f"{path} is damaged (it names no result): {_REMEDY}")
+        results = {name: Result.load(Path(folder) / name) for name in summaries}
+        for name, result in results.items():
+            try:
+                result._match(files.unsealed(summaries[name]))
+            except ValueError as error:
+                raise ValueError(f"{path}, {name}: {error}; {_REMEDY}") from error
+        return cls(results)
 
 
 def vacant(folder: str | Path) -> None:
@@ -563,7 +602,7 @@ def vacant(folder: str | Path) -> None:
       FileExistsError: if it does.
     """
     for name in ("summary.json", "clients.npz", "config.json", "checkpoint"):
-        if (Path(folder) / name).exists():
+        if os.path.exists(Path(folder) / name):
             raise FileExistsError(f"{folder} holds another run ({name}): resume it or choose another folder")
 
 
@@ -651,10 +690,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
 
 def import_pandas() -> Any:

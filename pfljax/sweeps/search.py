@@ -46,7 +46,7 @@ def optimize(
         a database to go on later or from several processes.
       space: field -> a range of `spaces`, or a list of values.
       trials: how many to run.
-      out: a folder for the ledger of all points, see `sweep`; kept in memory if None.
+      out: a folder for the ledger of all points, see `sweep`, one for each process; kept in memory if None.
       batch: trials that are asked for at a time, without knowing of each other.
       seeds: values of `run.seed` that each trial is run with; as the configuration has it if None.
       at_once: see `sweep`.
