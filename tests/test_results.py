@@ -320,6 +320,8 @@ def test_results_print_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines[0] == "ditto, lam=0.5, seed 3, round 5"
     assert lines[3].split() == ["personal", "2", "60.0", "10.0", "50.0", "50.0"]
     assert lines[-1] == "Test accuracy, %; 2.0 MB sent, 3.0 s"
+    ended = str(result(hyper={"lr": {"name": "cosine"}}, reason="round 6 diverged")).splitlines()[0]
+    assert ended == "ditto, lr={'name': 'cosine'}, seed 3, round 5, round 6 diverged"
     nothing = result(scores={}, rounds=np.array([], int))
     assert "no evaluation" in repr(nothing)
     comparison = Comparison({"fedavg_finetuned": result(), "a method [bold] " + "x" * 30: result()})
