@@ -91,6 +91,9 @@ class Checkpoints:
         leaves, record = hosts.shared(self._newest)
         return self._rebuild(leaves, like), record
 
+    def __repr__(self) -> str:
+        return f"Checkpoints({str(self._folder)!r})"
+
     def _rounds(self) -> list[int]:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
 

@@ -13,9 +13,11 @@ import orbax.checkpoint as ocp
 from jax import export
 
 from pfljax import checks, files
+from pfljax.printing import in_brief
 from pfljax.types import Params, Tree
 
 
+@in_brief
 class Deployed(NamedTuple):
     """The model of one client."""
 

@@ -88,16 +88,16 @@ def tail_mean(scores: np.ndarray, *, share: float = 0.1, top: bool = False) -> f
 
 @_of_present
 def jain(scores: np.ndarray) -> float:
-    """Jain's index `(sum a)^2 / (n sum a^2)` in (0, 1]; 1 if all are equal. NaN if all are 0."""
-    squares = np.sum(scores**2)
+    """Jain's index `(sum a)^2 / (n sum a^2)` in (0, 1]; 1 if all are equal. NaN if all are 0, or one is below."""
+    squares = np.sum(scores**2) if np.min(scores) >= 0 else 0
     return float(np.sum(scores) ** 2 / (len(scores) * squares)) if squares > 0 else np.nan
 
 
 @_of_present
 def gini(scores: np.ndarray) -> float:
-    """`sum_ij |a_i - a_j| / (2 n^2 mean)`, 0 if all are equal. NaN if the mean is 0."""
+    """`sum_ij |a_i - a_j| / (2 n^2 mean)`, 0 if all are equal. NaN if the mean is 0, or a score is below."""
     average = np.mean(scores)
-    if average == 0:
+    if average == 0 or np.min(scores) < 0:
         return np.nan
     ranks = 2 * np.arange(1, len(scores) + 1) - len(scores) - 1
     return float(ranks @ np.sort(scores) / (len(scores) ** 2 * average))
@@ -105,9 +105,9 @@ def gini(scores: np.ndarray) -> float:
 
 @_of_present
 def entropy(scores: np.ndarray) -> float:
-    """Entropy `-sum p log p` (natural) of the normalised scores `p = a / sum a`. NaN if all are 0."""
+    """Entropy `-sum p log p` (natural) of the normalised scores `p = a / sum a`. NaN if all are 0, or one is below."""
     total = np.sum(scores)
-    if total == 0:
+    if total == 0 or np.min(scores) < 0:
         return np.nan
     shares = scores[scores > 0] / total
     return float(-np.sum(shares * np.log(shares)))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pfljax.printing import in_brief
 from pfljax.shuffle import permute
 from pfljax.types import Array, Draw, Sampler
 
@@ -23,6 +24,7 @@ Change = Callable[[Draw, Array, int], Draw]
 """`(draw, key, N) -> draw`: what happens to a cohort."""
 
 
+@in_brief
 class _Sampled(NamedTuple):
     """A draw and what happens to it afterwards, each with a key that nothing else uses."""
 

@@ -109,9 +109,23 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == first
 
 
+def test_table(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table of a folder, as text and for papers, by any metric that was measured."""
+    mean = Result.load(finished).summary(metric="loss")["personal"]["mean"]
+    assert cli.main(["table", str(finished), "--format=csv", "--metric=loss", "--columns=mean,round"]) == 0
+    assert capsys.readouterr().out == f"method,mean,round\nditto,{mean:.3f},4\n"
+    assert cli.main(["table", str(finished)]) == 0
+    assert "Test accuracy, %, over 3 clients" in capsys.readouterr().out
+    assert cli.main(["table", str(finished), "--metric=acuracy"]) == 1
+    assert "did you mean 'accuracy'" in capsys.readouterr().err
+    assert cli.main(["table", "nowhere"]) == 1
+    assert "nowhere holds no comparison" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["run", "--config.run.metric=acuracy"], "metric='acuracy': did you mean 'accuracy'"),
         (["run", "--config.algorithm.name=dito"], "did you mean 'ditto'"),
         (["run", "--config.algorithm.name=ditto", "--config.algorithm.lamb=3"], "did you mean 'lam'"),
         (["run", "--config.local.lr"], "write --config.local.lr=VALUE"),

@@ -9,6 +9,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -108,6 +111,22 @@ def test_options_of_methods() -> None:
     data = experiment.load_data(config.data)
     assert experiment.prepare(config, data).recipe.hyper["lam"] == 2.0
     assert experiment.prepare(config.of_method("fedprox"), data).recipe.hyper["mu"] == 0.3
+
+
+def test_regression(tmp_path: Path) -> None:
+    """Real-valued targets are met by least squares, with as many outputs as there are targets."""
+    for name, y in {"one": np.arange(40.0), "two": np.ones((40, 2))}.items():
+        np.savez(tmp_path / f"{name}.npz", x=np.ones((40, 3), np.float32), y=y.astype(np.float32))
+        values = {
+            "data": {"name": name, "path": str(tmp_path / f"{name}.npz"), "partition": {"name": "iid", "clients": 4}}
+        }
+        values |= {"model": {"name": "logistic"}, "run": {"rounds": 1, "metric": "squared_error"}}
+        task = experiment.prepare(from_config_dict(values)).task
+        outputs = task.predict(task.init(jax.random.key(0)), jnp.ones((5, 3)))
+        assert outputs.shape == (5, y[:1].size)
+        assert list(task.measure(outputs, jnp.asarray(y[:5]))) == ["loss", "squared_error"]
+        with pytest.raises(ValueError, match="metric='accuracy': choose 'loss', 'squared_error'"):
+            experiment.prepare(from_config_dict(values | {"run": {"metric": "accuracy"}}))
 
 
 @pytest.mark.parametrize(

@@ -104,3 +104,11 @@ def test_losses_mirror_scores(scores: np.ndarray) -> None:
 def test_all_zero_has_no_indices() -> None:
     """0/0 is NaN, not a number."""
     assert np.isnan([metrics.jain(np.zeros(3)), metrics.gini(np.zeros(3)), metrics.entropy(np.zeros(3))]).all()
+
+
+def test_scores_below_zero_have_no_indices() -> None:
+    """Shares of a sum are of what is not negative; means and ranks are of anything."""
+    scores = np.array([-0.5, 0.2, 0.9])
+    summary = metrics.summarize(scores, np.ones(3))
+    assert np.isnan([summary["jain"], summary["gini"], summary["uniformity"]]).all()
+    assert (summary["mean"], summary["worst"]) == pytest.approx((0.2, -0.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -455,6 +456,77 @@ def test_nothing_is_chosen_on_test_examples_unasked(monkeypatch: pytest.MonkeyPa
         sweeps.sweep({"run": {"select": "best_validation"}}, GRID)
 
 
+class Own(StandIn):
+    """Beside the accuracy, `bits`: the learning rate itself, then twice that. Of 0.5 the first seed is lucky."""
+
+    def run(self, points: Sequence[ensemble.Point]) -> Iterator[Any]:
+        for place, result in super().run(points):
+            assert isinstance(result, Result)
+            scores, lr = result.scores, result.hyper["local.lr"]
+            if lr == 0.5:
+                scores["personal/validation/accuracy"][:] = (0.95, 0.1)[result.seed]
+            for split in ("validation", "test"):
+                scores[f"personal/{split}/bits"] = np.outer([lr, 2 * lr], np.ones(CLIENTS))
+            yield place, dataclasses.replace(result, names=["a", "b", "c"])
+
+
+def test_sweeps_by_any_metric(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Accuracy is highest at 0.1, there are fewest bits at 0.01 and most at 0.5."""
+    monkeypatch.setattr(ensemble, "Ensemble", Own)
+    swept = sweeps.sweep(BASE, GRID, tmp_path, progress=True)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "sweep  point 6/6  best validation accuracy 85.5 %: local.lr=0.1"
+    assert swept.metric == "accuracy"
+    chosen = {metric: swept.best(metric=metric).setting["local.lr"] for metric in (None, "-bits", "bits")}
+    assert chosen == {None: 0.1, "-bits": 0.01, "bits": 0.5}
+    assert swept.best("best_test", metric="-bits").test.mean == 0.02
+    with pytest.raises(ValueError, match="did you mean 'bits'"):
+        swept.best(metric="-bit")
+    assert cli.main(["table", str(tmp_path), "--format=csv", "--metric=-bits"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "0.01,0.020 ± 0.000,0.020 ± 0.000,2/2"
+    assert cli.main(["table", str(tmp_path), "--columns=mean"]) == 1
+    chosen_round = sweeps.sweep({**BASE, "run": {**BASE["run"], "select": "best_validation"}}, GRID)
+    assert [chosen_round.best(metric=metric).validation.mean for metric in ("-bits", "bits")] == [0.01, 1.0]
+    asked = sweeps.sweep({**BASE, "run": {**BASE["run"], "metric": "-accuracy"}}, GRID)
+    assert (asked.metric, asked.best().setting["local.lr"]) == ("-accuracy", 0.5)
+    result = next(iter(asked.results.values()))
+    assert (result.metric, result.names) == ("-accuracy", ["a", "b", "c"])
+
+
+def test_the_best_for_each_value_of_a_field(calls: list[Any]) -> None:
+    """In the order of the space, and their runs for a figure; what diverged everywhere is left out."""
+    space = {"algorithm.name": ["fedavg", "local_only"], "local.lr": [0.01, 0.1, 2.0], "run.seed": range(2)}
+    swept = sweeps.sweep(BASE, space)
+    best = swept.best_by("algorithm.name")
+    assert {name: standing.setting["local.lr"] for name, standing in best.items()} == {"fedavg": 0.1, "local_only": 0.1}
+    assert list(swept.best_by("local.lr")) == [0.01, 0.1]
+    runs = swept.runs(best)
+    assert [(name, [run.seed for run in each]) for name, each in runs.items()] == [
+        ("fedavg", [0, 1]),
+        ("local_only", [0, 1]),
+    ]
+    assert {run.hyper["local.lr"] for run in runs["fedavg"]} == {0.1}
+    assert list(swept.runs()) == [
+        f"algorithm.name={n}, local.lr={lr}" for n in space["algorithm.name"] for lr in (0.01, 0.1)
+    ]
+    with pytest.raises(ValueError, match="did you mean 'name'"):
+        swept.best_by("algorithm.nam")
+
+
+def test_sweeps_print_themselves(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns headers and names stay whole; of many settings the first are shown."""
+    monkeypatch.setenv("COLUMNS", "80")
+    space = {"algorithm.name": ["fedavg_finetuned"], "algorithm.tuned": ["everything"], "tune.lr": [0.1234]}
+    text = str(sweeps.sweep(BASE, space | {"local.lr": [0.01, 0.1]}))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for word in ("fedavg_finetuned", "everything", "0.1234", "algorithm.", "validation"):
+        assert word in text
+    assert "the first 30 of 40 settings; 40 done" in str(sweeps.sweep(BASE, {"local.lr": np.linspace(0.01, 0.4, 40)}))
+
+
 # The ledger
 
 
@@ -682,6 +754,8 @@ def test_optuna(calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {trial.state.name for trial in study.trials} == {"COMPLETE", "FAIL"}
     with pytest.raises(ValueError, match="maximize"):
         sweeps.optimize(BASE, optuna.create_study(), space, trials=1)
+    with pytest.raises(ValueError, match="the study maximizes, but loss is to be minimized"):
+        sweeps.optimize({**BASE, "run": {"metric": "loss"}}, study, space, trials=1)
     with pytest.raises(ValueError, match=r"data\.validation"):
         sweeps.optimize({}, study, space, trials=1)
     with pytest.raises(ValueError, match="did you mean 'lr'"):
