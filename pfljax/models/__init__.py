@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pfljax.models import sizes
 from pfljax.models.convolution import cnn
 from pfljax.models.dense import logistic, mlp
 from pfljax.models.linen import from_linen
@@ -19,6 +20,8 @@ from pfljax.types import Model
 
 
 def _char_lstm(shape: Sequence[int], classes: int, **kwargs: Any) -> Model:
+    if len(sizes.example(shape, "[length]")) != 1:
+        raise ValueError(f"shape={tuple(shape)}: char_lstm reads tokens [length], one whole number at each place")
     return char_lstm(classes, *shape, **kwargs)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
+from pfljax.models import sizes
 from pfljax.models.layers import Classifier, flat
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -27,7 +28,7 @@ class MLP(nn.Module):
 
 def mlp(shape: Sequence[int], classes: int, hidden: Sequence[int] = (100,)) -> Model:
     """A multilayer perceptron with ReLU on the flattened example; its blocks are its dense layers."""
-    return from_linen(MLP(tuple(hidden), classes), shape)
+    return from_linen(MLP(tuple(hidden), classes), sizes.example(shape, "[...]"))
 
 
 def logistic(shape: Sequence[int], classes: int) -> Model:

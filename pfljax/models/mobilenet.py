@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
+from pfljax.models import sizes
 from pfljax.models.layers import Classifier, conv, image, normalization
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -67,4 +68,4 @@ def mobilenet_v1(shape: Sequence[int], classes: int, width: float = 1.0, norm: s
 
     Source: Howard et al., "MobileNets", 2017, table 1, https://arxiv.org/abs/1704.04861.
     """
-    return from_linen(MobileNet(classes, width, norm), shape)
+    return from_linen(MobileNet(classes, width, norm), sizes.image(shape))
