@@ -21,7 +21,7 @@ from pfljax.data.dataset import Dataset
 from pfljax.data.door import array
 from pfljax.printing import brief
 
-Held = Sequence[Any] | Mapping[Any, Any]
+Held = Sequence[Any] | np.ndarray | Mapping[Any, Any]
 """Row numbers of each client, in a list, or in a dictionary by the clients' names."""
 
 Partitioner = Callable[[Dataset, np.random.Generator], Held]
