@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import accounting, executors, hosts, memory, sampling, schedules, sharding, store, tasks, tree
+from pfljax import accounting, checks, executors, hosts, memory, sampling, schedules, sharding, store, tasks, tree
 from pfljax.checkpoint import Checkpoints, Record
 from pfljax.course import Course, Log
 from pfljax.data import FederatedData
@@ -45,6 +45,7 @@ Store = Literal["auto", "device", "host"]
 _DEVICE_SHARE = 0.4
 
 
+@checks.by_hints()
 class Simulation:
     """One method on one federation, compiled once for any hyperparameter values, keys and numbers of rounds.
 
@@ -61,7 +62,7 @@ class Simulation:
       onboard_rounds: rounds of onboarding for each unseen client.
 
     Raises:
-      ValueError: if executor or store are unknown, or the model does not fit the data.
+      ValueError: if an argument is not what it should be, or the model does not fit the data.
     """
 
     def __init__(
@@ -75,11 +76,10 @@ class Simulation:
         executor: Executor = "auto",
         store: Store = "auto",
         devices: Sequence[Device] | None = None,
-        onboard_rounds: int = 5,
+        onboard_rounds: checks.Size = 5,
     ):
-        executors.check(executor)
-        if store not in ("auto", "device", "host"):
-            raise ValueError(f"store={store!r}: choose 'auto', 'device' or 'host'")
+        if devices is not None and not devices:
+            raise ValueError("devices=[]: give at least one, such as jax.devices()[:1], or None for all")
         if store == "host" and hosts.together():
             raise ValueError("store='host' serves one process; several spread the client states over their devices")
         tasks.check(task, data)
@@ -112,8 +112,19 @@ class Simulation:
         return self._programs.seconds
 
     def algorithm(self, hyper: Mapping[str, Tree], number: Array | int = 0) -> Algorithm:
-        """The algorithm of round `number`, from hyperparameters as `traced` makes them."""
-        return self._build if isinstance(self._build, Algorithm) else self._build(**schedules.at(hyper, number))
+        """The algorithm of round `number`, from hyperparameters as `traced` makes them.
+
+        Raises:
+          ValueError: if they are not those that make it.
+        """
+        if not isinstance(self._build, Algorithm):
+            return checks.spelled()(self._build)(**schedules.at(hyper, number))
+        if hyper:
+            raise ValueError(
+                f"hyper={', '.join(hyper)}: an Algorithm has its numbers already; to trace them give a function, such "
+                "as lambda lam: pfl.ditto(task, local, local, lam=lam)"
+            )
+        return self._build
 
     def deployed(self, hyper: Mapping[str, Tree], number: Array) -> Algorithm:
         """The algorithm that models are deployed by after `number` rounds: that of the last of them."""
@@ -136,8 +147,7 @@ class Simulation:
         Raises:
           ValueError: if `rounds` is below 1.
         """
-        if rounds < 1:
-            raise ValueError(f"rounds={rounds}: it must be at least 1")
+        checks.each(checks.Count, rounds=rounds)
         return self.advance(state, key, rounds, 1 << (rounds - 1).bit_length(), **hyper)
 
     def advance(self, state: State, key: Array, rounds: int, at_most: int, **hyper: Hyper) -> tuple[State, Log]:
@@ -407,7 +417,14 @@ class Simulation:
 
 
 def traced(hyper: Mapping[str, Hyper]) -> Traced:
-    """Hyperparameters as trees of arrays."""
+    """Hyperparameters as trees of arrays.
+
+    Raises:
+      ValueError: if one is neither a finite number nor a schedule.
+    """
+    for name, value in hyper.items():
+        if not callable(value) and not isinstance(value, Array):
+            checks.value(value, float, name)
     return {name: schedules.traced(value) for name, value in hyper.items()}
 
 
@@ -417,9 +434,8 @@ def check_length(data: FederatedData, rounds: int, eval_every: int, patience: in
     Raises:
       ValueError: for counts below 1, or patience without validation examples.
     """
-    for name, count in {"rounds": rounds, "eval_every": eval_every, "patience": patience}.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name}={count}: it must be at least 1")
+    checks.each(checks.Count, rounds=rounds, eval_every=eval_every)
+    checks.each(checks.Count | None, patience=patience)
     if patience is not None and not data.sizes("validation").any():
         raise ValueError(
             f"patience={patience}: no client has validation examples; ask for some when the data are dealt, as "
@@ -427,15 +443,16 @@ def check_length(data: FederatedData, rounds: int, eval_every: int, patience: in
         )
 
 
+@checks.by_hints(rest=Simulation)
 def simulate(
     task: Task,
     build: Build,
     data: FederatedData,
     *,
-    rounds: int,
-    eval_every: int = 1,
-    patience: int | None = None,
-    seed: int = 0,
+    rounds: checks.Count,
+    eval_every: checks.Count = 1,
+    patience: checks.Count | None = None,
+    seed: checks.Seed = 0,
     hyper: Mapping[str, Hyper] | None = None,
     method: str = "",
     plan: Plan | None = None,
@@ -468,8 +485,10 @@ def simulate(
     Raises:
       Diverged: if a model is no longer finite; the message names the round and the clients, `result` the evaluations
         before, and the last checkpoint is from before.
-      ValueError: for counts below 1, or patience without validation examples.
+      ValueError: if an argument is not what it should be, or would have no effect.
     """
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs the folder to go on from: give checkpoint=...")
     hyper = hyper or {}
     check_length(data, rounds, eval_every, patience)
     simulation = Simulation(task, build, data, **options)

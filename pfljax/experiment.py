@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from pfljax import checks, engine, hosts, metrics, models, results, sampling, scores, tasks
 from pfljax import data as data_layer
-from pfljax import engine, hosts, metrics, models, results, sampling, scores, tasks
-from pfljax.algorithms import method
+from pfljax.algorithms import METHODS, method
+from pfljax.checks import When
 from pfljax.data import FederatedData, partition, synthetic
+from pfljax.data.sources import NAMES
+from pfljax.executors import Executor
 from pfljax.progress import Bar
-from pfljax.recipe import Recipe, ServerConfig, SolverConfig, build, check_names, check_options, check_value, traced
+from pfljax.recipe import Recipe, ServerConfig, SolverConfig, build, check_options, options_of, sections_of, traced
 from pfljax.results import Comparison, Result, Select
 from pfljax.sampling import Sampler
-from pfljax.types import Algorithm, Task
+from pfljax.schedules import Schedule
+from pfljax.types import Task
 
 PARTITIONS = partition.PARTITIONS
 """Name -> partitioner, as `data.partition.name` means it."""
 
+_SOLVERS = ("local", "tune", "head_local", "personal_local")
+SOLVED = (*_SOLVERS, "server")
+"""Sections that only some methods read."""
 _SYNTHETIC = {make.__name__: make for make in (synthetic.synthetic, synthetic.synthetic_v2)}
 
 
+@checks.spelled()
 @dataclass(frozen=True)
 class Choice:
     """One of several by name, with values for its arguments; in a dictionary `{"name": ..., argument: value, ...}`."""
@@ -37,17 +47,32 @@ class Choice:
     name: str
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        checks.fields(self)
 
+
+@checks.spelled()
 @dataclass(frozen=True)
 class DataConfig:
     """Which examples, and who holds them.
 
     Args:
       name: a data set for `data.load`, or `synthetic` / `synthetic_v2`.
-      path, source, download, groups, units, times: see `data.load`.
+      path: a file or folder instead of the usual places.
+      source: where it is looked for.
+      download: let TFDS download what is found nowhere.
+      groups: the array or feature that names the natural client, see `data.load`.
+      units: the array that names what stays together in a split.
+      times: the array that orders the examples of a client.
       options: arguments of a synthetic data set.
       partition: a partitioner of `PARTITIONS` with its arguments.
-      test, validation, unseen, stratify, chronological, seed, min_size: see `data.federate`.
+      test: share of each client's examples that test, or what is done with the official test set; see `data.federate`.
+      validation: share of the others that validate.
+      unseen: share of the clients that never train.
+      stratify: each class in proportion in every split.
+      chronological: the last examples of a client validate and test.
+      seed: of partition, unseen clients and splits.
+      min_size: fewest examples of a client.
     """
 
     name: str = "digits"
@@ -59,15 +84,36 @@ class DataConfig:
     times: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     partition: Choice = Choice("dirichlet", {"clients": 20, "alpha": 0.1})
-    test: float | Literal["mirror", "pooled"] = 0.25
-    validation: float = 0.0
-    unseen: float = 0.0
+    test: checks.Part | Literal["mirror", "pooled"] = 0.25
+    validation: checks.Part = 0.0
+    unseen: checks.Part = 0.0
     stratify: bool = False
     chronological: bool = False
-    seed: int = 0
-    min_size: int = 1
+    seed: checks.Seed = 0
+    min_size: checks.Size = 1
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        dealt = self.partition
+        checks.choice(dealt.name, PARTITIONS, "partition.name")
+        options = checks.arguments(PARTITIONS[dealt.name], dealt.options, "partition")
+        with checks.within("partition"):
+            PARTITIONS[dealt.name](**options)
+        if self.name in _SYNTHETIC:
+            checks.arguments(_SYNTHETIC[self.name], self.options, "options")
+        elif self.options:
+            raise ValueError(f"options={self.options} are for synthetic data, not for {self.name!r}: leave them out")
+        elif self.path is None and self.source != "tfds":
+            checks.choice(self.name, dict.fromkeys((*NAMES, *_SYNTHETIC)), "name")
+        made = self.name in _SYNTHETIC or (self.name == "digits" and self.path is None)
+        for name in ("path", "source", "download", "groups", "units", "times"):
+            if made and getattr(self, name) != getattr(DataConfig, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is for files, and {self.name!r} is made: leave it out"
+                )
 
 
+@checks.spelled()
 @dataclass(frozen=True)
 class CohortConfig:
     """Who takes part in a round.
@@ -82,13 +128,17 @@ class CohortConfig:
     """
 
     sampling: Literal["full", "uniform", "weighted", "poisson"] = "full"
-    size: int = 10
-    rate: float = 0.5
-    dropouts: float = 0.0
-    stragglers: float = 0.0
-    partial: bool = True
+    size: Annotated[checks.Count, When("sampling", ("uniform", "weighted", "poisson"))] = 10
+    rate: Annotated[checks.Share, When("sampling", ("poisson",))] = 0.5
+    dropouts: checks.Share = 0.0
+    stragglers: checks.Share = 0.0
+    partial: Annotated[bool, When("stragglers")] = True
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
 
 
+@checks.spelled()
 @dataclass(frozen=True)
 class RunConfig:
     """How long, how often, and how.
@@ -96,6 +146,7 @@ class RunConfig:
     Args:
       rounds: rounds in all.
       eval_every: rounds between two evaluations, each with a checkpoint where results are kept.
+      patience: evaluations in a row no better on validation examples that end the run; None: all rounds are done.
       seed: of initial models, cohorts and minibatches.
       executor: `auto`, `vmap`, `sequential` or a block size; see `engine.Simulation`.
       store: the clients' states on the `device`, in `host` memory, or `auto`; see `engine.Simulation`.
@@ -105,22 +156,22 @@ class RunConfig:
       metric: what clients are compared by, see `scores.read`; accuracy or loss if None.
     """
 
-    rounds: int = 20
-    eval_every: int = 1
-    seed: int = 0
-    executor: Literal["auto", "vmap", "sequential"] | int = "auto"
-    store: Literal["auto", "device", "host"] = "auto"
-    precision: Literal["default", "float32", "tf32", "bfloat16"] = "default"
-    onboard_rounds: int = 5
+    rounds: checks.Count = 20
+    eval_every: checks.Count = 1
+    patience: checks.Count | None = None
+    seed: checks.Seed = 0
+    executor: Executor = "auto"
+    store: engine.Store = "auto"
+    precision: models.Precision = "default"
+    onboard_rounds: checks.Size = 5
     select: Select = "last"
     metric: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1")
+        checks.fields(self)
 
 
+@checks.spelled()
 @dataclass(frozen=True, repr=False)
 class Config:
     """A whole experiment.
@@ -155,6 +206,23 @@ class Config:
         mine, usual = _flat(self.to_dict()), _flat(Config().to_dict())
         return f"Config({', '.join(f'{name}={value!r}' for name, value in mine.items() if usual.get(name) != value)})"
 
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        checks.choice(self.model.name, models.MODELS, "model.name")
+        checks.arguments(models.MODELS[self.model.name], self.model.options, "model", skip=2)
+        checks.choice(self.algorithm.name, METHODS, "algorithm.name")
+        check_options(self.algorithm.name, self.algorithm.options)
+        checks.names(self.methods, METHODS, "methods")
+        for name, options in self.methods.items():
+            check_options(name, checks.value(options, dict, f"methods.{name}"), f"methods.{name}")
+        split = self.run.select.removeprefix("best_")
+        if split != "last" and getattr(self.data, split) == 0:
+            raise ValueError(f"run.select={self.run.select!r}: nobody has {split} examples; set data.{split}=0.2")
+        if self.run.patience is not None and not self.data.validation:
+            raise ValueError(
+                f"run.patience={self.run.patience}: nobody has validation examples; set data.validation=0.2"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `from_config_dict` reads them."""
         return _plain(self)
@@ -162,6 +230,31 @@ class Config:
     def of_method(self, name: str) -> Config:
         """The same experiment with another method and its options of `methods`."""
         return self if name == self.algorithm.name else replace(self, algorithm=Choice(name))
+
+    def idle(self, methods: Iterable[str]) -> dict[str, str]:
+        """Fields that change nothing in runs of these methods, by dotted names, each with the reason."""
+        methods = list(methods)
+        who, reasons = ", ".join(methods), {}
+        for section in SOLVED:
+            read = set().union(*(sections_of(name).get(section, ()) for name in methods))
+            takers = [name for name in METHODS if section in sections_of(name)]
+            remedy = "leave it out" if section == "local" else f"it is for {', '.join(takers)}"
+            reasons |= {} if read else {section: f"has no effect on {who}: {remedy}"}
+            for name in checks.hints(ServerConfig if section == "server" else SolverConfig).keys() - read:
+                own = f"server_{name}" if section == "server" else name
+                named = any(own in options_of(method) for method in methods)
+                instead = f"set algorithm.{own}" if named else remedy
+                reasons[f"{section}.{name}"] = f"has no effect on {who}: {instead}"
+        for section in (*SOLVED, "cohort"):
+            if (config := getattr(self, section)) is not None:
+                idle = checks.idle(type(config), vars(config))
+                reasons |= {f"{section}.{name}": reason for name, reason in idle.items()}
+        if all("pooled data" in method(name).needs for name in methods):
+            reason = f"has no effect on {who}, which trains on all data in every round: leave it out"
+            reasons |= {f"cohort.{name}": reason for name in checks.hints(CohortConfig)}
+        if not self.data.unseen:
+            reasons["run.onboard_rounds"] = "is for unseen clients: set data.unseen"
+        return reasons
 
     def resolved(self) -> Config:
         """The same run, with what `methods` says about its method moved into `algorithm`."""
@@ -176,13 +269,101 @@ def from_config_dict(values: Mapping[str, Any] | ConfigDict) -> Config:
       ValueError: if a name is unknown (the message suggests the nearest), a value has the wrong type, or a choice does
         not exist. Nothing is loaded or compiled.
     """
-    values = values.to_dict() if isinstance(values, ConfigDict) else dict(values)
-    for name in ("tune", "head_local", "personal_local"):
-        if isinstance(values.get(name), Mapping):
-            values[name] = {**values.get("local", {}), **values[name]}
-    config = _section(Config, values, "config")
-    _check(config)
-    return config
+    values = values.to_dict() if isinstance(values, ConfigDict) else dict(checks.value(values, dict, "config"))
+    local = values.get("local")
+    for name in _SOLVERS[1:]:
+        if isinstance(values.get(name), Mapping) and isinstance(local, Mapping):
+            inherited = {**local, **values[name]}
+            left = checks.idle(SolverConfig, inherited).keys() - values[name].keys()
+            values[name] = {key: value for key, value in inherited.items() if key not in left}
+    return _section(Config, values, "config")
+
+
+def _options(factory: Callable[..., Any], skip: int = 0) -> list[str]:
+    return list(inspect.signature(factory).parameters)[skip:]
+
+
+_CHOICES: dict[str, Callable[[str], Iterable[str]]] = {
+    "algorithm.name": lambda name: (),
+    "model.name": lambda name: _options(models.MODELS[name], 2) if name in models.MODELS else (),
+    "data.partition.name": lambda name: _options(PARTITIONS[name]) if name in PARTITIONS else (),
+}
+"""Fields that choose something -> the options that stay when another one is chosen."""
+
+
+def overridden(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values of a configuration with some fields changed, by dotted names.
+
+    What a change makes idle is left behind: options of another method, model or partition, fields of another plan.
+
+    >>> overridden({"algorithm": {"name": "ditto", "lam": 0.1}}, {"algorithm.name": "fedprox", "algorithm.mu": 0.3})
+    {'algorithm': {'name': 'fedprox', 'mu': 0.3}}
+
+    Raises:
+      ValueError: if there is no such section.
+    """
+    values, defaults = copy.deepcopy(dict(values)), Config().to_dict()
+    for path in sorted(changes, key=lambda path: (path.count("."), not path.endswith(".name"))):
+        *sections, last = path.split(".")
+        checks.names(sections[:1] or [last], defaults, "config")
+        section, default = values, defaults
+        for name in sections:
+            default = default.get(name)
+            default = default if isinstance(default, dict) else {}
+            if section.get(name) is None or isinstance(section[name], int | float):
+                section[name] = copy.deepcopy(default)
+            section = section[name]
+            if not isinstance(section, dict):
+                raise ValueError(f"{path}: {name!r} is a value, not a section")
+        if path in _CHOICES and section.get("name") != changes[path]:
+            for option in section.keys() - {*_CHOICES[path](changes[path])}:
+                del section[option]
+        section[last] = changes[path]
+    for name in {path.split(".")[0] for path in changes} & {*SOLVED, "cohort"}:
+        for section in _SOLVERS if name == "local" else (name,):
+            _drop_idle(values, section, changes)
+    return values
+
+
+def _drop_idle(values: dict[str, Any], section: str, changes: Mapping[str, Any]) -> None:
+    cls = {"server": ServerConfig, "cohort": CohortConfig}.get(section, SolverConfig)
+    if section in changes or not isinstance(given := values.get(section), dict):
+        return
+    shared = values.get("local") if cls is SolverConfig else None
+    for name in checks.idle(cls, {**(shared or {}), **given}):
+        if f"{section}.{name}" not in changes:
+            given.pop(name, None)
+
+
+def check_effect(config: Config, methods: Iterable[str], changes: Iterable[str] | None = None) -> None:
+    """Refuses what was set and changes nothing in runs of these methods.
+
+    Args:
+      config: the configuration.
+      methods: which are run.
+      changes: the fields that were set, by dotted names; all that are not as by default if None. A configuration with
+        `methods` describes more than one of them, and its sections may be for others.
+
+    Raises:
+      ValueError: with the field, its value and what it is for.
+    """
+    methods = list(methods)
+    idle = config.idle(methods)
+    if changes is None:
+        changes = [] if config.methods else [path for path in idle if _value(config, path) != _value(Config(), path)]
+    for path in changes:
+        section, _, name = path.partition(".")
+        if path in idle:
+            raise ValueError(f"config.{path}{f'={_value(config, path)!r}' if name else ''} {idle[path]}")
+        if section == "algorithm" and config.algorithm.name not in methods:
+            raise ValueError(f"config.{path} is for {config.algorithm.name}, which is not run: set config.methods")
+        if section == "methods" and name and name.split(".")[0] not in methods:
+            raise ValueError(f"config.{path} is for {name.split('.')[0]}, which is not run: leave it out")
+
+
+def _value(config: Config, path: str) -> Any:
+    section, _, name = path.partition(".")
+    return getattr(getattr(config, section), name, None) if name else getattr(config, section)
 
 
 class Experiment(typing.NamedTuple):
@@ -199,6 +380,7 @@ class Experiment(typing.NamedTuple):
         return {
             "rounds": run.rounds,
             "eval_every": run.eval_every,
+            "patience": run.patience,
             "plan": self.recipe.plan,
             "train": self.data.pooled() if pooled else None,
             "cohort": sampling.full() if pooled else self.cohort,
@@ -232,7 +414,7 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     return Experiment(data, task, recipe, _sampler(config.cohort))
 
 
-def hyperparameters(config: Config) -> dict[str, float]:
+def hyperparameters(config: Config) -> dict[str, float | Schedule]:
     """The numbers that one compiled program serves, by the names of `Recipe.hyper`; loads and builds nothing.
 
     Raises:
@@ -242,8 +424,8 @@ def hyperparameters(config: Config) -> dict[str, float]:
 
 
 def _ingredients(config: Config) -> dict[str, Any]:
-    sections = ("local", "tune", "head_local", "personal_local", "server")
-    return {"options": config.resolved().algorithm.options} | {name: getattr(config, name) for name in sections}
+    sections = {name: getattr(config, name) for name in SOLVED}
+    return {"options": config.resolved().algorithm.options, "rounds": config.run.rounds, **sections}
 
 
 def load_data(config: DataConfig) -> FederatedData:
@@ -263,6 +445,7 @@ def load_data(config: DataConfig) -> FederatedData:
     return data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
 
 
+@checks.by_hints()
 def run(
     config: Config,
     out: str | Path | None = None,
@@ -285,6 +468,8 @@ def run(
       ValueError, FileNotFoundError: if the configuration cannot be met.
       engine.Diverged: if a model is no longer finite.
     """
+    if not resume:
+        check_effect(config, [config.algorithm.name])
     experiment = prepare(config, data)
     if out is not None:
         _claim(Path(out), config.to_dict(), resume)
@@ -292,9 +477,10 @@ def run(
         return _run(config, experiment, out, resume, bar)
 
 
+@checks.by_hints()
 def compare_methods(
     config: Config,
-    methods: Iterable[str],
+    methods: Sequence[str],
     out: str | Path | None = None,
     *,
     resume: bool = False,
@@ -309,6 +495,8 @@ def compare_methods(
     if not names or len(set(names)) < len(names):
         raise ValueError(f"methods={','.join(names)}: name at least one, and each once")
     configs = {name: config.of_method(name) for name in names}
+    if not resume:
+        check_effect(config, names)
     data = load_data(config.data)
     experiments = {name: prepare(each, data) for name, each in configs.items()}
     folders = {name: None if out is None else Path(out) / name for name in names}
@@ -347,8 +535,15 @@ def _begun(out: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}): start the run again") from error
 
 
+@checks.by_hints(rest=engine.simulate)
 def compare(
-    task: Task, algorithms: Mapping[str, Algorithm], data: FederatedData, *, progress: bool = False, **options: Any
+    task: Task,
+    algorithms: Mapping[str, engine.Build],
+    data: FederatedData,
+    *,
+    rounds: checks.Count,
+    progress: bool = False,
+    **options: Any,
 ) -> Comparison:
     """Runs algorithms on the same data.
 
@@ -356,14 +551,15 @@ def compare(
       task: the model, for predictions.
       algorithms: name -> algorithm; `local_only` is what the others are compared with.
       data: the federation.
+      rounds: how many in total.
       progress: a live bar on the standard error.
-      **options: of `engine.simulate`, such as `rounds`, `eval_every`, `seed`, `cohort`.
+      **options: of `engine.simulate`, such as `eval_every`, `seed`, `cohort`.
     """
     with Bar(progress) as bar:
         return Comparison(
             {
                 name: engine.simulate(
-                    task, algorithm, data, method=name, progress=_watch(bar, name, options["rounds"]), **options
+                    task, algorithm, data, method=name, rounds=rounds, progress=_watch(bar, name, rounds), **options
                 )
                 for name, algorithm in algorithms.items()
             }
@@ -442,40 +638,29 @@ def _sampler(config: CohortConfig) -> Sampler:
 
 
 def _section(cls: type, values: Any, where: str) -> Any:
-    """A dataclass from a dictionary, checked by its type hints."""
+    """A dataclass from a dictionary, which checks itself."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where}={values!r}: it must be a section")
-    hints = typing.get_type_hints(cls)
+        remedy = f": set {where}.name={values!r}" if cls is Choice and isinstance(values, str) else ""
+        raise ValueError(f"{where}={values!r}: it must be a section{remedy}")
     if cls is Choice:
-        if not isinstance(values.get("name"), str):
+        if "name" not in values:
             raise ValueError(f"{where} lacks a name: set {where}.name")
+        checks.value(values["name"], str, f"{where}.name")
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         return Choice(str(options.pop("name")), options)
-    check_names(values, [f.name for f in fields(cls)], where)
+    hints = checks.hints(cls)
+    checks.names(values, hints, where)
+    stated = values if len(values) < len(hints) else {}
+    for name, reason in checks.idle(cls, values).items():
+        if stated.get(name) is not None:
+            raise ValueError(f"{where}.{name}={values[name]!r} {reason}")
     made = {}
     for name, value in values.items():
         inner = next((kind for kind in (hints[name], *typing.get_args(hints[name])) if is_dataclass(kind)), None)
-        path = f"{where}.{name}"
         section = inner is not None and not (value is None and type(None) in typing.get_args(hints[name]))
-        made[name] = _section(inner, value, path) if section else check_value(value, hints[name], path)  # pyright: ignore
-    try:
+        made[name] = _section(inner, value, f"{where}.{name}") if section else value  # pyright: ignore
+    with checks.within(where):
         return cls(**made)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def _check(config: Config) -> None:
-    """That every choice exists and takes its options."""
-    check_names([config.data.partition.name], PARTITIONS, "config.data.partition.name")
-    check_options(PARTITIONS[config.data.partition.name], config.data.partition.options, "config.data.partition")
-    check_names([config.model.name], models.MODELS, "config.model.name")
-    check_options(models.MODELS[config.model.name], config.model.options, "config.model", skip=2)
-    for name in (config.algorithm.name, *config.methods):
-        method(name)
-    if config.data.name in _SYNTHETIC:
-        check_options(_SYNTHETIC[config.data.name], config.data.options, "config.data.options")
-    elif config.data.options:
-        raise ValueError(f"config.data.options are for synthetic data, not for {config.data.name!r}: leave them out")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

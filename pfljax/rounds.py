@@ -111,7 +111,7 @@ class Rounds:
         plan = sharding.layout(cohort, self.block, self.axis)
         padding = plan.slots - cohort
         ids = jnp.pad(draw.ids, (0, padding), constant_values=num_clients)
-        replied, work, heard = (jnp.pad(part, (0, padding)) for part in (draw.replied, draw.work, draw.heard))
+        replied, work, heard = (jnp.pad(part, (0, padding)) for part in (draw.replied, draw.work, draw.heard))  # pyright: ignore
         sizes = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
         weights = jnp.where(heard, sizes, 0)
         order = sharding.order(sizes * work, plan)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from pfljax import checks
 from pfljax.data import FederatedData
 from pfljax.types import Array, Batch, Model, Params, Task, Tree
 
@@ -73,6 +74,8 @@ def _task(
     fits: Callable[[Tree, Any], None],
     counted: Callable[[Array], Array] | None = None,
 ) -> Task:
+    checks.each(Model, model=model)
+
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
         outputs, stats = model.apply(params, batch.x, train=True, mask=batch.mask, key=key)
         mask = batch.mask if counted is None else jnp.where(counted(batch.y).any(axis=1), batch.mask, 0)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pfljax import hosts, results
+from pfljax import checks, hosts, results
 from pfljax.experiment import Config
 from pfljax.progress import Bar
 from pfljax.sweeps import spaces
 from pfljax.sweeps.ensembles import Ensembles
 from pfljax.sweeps.ledger import Ledger, ledgers, path_of
 from pfljax.sweeps.outcomes import Sweep
-from pfljax.sweeps.points import deal, digest, lay_out, plain_values
+from pfljax.sweeps.points import check_effect, deal, digest, lay_out, plain_values
 from pfljax.sweeps.spaces import Space
 
 
+@checks.by_hints()
 def sweep(
     config: Config | Mapping[str, Any],
     space: Space | Mapping[str, Any],
@@ -26,7 +28,7 @@ def sweep(
     *,
     shard: tuple[int, int] | None = None,
     resume: bool = False,
-    at_once: int | None = None,
+    at_once: checks.Count | None = None,
     ensembles: Ensembles | None = None,
     progress: bool = False,
 ) -> Sweep:
@@ -54,6 +56,8 @@ def sweep(
       ValueError, FileNotFoundError: if the space or a configuration cannot be met.
     """
     points = lay_out(config, space)
+    if not resume:
+        check_effect(points, dict.fromkeys(itertools.chain(*(point.setting for point in points))))
     if hosts.together():
         raise ValueError("the processes of a sweep run apart: give each its own shard I/N instead of --distributed")
     mine = deal(points, shard)

@@ -37,7 +37,7 @@ FLOORS = {
             "checkpoint",
             "accounting",
         ),
-        *("recipe", "experiment", "sweeps"),
+        *("recipe", "experiment", "listing", "sweeps"),
     ],
     5: ["__init__", "cli", "__main__", "quadratics", "benchmark"],
 }
