@@ -527,8 +527,6 @@ def test_the_classifier_starts_with_unit_variance():
         ((28,), r"\(28,\): images are \[height, width\] or"),
         ((10, 28, 28, 1), "images are"),
         ((28, 28, 0), "without the axis of the batch"),
-        ((None, 28, 28), "without the axis of the batch"),
-        (28, "shape=28: give the shape of one example"),
     ],
 )
 def test_what_is_no_image(name, shape, message):
