@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optax
 import pytest
 
@@ -133,3 +134,18 @@ def test_mistakes(values: dict[str, Any], message: str) -> None:
     """Each is one sentence with the place, the value and the remedy."""
     with pytest.raises(ValueError, match=message):
         from_config_dict(values)
+
+
+def test_splits_and_keys_of_a_configuration(tmp_path: Path) -> None:
+    """Groups, times and the way of splitting reach the data from the command line."""
+    people, day = np.repeat(["al", "bo"], 20), np.arange(40)[::-1]
+    np.savez(tmp_path / "mine.npz", x=np.arange(40.0)[:, None], y=np.arange(40) % 2, who=people, day=day)
+    texts = ["name=mine", f"path={tmp_path / 'mine.npz'}", "groups=who", "times=day"]
+    texts += ["stratify=true", "chronological=true"]
+    config = cli.read_config(None, [f"--config.data.{text}" for text in texts])
+    dealt = experiment.load_data(dataclasses.replace(config.data, partition=experiment.Choice("natural")))
+    assert dealt.names == ("al", "bo")
+    assert dealt.label_counts("test").tolist() == [[2, 2], [2, 2]]
+    x = np.asarray(dealt.examples.x)[:, 0]
+    starts = zip(dealt.test.start, dealt.test.size, strict=True)
+    assert [sorted(x[a : a + n].tolist()) for a, n in starts] == [[0, 1, 2, 3], [20, 21, 22, 23]]
