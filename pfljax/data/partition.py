@@ -195,7 +195,7 @@ def dirichlet(
         elif variant == "balanced":
             wanted = apportion(len(label), np.ones(clients))
             if alpha < _SHARP:
-                counts = _largest_first(sizes, wanted, alpha, generator)
+                counts = _largest_first(sizes, wanted, _log_shares((classes, clients), alpha, generator))
             else:
                 counts = _balanced(sizes, generator.dirichlet(np.full(clients, alpha), classes), wanted)
         else:
@@ -430,16 +430,21 @@ def _among(
     return shares
 
 
-def _largest_first(sizes: np.ndarray, wanted: np.ndarray, alpha: float, generator: np.random.Generator) -> np.ndarray:
+def _log_shares(shape: tuple[int, int], alpha: float, generator: np.random.Generator) -> np.ndarray:
+    """`alpha log q_y` of `q_y ~ Dir(alpha 1_N)`, less the largest of each class [C, N], which does not underflow."""
+    logs = alpha * np.log(generator.standard_gamma(1 + alpha, shape)) + np.log1p(-generator.random(shape))
+    return logs - logs.max(1, keepdims=True)
+
+
+def _largest_first(sizes: np.ndarray, wanted: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Integers with row sums `sizes` and column sums `wanted`: of the largest share as much as fits, then of the next.
 
-    Shares are compared by `alpha log q_y`, less the largest of the class, which does not underflow.
+    >>> _largest_first(np.array([3, 2]), np.array([2, 3]), np.array([[-1.0, 0.0], [-2.0, -3.0]])).tolist()
+    [[0, 3], [2, 0]]
     """
-    shape = len(sizes), len(wanted)
-    logs = alpha * np.log(generator.standard_gamma(1 + alpha, shape)) + np.log1p(-generator.random(shape))
-    order = np.argsort(logs.max(1, keepdims=True) - logs, axis=None, kind="stable")
-    counts, rows, columns = np.zeros(shape, int), sizes.copy(), wanted.copy()
-    for y, client in zip(*np.unravel_index(order, shape), strict=True):
+    order = np.argsort(-shares, axis=None, kind="stable")
+    counts, rows, columns = np.zeros(shares.shape, int), sizes.copy(), wanted.copy()
+    for y, client in zip(*np.unravel_index(order, shares.shape), strict=True):
         counts[y, client] = amount = min(rows[y], columns[client])
         rows[y] -= amount
         columns[client] -= amount
