@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal, ParamSpec, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,6 @@ from pfljax.programs import Programs
 from pfljax.results import Result, versions
 from pfljax.rounds import Rounds
 from pfljax.sampling import Sampler
-from pfljax.schedules import Schedule
 from pfljax.sharding import Device
 from pfljax.types import Algorithm, Array, Params, Plan, State, Task, Tree
 
@@ -50,7 +49,7 @@ P = ParamSpec("P")
 Build = Algorithm | Callable[..., Algorithm]
 """An algorithm, or what makes one from hyperparameters `**hyper`, which are then traced."""
 
-Hyper = Array | float | Schedule
+Hyper: TypeAlias = Any
 """A hyperparameter: a number, or a function of the round."""
 
 Traced = dict[str, Tree]

@@ -34,7 +34,6 @@ from pfljax.progress import Bar
 from pfljax.recipe import Recipe, ServerConfig, SolverConfig, build, check_options, options_of, sections_of, traced
 from pfljax.results import Comparison, Result, Select
 from pfljax.sampling import Sampler
-from pfljax.schedules import Schedule
 from pfljax.types import Task
 
 PARTITIONS = partition.PARTITIONS
@@ -434,7 +433,7 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     return Experiment(data, task, recipe, _sampler(config.cohort))
 
 
-def hyperparameters(config: Config) -> dict[str, float | Schedule]:
+def hyperparameters(config: Config) -> dict[str, Any]:
     """The numbers that one compiled program serves, by the names of `Recipe.hyper`; loads and builds nothing.
 
     Raises:

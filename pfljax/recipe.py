@@ -122,7 +122,7 @@ class Recipe(NamedTuple):
     """A method, ready to simulate."""
 
     make: Callable[..., Algorithm]  # (**hyper) -> algorithm
-    hyper: dict[str, float | Schedule]  # `lam`, `local.lr`, `server.lr`, ...: all traced
+    hyper: dict[str, Any]  # `lam`, `local.lr`, `server.lr`, ...: all traced
     plan: Plan  # of the local steps, to count them
     pooled: bool  # trains on `FederatedData.pooled()`
 
@@ -226,7 +226,7 @@ def traced(
     personal_local: SolverConfig | None = None,
     server: ServerConfig | None = None,
     rounds: int = 1,
-) -> dict[str, float | Schedule]:
+) -> dict[str, Any]:
     """The hyperparameters that one program of `build` serves, with their values; arguments as there.
 
     Raises:

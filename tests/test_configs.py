@@ -245,3 +245,18 @@ def test_changes_leave_behind_what_they_make_idle(
     assert not values.get(section) or changed[section] == content
     assert json.dumps(values) == before
     from_config_dict(changed)
+
+
+def test_splits_and_keys_of_a_configuration(tmp_path: Path) -> None:
+    """Groups, times and the way of splitting reach the data from the command line."""
+    people, day = np.repeat(["al", "bo"], 20), np.arange(40)[::-1]
+    np.savez(tmp_path / "mine.npz", x=np.arange(40.0)[:, None], y=np.arange(40) % 2, who=people, day=day)
+    texts = ["name=mine", f"path={tmp_path / 'mine.npz'}", "groups=who", "times=day"]
+    texts += ["stratify=true", "chronological=true"]
+    config = cli.read_config(None, [f"--config.data.{text}" for text in texts])
+    dealt = experiment.load_data(dataclasses.replace(config.data, partition=experiment.Choice("natural")))
+    assert dealt.names == ("al", "bo")
+    assert dealt.label_counts("test").tolist() == [[2, 2], [2, 2]]
+    x = np.asarray(dealt.examples.x)[:, 0]
+    starts = zip(dealt.test.start, dealt.test.size, strict=True)
+    assert [sorted(x[a : a + n].tolist()) for a, n in starts] == [[0, 1, 2, 3], [20, 21, 22, 23]]

@@ -145,7 +145,7 @@ def test_the_order_of_clients_does_not_matter(name: str):
     """Client i of the reversed federation is client N-1-i, when nothing is drawn: one batch a client, common start."""
     forward = federation()
     backward = _reversed(forward)
-    options = {"init": "common"} if name == "fedper" else {}
+    options: dict[str, Any] = {"init": "common"} if name == "fedper" else {}
     finals = []
     for data in (forward, backward):
         run = Simulation(TASK, recipe_of(name, **options).make, data, devices=jax.devices()[:1])

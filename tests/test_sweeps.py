@@ -67,7 +67,7 @@ class StandIn:
                 place,
                 Result(
                     method=self.method,
-                    hyper=hyper,
+                    hyper=dict(hyper),
                     seed=seed,
                     rounds=np.array([0, rounds]),
                     scores=scores,
