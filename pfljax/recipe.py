@@ -219,7 +219,8 @@ def traced(
         elif key == "server":
             hyper |= _rates(server or ServerConfig(), "server")
         elif _is_float(hints[key]) and (key in options or parameter.default is not parameter.empty):
-            hyper[key] = check_value(options.get(key, parameter.default), hints[key], f"algorithm.{key}")
+            value = check_value(options.get(key, parameter.default), hints[key], f"algorithm.{key}")
+            hyper |= {} if value is None else {key: value}
     return hyper
 
 

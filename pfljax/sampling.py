@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ import numpy as np
 
 from pfljax.shuffle import permute
 from pfljax.types import Array, Draw, Sampler
-
 
 _LOST, _SLOW, _SHARE, _INNER = 1, 2, 3, 4
 
@@ -202,6 +201,10 @@ def stragglers(sampler: Sampler, rate: float, *, partial: bool = True) -> Sample
         return draw._replace(work=jnp.where(slow, share * draw.work, draw.work))
 
     return _after(sampler, slow_down)
+
+
+Participation = Literal["cohort", "all"]
+"""Who trains in a method: whom the run's sampler draws, or everybody."""
 
 
 def everyone(sampler: Sampler) -> Sampler:

@@ -18,7 +18,12 @@ SIZES = (9, 5, 1, 12, 7, 4, 6)
 CLIENTS, UNSEEN, FEATURES, CLASSES = 6, 1, 8, 4
 # Full batches compile fast; steps differ from client to client where there are stragglers.
 LOCAL = SolverConfig(lr=0.1, plan="full_batch", steps=3, batch_size=max(SIZES))
-OPTIONS = {"ifca": {"clusters": 2}, "apfl": {"alpha_lr": 0.1}, "pfedme": {"inner_steps": 2, "lam": 2.0}}
+OPTIONS = {
+    "local_only": {"participation": "cohort"},
+    "ifca": {"clusters": 2},
+    "apfl": {"alpha_lr": 0.1},
+    "pfedme": {"inner_steps": 2, "lam": 2.0},
+}
 FEDERATED = [name for name, row in METHODS.items() if "pooled data" not in row.needs]
 
 MODEL = models.from_linen(

@@ -93,7 +93,7 @@ METHODS: dict[str, Method] = {
     "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
     "apfl": Method(apfl, "mixture", {"alpha": _UNIT, "alpha_lr": (0.0, 0.1)}, _STATE),
     "ifca": Method(ifca, "clustering"),
-    "fedamp": Method(fedamp, "attention", {"lam": (0.1, 10.0), "alpha": (1e-3, 1.0), "sigma": (0.1, 100.0)}, _STATE),
+    "fedamp": Method(fedamp, "attention", {"lam": (0.01, 10.0)}, _STATE),
     "heurfedamp": Method(
         heurfedamp, "attention", {"lam": (0.1, 10.0), "sigma": (1.0, 100.0), "self_weight": _UNIT}, _STATE
     ),
