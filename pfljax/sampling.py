@@ -6,12 +6,13 @@ A sampler maps `(key, sizes [N])` to a `Draw`. Cohorts are sets: ids ascend, and
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from pfljax.shuffle import permute
 from pfljax.types import Array, Draw, Sampler
@@ -91,7 +92,7 @@ def uniform(size: int) -> Sampler:
     return _Sampled(sample)
 
 
-def weighted(size: int, weights: Array | None = None) -> Sampler:
+def weighted(size: int, weights: ArrayLike | Sequence[float] | None = None) -> Sampler:
     """`size` clients without replacement, one after the other with probability in proportion to `weights` [N].
 
     Without `weights`, in proportion to the clients' numbers of examples. Clients of weight 0 are never drawn: where
@@ -119,7 +120,7 @@ def weighted(size: int, weights: Array | None = None) -> Sampler:
     return _Sampled(sample)
 
 
-def _weights(weights: Array) -> np.ndarray:
+def _weights(weights: ArrayLike | Sequence[float]) -> np.ndarray:
     try:
         given = np.asarray(weights, float)
     except (TypeError, ValueError):

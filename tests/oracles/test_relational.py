@@ -115,7 +115,7 @@ def test_the_step_of_fedamp_follows_the_number_of_clients(clients, sigma):
     """alpha = sigma / (N - 1), sigma ten times the mean squared distance; a client alone is its own cloud."""
     table = SCATTER[:clients]
     pairs = [np.sum((table[i] - table[j]) ** 2) for i in range(clients) for j in range(clients) if i != j]
-    scale = sigma or 10 * np.mean(pairs or [0.1])
+    scale = sigma or 10 * float(np.mean(pairs or [0.1]))
     xi = reference.fedamp_weights([{"w": row} for row in table], alpha=scale / max(clients - 1, 1), sigma=scale)
     assert np.diag(xi).min() >= 0
     close(cloud(algorithms.fedamp(TASK, STANDING, sigma=sigma), table), xi @ table)
