@@ -394,9 +394,8 @@ class Simulation:
             server, rows, log = self.rounds.seated_round(algorithm, server, rows, number, draw, seats, key, train)
             return server, rows, log, number + 1
 
-        cohorts = self._programs.call(
-            ("seats", at_most), seat, key, state.round, values, self.train, out=self._everywhere
-        )
+        args = key, state.round, values, self.train
+        cohorts = self._programs.call(("seats", at_most), seat, *args, out=self._everywhere)
         draws, seatings = jax.tree.map(np.asarray, cohorts)
         ids = seatings.ids
         out = self._everywhere, self._spread, self._everywhere, self._everywhere

@@ -244,7 +244,8 @@ def traced(
         elif key == "server":
             hyper |= _rates(server or ServerConfig(), "server", rounds)
         elif _is_float(hints[key]) and (key in options or parameter.default is not parameter.empty):
-            hyper[key] = _number(options.get(key, parameter.default), hints[key], f"algorithm.{key}", rounds)
+            value = options.get(key, parameter.default)
+            hyper |= {} if value is None else {key: _number(value, hints[key], f"algorithm.{key}", rounds)}
     return hyper
 
 

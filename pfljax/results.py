@@ -58,7 +58,8 @@ class Result(Shown):
       scores: `"{model}/{split}/{metric}"` -> [E, clients]; models are `personal`, `global`, `unseen_personal`,
         `unseen_global`; NaN where a client has no examples.
       sizes: split -> [N + U] examples of each client, unseen ones last.
-      log: what happened in every round: `ids`, `replied`, `work`, `finite` [rounds, M], `server_finite` [rounds].
+      log: what happened in every round: `ids`, `replied`, `work`, `heard`, `finite` [rounds, M], `server_finite`
+        [rounds].
       seconds: running time without compilation.
       compile_seconds: time spent compiling.
       client_steps: local steps of all clients that replied, 0 if not counted.
