@@ -412,7 +412,13 @@ def _done(out: Path) -> int:
 
 
 def compare(
-    task: Task, algorithms: Mapping[str, Algorithm], data: FederatedData, *, progress: bool = False, **options: Any
+    task: Task,
+    algorithms: Mapping[str, Algorithm],
+    data: FederatedData,
+    *,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+    **options: Any,
 ) -> Comparison:
     """Runs algorithms on the same data.
 
@@ -420,6 +426,7 @@ def compare(
       task: the model, for predictions.
       algorithms: name -> algorithm; `local_only` is what the others are compared with.
       data: the federation.
+      checkpoint: a folder for checkpoints, with one for each name below it, or None.
       progress: a live bar on the standard error.
       **options: of `engine.simulate`, such as `rounds`, `eval_every`, `seed`, `cohort`.
     """
@@ -427,7 +434,13 @@ def compare(
         return Comparison(
             {
                 name: engine.simulate(
-                    task, algorithm, data, method=name, progress=_watch(bar, name, options["rounds"]), **options
+                    task,
+                    algorithm,
+                    data,
+                    method=name,
+                    checkpoint=None if checkpoint is None else Path(checkpoint) / name,
+                    progress=_watch(bar, name, options["rounds"]),
+                    **options,
                 )
                 for name, algorithm in algorithms.items()
             }
@@ -488,9 +501,9 @@ def _claimed(out: str | Path | None, begun: _Begun, resume: bool) -> Iterator[No
         elif changes := differences(_before(out, begun).fixed(), begun.fixed()):
             raise FileExistsError(f"{out} holds a run with another configuration ({changes}): choose another folder")
         engine.check_rounds(begun.config.run.rounds, _done(out), out)
-        files.write_json(out / _COPY, files.sealed(begun.plain()))
         if not os.path.exists(out / "summary.json"):
             files.write_json(out / "config.json", begun.plain())
+        files.write_json(out / _COPY, files.sealed(begun.plain()))
         yield
 
 
