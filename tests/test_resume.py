@@ -316,15 +316,15 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
 ):
     """The signal comes while the second checkpoint is written: that one is whole."""
-    out, save = tmp_path / "a run", ocp.CheckpointManager.save
+    out, save = tmp_path / "a run", ocp.Checkpointer.save
 
-    def interrupted(self: Any, step: int, **options: Any) -> bool:
-        if step == 2:
+    def interrupted(self: Any, path: Path, **options: Any) -> None:
+        if path.name == "2":
             signal.raise_signal(number)
-        return save(self, step, **options)
+        save(self, path, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ocp.CheckpointManager, "save", interrupted)
+        patched.setattr(ocp.Checkpointer, "save", interrupted)
         patched.setattr(cli, "read_config", lambda *_: configuration())
         assert cli.main(["run", f"--out={out}", "--quiet"]) == 128 + number
         assert capsys.readouterr().err == f"{word}; continue with pfljax resume '{out}'\n"
@@ -341,7 +341,7 @@ def test_a_full_disk_is_named_and_costs_nothing(
     name: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Wherever it strikes, what was written before is enough to go on."""
-    out, write, save = tmp_path / "run", files.write, ocp.CheckpointManager.save
+    out, write, save = tmp_path / "run", files.write, ocp.Checkpointer.save
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def fails(path: Path, content: bytes) -> Path:
@@ -350,14 +350,14 @@ def test_a_full_disk_is_named_and_costs_nothing(
                 raise full
         return write(path, content)
 
-    def fails_to_save(self: Any, step: int, **options: Any) -> bool:
-        if step == 2 and name == "checkpoint":
+    def fails_to_save(self: Any, path: Path, **options: Any) -> None:
+        if path.name == "2" and name == "checkpoint":
             raise ValueError("DATA_LOSS: Failed to write 1 byte [os_error_code='28']")
-        return save(self, step, **options)
+        save(self, path, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(files, "write", fails)
-        patched.setattr(ocp.CheckpointManager, "save", fails_to_save)
+        patched.setattr(ocp.Checkpointer, "save", fails_to_save)
         with pytest.raises(OSError, match=rf"cannot write {out}/.*: No space left on device; free some space"):
             experiment.run(configuration(), out)
     if name == "config.json":
@@ -419,6 +419,16 @@ unfinished = pytest.mark.filterwarnings(
 @unfinished
 def test_a_flipped_bit_in_a_checkpoint_is_found_or_harmless(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     assert check_flips(tmp_path, 30, caplog) > 5
+
+
+def test_an_older_checkpoint_that_is_damaged_is_not_in_the_way(tmp_path: Path):
+    for number in (1, 2, 3):
+        Checkpoints(tmp_path).save(STATE._replace(round=jax.numpy.asarray(number)), RECORD)
+    for damage in (b"item_handhers", b"{"):
+        described = tmp_path / "2" / "_CHECKPOINT_METADATA"
+        described.write_bytes(described.read_bytes().replace(b"item_handlers", damage))
+        assert Checkpoints(tmp_path).rounds() == [2, 3]
+        assert int(Checkpoints(tmp_path).restore(STATE)[0].round) == 3
 
 
 @unfinished
