@@ -614,6 +614,7 @@ def compare(
     data: FederatedData,
     *,
     rounds: checks.Count,
+    checkpoint: str | Path | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Comparison:
@@ -624,6 +625,7 @@ def compare(
       algorithms: name -> algorithm; `local_only` is what the others are compared with.
       data: the federation.
       rounds: how many in total.
+      checkpoint: a folder for checkpoints, with one for each name below it, or None.
       progress: a live bar on the standard error.
       **options: of `engine.simulate`, such as `eval_every`, `seed`, `cohort`.
     """
@@ -631,6 +633,7 @@ def compare(
         runs = {}
         for name, algorithm in algorithms.items():
             own = {"method": name, "rounds": rounds, "progress": _watch(bar, name, rounds)}
+            own["checkpoint"] = None if checkpoint is None else Path(checkpoint) / name
             runs[name] = functools.partial(engine.simulate, task, algorithm, data, **own, **options)
         return _compared(runs)
 
@@ -736,9 +739,9 @@ def _claimed(out: str | Path | None, begun: _Begun, resume: bool) -> Iterator[No
         elif changes := differences(_before(out, begun).fixed(), begun.fixed()):
             raise FileExistsError(f"{out} holds a run with another configuration ({changes}): choose another folder")
         engine.check_rounds(begun.config.run.rounds, _done(out), out)
-        files.write_json(out / _COPY, files.sealed(begun.plain()))
         if not os.path.exists(out / "summary.json"):
             files.write_json(out / "config.json", begun.plain())
+        files.write_json(out / _COPY, files.sealed(begun.plain()))
         yield
 
 

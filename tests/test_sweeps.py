@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pfljax import cli, engine, ensemble, experiment, sweeps
+from pfljax import cli, engine, ensemble, experiment, files, sweeps
 from pfljax.algorithms import METHODS
 from pfljax.course import Diverged
 from pfljax.experiment import Config, from_config_dict
@@ -547,10 +548,77 @@ def test_nothing_is_repeated(calls: list[Any], tmp_path: Path) -> None:
     assert sorted(point.id for point in sweeps.load(tmp_path).points) == sorted(point.id for point in grown.points)
 
 
+def test_a_damaged_ledger_is_put_aside_and_only_what_was_lost_is_run_again(
+    calls: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One outcome of six has other numbers: status refuses, resume keeps five and repeats it."""
+    whole = sweeps.sweep(BASE, GRID, tmp_path)
+    changed, ledger = whole.points[2].id, tmp_path / "ledger.sqlite"
+    for column, value in (("test", 0.99), ("summary", "{}"), ("arrays", b"PK"), ("status", "diverged")):
+        with sqlite3.connect(ledger) as connection:
+            connection.execute(f"update outcomes set {column} = ? where id = ?", (value, changed))
+        connection.close()
+        del calls[:]
+        with pytest.raises(
+            ValueError, match=rf"{ledger} is damaged \(.*{changed} .*changed.*\): pfljax resume puts it"
+        ):
+            Ledger(ledger).check()
+        assert sweeps.resume(tmp_path).standings() == whole.standings()
+        assert f"{ledger} is damaged" in caplog.text
+        assert len(_ran(calls)) == 1
+        assert (tmp_path / "damaged-ledger.sqlite").exists()
+    ledger.write_bytes(ledger.read_bytes()[:1000])
+    assert cli.main(["resume", str(tmp_path), "--quiet"]) == 0
+    assert sweeps.load(tmp_path).standings() == whole.standings()
+
+
+def test_a_damaged_configuration_is_that_of_the_command(calls: list[Any], tmp_path: Path) -> None:
+    """The ledger knows its points by what they are, so that nothing is run twice."""
+    whole = sweeps.sweep(BASE, GRID, tmp_path)
+    path = tmp_path / "config.json"
+    for content in (b"", b"null", path.read_bytes().replace(b"rounds", b"round:"), None):
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(
+            (ValueError, FileNotFoundError), match=r"config\.json .*: .*|; repeat the command .* --resume"
+        ):
+            sweeps.resume(tmp_path)
+        assert cli.main(["resume", str(tmp_path), "--quiet"]) == 1
+        assert sweeps.sweep(BASE, GRID, tmp_path, resume=True).outcomes == whole.outcomes
+    assert len(calls) == 1
+    with pytest.raises(ValueError, match="resume=True without a folder"):
+        sweeps.sweep(BASE, GRID, resume=True)
+
+
+def test_one_process_runs_a_shard(calls: list[Any], tmp_path: Path) -> None:
+    """Another shard may run beside it."""
+    with files.held(tmp_path, "ledger-0-of-2.sqlite"):
+        with pytest.raises(BlockingIOError, match=r"ledger-0-of-2.sqlite is in use by process \d+ on"):
+            sweeps.sweep(BASE, GRID, tmp_path, shard=(0, 2), resume=True)
+        sweeps.sweep(BASE, GRID, tmp_path, shard=(1, 2))
+    sweeps.sweep(BASE, GRID, tmp_path, shard=(0, 2))
+    assert sweeps.load(tmp_path).counts["pending"] == 0
+
+
+def test_a_ledger_of_the_first_version_is_read(calls: list[Any], tmp_path: Path) -> None:
+    """Without digests; what is entered from now on has them."""
+    whole = sweeps.sweep(BASE, GRID, tmp_path)
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
+        for column in ("content", "digest"):
+            connection.execute(f"alter table outcomes drop column {column}")
+        connection.execute("pragma user_version = 1")
+    connection.close()
+    assert sweeps.resume(tmp_path).outcomes == whole.outcomes
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
+        connection.execute("pragma user_version = 3")
+    connection.close()
+    with pytest.raises(ValueError, match="is a ledger of version 3, and this program writes 2: move it away"):
+        sweeps.load(tmp_path)
+
+
 def test_folders_are_not_mixed(calls: list[Any], tmp_path: Path) -> None:
     """Another configuration, a run, damage."""
     sweeps.sweep(BASE, GRID, tmp_path)
-    with pytest.raises(FileExistsError, match="another configuration"):
+    with pytest.raises(FileExistsError, match=r"another configuration \(run.rounds is 3 there and 7 here"):
         sweeps.sweep(BASE | {"run": {"rounds": 7}}, GRID, tmp_path, resume=True)
     run = tmp_path / "run"
     run.mkdir()
