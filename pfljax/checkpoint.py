@@ -10,15 +10,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from pfljax import hosts
 from pfljax.types import State
 
 Record = dict[str, np.ndarray]
 """What a run has reported so far: flat named arrays."""
-
-logging.getLogger("absl").setLevel(logging.WARNING)
 
 
 class Checkpoints:
@@ -42,6 +39,8 @@ class Checkpoints:
             probe.unlink()
         except OSError as error:
             raise PermissionError(f"cannot write to {self._folder}: {error.strerror}; choose another folder") from error
+        import orbax.checkpoint as ocp
+
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
@@ -61,6 +60,8 @@ class Checkpoints:
         leaves = {str(n): leaf for n, leaf in enumerate(hosts.gathered(jax.tree.leaves(state)))}
         if not hosts.leads():
             return
+        import orbax.checkpoint as ocp
+
         content = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves),  # pyright: ignore[reportCallIssue]
             record=ocp.args.StandardSave(record),  # pyright: ignore[reportCallIssue]
@@ -82,6 +83,8 @@ class Checkpoints:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
 
     def _newest(self) -> tuple[dict[str, np.ndarray], Record]:
+        import orbax.checkpoint as ocp
+
         if not self._rounds():
             raise FileNotFoundError(f"no checkpoint in {self._folder}: start the run without resume")
         for number in reversed(self._rounds()):

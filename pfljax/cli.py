@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pfljax import benchmark, data, experiment, hosts, plots, results, sweeps
+from pfljax import benchmark, data, experiment, hosts, plots, process, results, sweeps
 from pfljax.algorithms import METHODS
 from pfljax.data.sources import NAMES
 from pfljax.experiment import Config
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"unknown argument {unknown[0]!r}; see pfljax {options.command} --help")
     options.overrides = overrides
+    process.begin()
     if not getattr(options, "distributed", False):
         return guarded(lambda: options.run(options), debug=options.debug)
     return guarded(lambda: _together(options), debug=options.debug)

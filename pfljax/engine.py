@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import accounting, executors, hosts, memory, sampling, schedules, sharding, store, tree
+from pfljax import accounting, executors, hosts, memory, process, sampling, schedules, sharding, store, tree
 from pfljax.checkpoint import Checkpoints, Record
 from pfljax.course import Course, Log
 from pfljax.data import FederatedData
@@ -80,8 +80,7 @@ class Simulation:
             raise ValueError(f"store={store!r}: choose 'auto', 'device' or 'host'")
         if store == "host" and hosts.together():
             raise ValueError("store='host' serves one process; several spread the client states over their devices")
-        if devices is None:
-            sharding.hint()
+        process.begin(warn=devices is None)
         self._build, self._executor, self._store = build, executor, store
         axis = sharding.clients(devices)
         self._everywhere, self._spread = sharding.placements(axis, devices)

@@ -28,6 +28,7 @@ FLOORS = {
             "hosts",
             "sampling",
             "sharding",
+            "process",
             "memory",
             "metrics",
             "results",
