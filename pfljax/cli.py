@@ -43,7 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"unknown argument {unknown[0]!r}; see pfljax {options.command} --help")
     options.overrides = overrides
-    process.begin()
     if not getattr(options, "distributed", False):
         return guarded(lambda: options.run(options), debug=options.debug)
     return guarded(lambda: _together(options), debug=options.debug)
@@ -259,6 +258,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _doctor(options: argparse.Namespace) -> None:
     del options
+    process.begin()
     table = Table(show_header=False, box=None)
     for name, version in results.versions().items():
         table.add_row(name, version)

@@ -99,6 +99,20 @@ except RuntimeError as error:
 print(len(jax.devices()), kept())
 """
 
+APART = """
+import sys, time
+from jax.sharding import PartitionSpec as P
+from pfljax import sharding
+
+def late(index):
+    return jax.pure_callback(lambda index: time.sleep(float(index.sum()) * seconds) or index, index, index)
+
+pfl.configure()
+mesh = sharding.clients(None).mesh
+wait = jax.shard_map(lambda i: jax.lax.psum(late(i), "clients"), mesh=mesh, in_specs=P("clients"), out_specs=P())
+print(float(jax.jit(wait)(np.array([0.0, 0.0, 1.0], np.float32))[0]), os.environ.get("XLA_FLAGS"))
+"""
+
 
 def fresh(program: str, tmp_path: Path, **environment: str) -> list[str]:
     """The lines that a program prints in a process whose environment says nothing of JAX."""
@@ -107,7 +121,7 @@ def fresh(program: str, tmp_path: Path, **environment: str) -> list[str]:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return [*done.stdout.splitlines(), *(line for line in done.stderr.splitlines() if "rendezvous" in line)]
 
 
 def test_importing_changes_nothing(tmp_path: Path):
@@ -144,6 +158,20 @@ def test_what_the_environment_says_stays(environment: dict[str, str], tmp_path: 
     folder = str(tmp_path / "theirs")
     program = SMALL + "process.begin(); print(len(jax.devices()), jax.config.jax_compilation_cache_dir)"
     assert fresh(program, tmp_path, JAX_COMPILATION_CACHE_DIR=folder, **environment) == [f"2 {folder}"]
+
+
+def test_xla_is_told_how_long_devices_wait_for_each_other(tmp_path: Path):
+    """Shortened, it complains; the flags are not left behind."""
+    short = 'process._PATIENCE = {"xla_cpu_collective_call_warn_stuck_timeout_seconds": 1}'
+    result, complaint, *_ = fresh("\n".join([SMALL, short, "seconds = 4", APART]), tmp_path)
+    assert result == "1.0 None"
+    assert "for 1 seconds and may be stuck" in complaint
+
+
+@pytest.mark.slow
+def test_devices_wait_longer_than_a_minute(tmp_path: Path):
+    """By itself XLA complains after 20 seconds, and ends the process after 60."""
+    assert fresh(f"{SMALL}\nseconds = 75\n{APART}", tmp_path) == ["1.0 None"]
 
 
 def test_devices_are_counted_from_one():
