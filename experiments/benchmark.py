@@ -9,13 +9,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from pfljax import benchmark, cli
+from pfljax import benchmark, cli, files
 
 
 def main() -> int:
     """Reads the command line: that of `pfljax bench`, and a folder."""
     parser = argparse.ArgumentParser(description="The benchmark for the README.")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder for table, figure and numbers")
+    parser.add_argument(
+        "--out", type=files.named, default=Path("runs/benchmark"), help="folder for table, figure and numbers"
+    )
     benchmark.add_arguments(parser, default="default")
     options = parser.parse_args()
 
@@ -30,7 +32,7 @@ def main() -> int:
 def publish(report: benchmark.Report, out: Path) -> None:
     """Writes `benchmark.json`, `ratios.md` and, where cohorts of several sizes were run, `cohorts.png`."""
     report.save(out / "benchmark.json")
-    (out / "ratios.md").write_text(report.markdown())
+    files.write(out / "ratios.md", report.markdown().encode())
     if any(row.workload.startswith("cohort_") and row.median for row in report.rows):
         benchmark.plot(report, out / "cohorts.png")
     print(f"\n{report.markdown()}\n{', '.join(sorted(path.name for path in out.iterdir()))} in {out}")

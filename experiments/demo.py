@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pfljax import cli, experiment, plots
+from pfljax import cli, experiment, files, plots
 
 METHODS = ("local_only", "fedavg", "fedavg_finetuned", "fedper", "per_fedavg", "pfedme", "ditto")
 CONFIG = Path(__file__).parent.parent / "configs" / "digits_quickstart.py"
@@ -39,7 +39,7 @@ def demo(out: Path) -> None:
 def main() -> int:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description="Seven methods on real handwritten digits.")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for results")
+    parser.add_argument("--out", type=files.named, default=Path("runs/demo"), help="folder for results")
     options = parser.parse_args()
     return cli.guarded(lambda: demo(options.out))
 

@@ -35,6 +35,7 @@ from pfljax.checkpoint import Checkpoints
 from pfljax.course import Diverged
 from pfljax.data import FederatedData, federate, from_arrays, from_clients, load
 from pfljax.data.partition import (
+    by_index,
     classes_per_client,
     dirichlet,
     dirichlet_client,
@@ -97,6 +98,7 @@ __all__ = [
     "Task",
     "apfl",
     "averaging",
+    "by_index",
     "centralized",
     "classes_per_client",
     "classification",

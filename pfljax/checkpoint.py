@@ -1,44 +1,52 @@
-"""Checkpoints: a run's state and what it has reported, written whole or not at all.
+"""Checkpoints: a run's state and what it has reported, written whole or not at all, read as they were written.
 
 Of several processes the leading one writes and reads, and the others hear from it; all of them make every call.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from pfljax import hosts
+from pfljax import files, hosts
 from pfljax.types import State
 
 Record = dict[str, np.ndarray]
 """What a run has reported so far: flat named arrays."""
+
+_log = logging.getLogger(__name__)
 
 
 class Checkpoints:
     """The checkpoints of one run, the last two kept.
 
     Args:
-      folder: where they live; made if missing.
+      path: the folder where they live; made if missing.
+      identity: plain values that tell the run from others; kept in each checkpoint, and compared with what it says
+        under the same names.
 
     Raises:
       PermissionError: if the folder cannot be written.
     """
 
-    def __init__(self, folder: str | Path):
-        self._folder = Path(folder).absolute()
+    def __init__(self, path: str | Path, identity: Mapping[str, Any] | None = None):
+        self._folder = Path(path).absolute()
+        self._identity = json.loads(json.dumps(identity or {}))
         if not hosts.leads():
             return
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            probe = self._folder / ".writable"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise PermissionError(f"cannot write to {self._folder}: {error.strerror}; choose another folder") from error
+        files.made(self._folder)
+        for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(half, ignore_errors=True)
         import orbax.checkpoint as ocp
 
         self._manager = ocp.CheckpointManager(
@@ -56,7 +64,11 @@ class Checkpoints:
         return hosts.shared(self._rounds)
 
     def save(self, state: State, record: Record) -> None:
-        """Writes `state` and `record`; a crash in the middle leaves the checkpoints before it."""
+        """Writes `state` and `record`; a crash in the middle leaves the checkpoints before it.
+
+        Raises:
+          PermissionError, OSError: if it cannot be written.
+        """
         leaves = {str(n): leaf for n, leaf in enumerate(hosts.gathered(jax.tree.leaves(state)))}
         if not hosts.leads():
             return
@@ -66,15 +78,18 @@ class Checkpoints:
             state=ocp.args.StandardSave(leaves),  # pyright: ignore[reportCallIssue]
             record=ocp.args.StandardSave(record),  # pyright: ignore[reportCallIssue]
         )
-        self._manager.save(int(state.round), args=content, force=True)
-        self._manager.wait_until_finished()
+        about = {"identity": self._identity, "digest": _digest(leaves, record, self._identity)}
+        number = int(state.round)
+        with files.unbroken(), files.writing(self._folder / str(number)), _orbax():
+            self._manager.save(number, args=content, custom_metadata=about, force=True)
+            self._manager.wait_until_finished()
 
     def restore(self, like: State) -> tuple[State, Record]:
-        """The newest checkpoint that can be read, with the structure of `like`; corrupt ones are put aside.
+        """The newest checkpoint that is sound, with the structure of `like`; corrupt ones are put aside.
 
         Raises:
           FileNotFoundError: if there is none.
-          ValueError: if none can be read, or the newest belongs to another run.
+          ValueError: if none is sound, or the newest belongs to another run; the message says what differs.
         """
         leaves, record = hosts.shared(self._newest)
         return self._rebuild(leaves, like), record
@@ -83,32 +98,59 @@ class Checkpoints:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
 
     def _newest(self) -> tuple[dict[str, np.ndarray], Record]:
-        import orbax.checkpoint as ocp
-
         if not self._rounds():
             raise FileNotFoundError(f"no checkpoint in {self._folder}: start the run without resume")
-        for number in reversed(self._rounds()):
+        while rounds := self._rounds():
+            *older, newest = rounds
             try:
-                content = self._manager.restore(
-                    number,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(),  # pyright: ignore[reportCallIssue]
-                        record=ocp.args.StandardRestore(),  # pyright: ignore[reportCallIssue]
-                    ),
-                )
+                leaves, record, identity = self._read(newest)
             except Exception as error:
-                logging.getLogger(__name__).warning(
-                    "checkpoint %d is corrupt, trying the one before: %s", number, error
+                _log.warning(
+                    "the checkpoint after %d rounds in %s is corrupt (%s): it is put aside, %s",
+                    newest,
+                    self._folder,
+                    " ".join(str(error).split())[:200],
+                    f"trying the one after {older[-1]}" if older else "none is left",
                 )
-                (self._folder / str(number)).rename(self._folder / f"corrupt-{number}")
-                self._manager.reload()
+                self._put_aside(newest)
                 continue
-            return content["state"], {name: np.asarray(rows) for name, rows in content["record"].items()}
-        raise ValueError(f"every checkpoint in {self._folder} is corrupt: delete the folder and start again")
+            names = sorted(identity.keys() & self._identity.keys())
+            stored, wanted = ({name: told[name] for name in names} for told in (identity, self._identity))
+            if changes := differences(stored, wanted):
+                raise ValueError(f"the checkpoint in {self._folder} belongs to another run: {changes}")
+            return leaves, record
+        raise ValueError(
+            f"every checkpoint in {self._folder} is corrupt: delete the folder and start again; to resume the run "
+            "then begins at round 0 and gives the same numbers"
+        )
+
+    def _read(self, number: int) -> tuple[dict[str, np.ndarray], Record, dict[str, Any]]:
+        import orbax.checkpoint as ocp
+
+        with _orbax():
+            content = self._manager.restore(
+                number,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(),  # pyright: ignore[reportCallIssue]
+                    record=ocp.args.StandardRestore(),  # pyright: ignore[reportCallIssue]
+                ),
+            )
+            about = self._manager.metadata(number).custom_metadata or {}
+        leaves, record = ({name: np.asarray(x) for name, x in content[part].items()} for part in ("state", "record"))
+        if about.get("digest") != _digest(leaves, record, about.get("identity", {})):
+            raise ValueError("its content does not have the digest that was stored with it")
+        return leaves, record, about["identity"]
+
+    def _put_aside(self, number: int) -> None:
+        aside = self._folder / f"corrupt-{number}"
+        with files.writing(aside):
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._folder / str(number)).rename(aside)
+        self._manager.reload()
 
     def _rebuild(self, leaves: dict[str, np.ndarray], like: State) -> State:
         wanted, structure = jax.tree.flatten(like)
-        stored = [np.asarray(leaves[str(n)]) for n in range(len(leaves))]
+        stored = [leaves[str(n)] for n in range(len(leaves))]
         if [(x.shape, x.dtype) for x in stored] != [(x.shape, x.dtype) for x in wanted]:
             raise ValueError(f"the checkpoint in {self._folder} belongs to another method, model or federation")
         placed = (
@@ -116,3 +158,40 @@ class Checkpoints:
             for leaf, model in zip(stored, wanted, strict=True)
         )
         return jax.tree.unflatten(structure, placed)
+
+
+def differences(stored: Any, wanted: Any, name: str = "") -> str:
+    """`name: stored there, wanted here` for each value in which two trees of plain values differ.
+
+    >>> differences({"seed": 1, "local": {"lr": 0.1}}, {"seed": 2, "local": {"lr": 0.1}})
+    'seed is 1 there and 2 here'
+    """
+    if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
+        path = f"{name}." if name else ""
+        parts = (differences(stored.get(key), wanted.get(key), f"{path}{key}") for key in {**stored, **wanted})
+        return ", ".join(filter(None, parts))
+    return "" if stored == wanted else f"{name} is {stored!r} there and {wanted!r} here"
+
+
+def _digest(leaves: Mapping[str, np.ndarray], record: Record, identity: Any) -> str:
+    parts = {f"state/{name}": np.asarray(leaf) for name, leaf in leaves.items()}
+    parts |= {f"record/{name}": np.asarray(rows) for name, rows in record.items()}
+    return files.digest(parts | {"identity": identity})
+
+
+@contextlib.contextmanager
+def _orbax() -> Iterator[None]:
+    """Orbax without its log; what the system refused becomes an error of the system again."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if (code := re.search(r"os_error_code='(\d+)'", str(error))) is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+    finally:
+        log.setLevel(level)

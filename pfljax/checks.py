@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -9,11 +10,37 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jax.core import Tracer
+
+from pfljax.types import LocalSolver, Mask, Sampler
+
+Called = TypeVar("Called", bound=Callable[..., Any])
+
+_PLAIN = {float: "a number", int: "a whole number", bool: "True or False", str: "text", types.NoneType: "None"}
+
+_FUNCTIONS: dict[Any, str] = {
+    LocalSolver: "a solver, such as pfl.descent(optax.sgd(0.1), pfl.epochs(1, batch_size=10))",
+    Mask: "a mask, such as pfl.masks.head(model)",
+    Sampler: "a sampler, such as pfl.sampling.uniform(5)",
+}
+_MADE = {
+    "Algorithm": "an algorithm, such as pfl.fedavg(task, local)",
+    "Choice": "a Choice, such as Choice('ditto', {'lam': 0.5})",
+    "Config": "a Config, such as pfl.experiment.from_config_dict({'run': {'rounds': 20}})",
+    "FederatedData": "a federation, such as pfl.federate(pfl.load('digits'), pfl.dirichlet(20, 0.1))",
+    "GradientTransformation": "an optimizer, such as optax.sgd(0.1)",
+    "Model": "a model, such as pfl.models.mlp((8, 8, 1), 10) or pfl.models.from_linen(module, shape)",
+    "Plan": "a plan, such as pfl.epochs(1, batch_size=10)",
+    "Reduce": "a reduction, such as pfl.reduce.mean",
+    "ServerOptimizer": "a server optimizer, such as pfl.fedopt(optax.adam(0.01))",
+    "Task": "a task, such as pfl.classification(model)",
+}
 
 
 class Bounds(NamedTuple):
@@ -34,11 +61,30 @@ class Bounds(NamedTuple):
             and (below is None or value < below)
         )
 
+    def sign(self) -> str:
+        """In signs: `>= 0, < 1`."""
+        signs = {">=": self.least, ">": self.above, "<=": self.most, "<": self.below}
+        return ", ".join(f"{sign} {bound}" for sign, bound in signs.items() if bound is not None)
+
     def __str__(self) -> str:
         if self.least is not None and self.most is not None:
             return f"from {self.least} to {self.most}"
         words = {"of at least": self.least, "of at most": self.most, "above": self.above, "below": self.below}
         return " and ".join(f"{word} {bound}" for word, bound in words.items() if bound is not None)
+
+
+class When(NamedTuple):
+    """Of a field that counts only where another one has one of these values; without values, where it is not 0."""
+
+    field: str
+    values: tuple[str, ...] = ()
+
+    def met(self, config: Mapping[str, Any]) -> bool:
+        """Whether the field counts."""
+        return config[self.field] in self.values if self.values else bool(config[self.field])
+
+    def __str__(self) -> str:
+        return f"{self.field}={' or '.join(map(repr, self.values))}" if self.values else f"{self.field} above 0"
 
 
 Count = Annotated[int, Bounds(least=1)]
@@ -80,26 +126,25 @@ def value(given: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         return choice(given, typing.get_args(hint), where)
     if origin in (typing.Union, types.UnionType):
-        for kind in typing.get_args(hint):
-            try:
-                return value(given, kind, where)
-            except ValueError:
-                continue
-        _refuse(given, hint, where)
+        fitting = (kind for kind in typing.get_args(hint) if _fits(given, kind))
+        return value(given, next(fitting, None) or _refuse(given, hint, where), where)
     if origin is Annotated:
-        kind, *bounds = typing.get_args(hint)
-        made = value(given, kind, where) if _fits(given, kind) else _refuse(given, hint, where)
-        if not isinstance(made, jax.core.Tracer) and not all(bound.hold(made) for bound in bounds):
+        kind, *marks = typing.get_args(hint)
+        bounds = [mark for mark in marks if isinstance(mark, Bounds)]
+        if bounds and not (_fits(given, kind) and (isinstance(given, Tracer) or all(b.hold(given) for b in bounds))):
             _refuse(given, hint, where)
-        return made
+        return value(given, kind, where)
     if not _fits(given, hint):
         _refuse(given, hint, where)
-    if hint in (float, int) and not isinstance(given, jax.core.Tracer):
+    if hint in (float, int) and not isinstance(given, Tracer):
         return hint(given)
     if _lists(origin):
         inner = typing.get_args(hint)
         return tuple(value(item, inner[0], where) for item in given)
-    return dict(given) if origin is dict else given
+    if _maps(origin):
+        inner = typing.get_args(hint)[1]
+        return {name: value(item, inner, f"{where}[{name!r}]") for name, item in given.items()}
+    return given
 
 
 def choice(given: Any, choices: Iterable[Any], where: str) -> Any:
@@ -123,7 +168,7 @@ def names(given: Iterable[str], known: Iterable[str], where: str) -> None:
     known = list(known)
     for name in given:
         if name not in known:
-            raise ValueError(f"unknown {name!r} in {where}: {nearest(name, known)}")
+            raise ValueError(f"{where} takes no {name!r}: {nearest(name, known)}")
 
 
 def nearest(given: Any, known: Iterable[Any], otherwise: str = "there are") -> str:
@@ -133,8 +178,14 @@ def nearest(given: Any, known: Iterable[Any], otherwise: str = "there are") -> s
     ("did you mean 'lam'?", "there are 'mu', 'lam'")
     """
     known = list(known)
-    near = difflib.get_close_matches(str(given).lower(), [str(name) for name in known], n=1)
-    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(map(repr, known)) or 'none'}"
+    close = near(given, known)
+    return f"{otherwise} {', '.join(map(repr, known)) or 'none'}" if close is None else f"did you mean {close!r}?"
+
+
+def near(given: Any, known: Iterable[Any]) -> str | None:
+    """The known name that is spelled almost like `given`, if there is one."""
+    close = difflib.get_close_matches(str(given).lower(), [str(name) for name in known], n=1)
+    return close[0] if close else None
 
 
 def arguments(factory: Callable[..., Any], options: Mapping[str, Any], where: str, *, skip: int = 0) -> dict[str, Any]:
@@ -147,7 +198,7 @@ def arguments(factory: Callable[..., Any], options: Mapping[str, Any], where: st
     names(options, [parameter.name for parameter in parameters], where)
     for parameter in parameters:
         if parameter.default is parameter.empty and parameter.name not in options:
-            raise ValueError(f"{where} lacks {parameter.name!r}: set {where}.{parameter.name}")
+            raise ValueError(f"{where} lacks {parameter.name!r}: give it, as {where}.{parameter.name}=...")
     known = hints(factory)
     return {name: value(given, known[name], f"{where}.{name}") for name, given in options.items()}
 
@@ -156,10 +207,104 @@ def fields(config: Any) -> None:
     """Checks the fields of a frozen dataclass by their hints and keeps them as the hints have them.
 
     Raises:
-      ValueError: with the field, the value and what it must be.
+      ValueError: with the field, the value and what it must be, or why it has no effect.
     """
     for name, hint in hints(type(config)).items():
         object.__setattr__(config, name, value(getattr(config, name), hint, name))
+    values = vars(config)
+    for name, reason in idle(type(config), values).items():
+        if values[name] != defaults(type(config))[name]:
+            raise ValueError(f"{name}={values[name]!r} {reason}")
+
+
+def idle(cls: type, values: Mapping[str, Any]) -> dict[str, str]:
+    """Fields of a dataclass with these values that have no effect, each with the reason."""
+    values = {**defaults(cls), **values}
+    reasons = {}
+    for name, hint in hints(cls).items():
+        for mark in typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ():
+            if isinstance(mark, When) and not mark.met(values):
+                reasons[name] = f"is for {mark}, not {values[mark.field]!r}: set {mark.field} or leave it out"
+    return reasons
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """What the fields of a dataclass are where they are left out; those without a default are missing."""
+    made = {}
+    for each in dataclasses.fields(cls):
+        if each.default is not dataclasses.MISSING:
+            made[each.name] = each.default
+        elif each.default_factory is not dataclasses.MISSING:
+            made[each.name] = each.default_factory()
+    return made
+
+
+def spelled(*, rest: Callable[..., Any] | None = None) -> Callable[[Called], Called]:
+    """A decorator: a call with a wrong name, or without what is needed, gets a sentence with the nearest right name.
+
+    Args:
+      rest: where the `**options` of a function go, whose names are known too.
+    """
+    return functools.partial(_guarded, rest=rest, known={})
+
+
+def by_hints(
+    *, rest: Callable[..., Any] | None = None, known: Mapping[str, Any] | None = None
+) -> Callable[[Called], Called]:
+    """`spelled`, and every argument is checked by its type hint, see `value`.
+
+    Args:
+      rest: where the `**options` of a function go.
+      known: hints that take the place of those that are written.
+    """
+    return functools.partial(_guarded, rest=rest, known=known)
+
+
+def _guarded(of: Called, rest: Callable[..., Any] | None, known: Mapping[str, Any] | None) -> Called:
+    made = isinstance(of, type)
+    call: Any = of.__init__ if made else of
+    label = getattr(of, "__name__", type(of).__name__).replace("<lambda>", "the function")
+    signature = inspect.signature(of)
+    named = _named(of) if rest is None else list(dict.fromkeys([*_named(of), *_named(rest)]))
+    takes_any = rest is None and any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
+
+    @functools.wraps(call)
+    def checked(*args: Any, **options: Any) -> Any:
+        for name in () if takes_any else options:
+            if name not in named:
+                raise ValueError(f"{label} takes no {name!r}: {nearest(name, named)}")
+        try:
+            given = signature.bind(*args[made:], **options).arguments
+        except TypeError as error:
+            raise ValueError(f"{label}: {error}; it takes {', '.join(named)}") from None
+        wanted = hints(call) if known is None else known
+        for name, argument in given.items():
+            if name in wanted:
+                value(argument, wanted[name], f"{label}: {name}")
+        return call(*args, **options)
+
+    vars(checked)["named"] = named
+    if not made:
+        return checked  # pyright: ignore[reportReturnType]
+    of.__init__ = checked
+    return of  # pyright: ignore[reportReturnType]
+
+
+def _named(of: Callable[..., Any]) -> list[str]:
+    """The parameters that have a name, with those of what `**options` go to."""
+    passed = getattr(of.__init__ if isinstance(of, type) else of, "named", None)
+    return passed or [
+        name for name, each in inspect.signature(of).parameters.items() if each.kind is not each.VAR_KEYWORD
+    ]
+
+
+@contextmanager
+def within(where: str) -> Iterator[None]:
+    """What is refused of a section says where it stands."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from error
 
 
 @functools.cache
@@ -171,21 +316,46 @@ def hints(of: Any) -> dict[str, Any]:
 def _fits(given: Any, hint: Any) -> bool:
     """Whether the type is right; a number has to be finite."""
     if hint is float:
-        return isinstance(given, jax.core.Tracer) or (_scalar(given, numbers.Real) and _finite(given))
+        return isinstance(given, Tracer) or (_scalar(given, numbers.Real) and _finite(given))
     if hint is int:
         return _scalar(given, numbers.Integral)
     if hint is Any:
         return True
-    if hint is jax.Array:
-        return False
-    origin = typing.get_origin(hint) or hint
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin is Annotated:
+        return _fits(given, inner[0])
+    if origin is Literal:
+        return any(type(given) is type(word) and given == word for word in inner)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(given, kind) for kind in inner)
+    if origin is Callable:
+        return _callable(given, inner[0])
     if _lists(origin):
-        return isinstance(given, list | tuple)
-    return isinstance(given, Mapping if origin is dict else origin)
+        fixed = origin is tuple and ... not in inner
+        return isinstance(given, list | tuple) and (len(given) == len(inner) or not fixed)
+    return isinstance(given, Mapping if hint is dict or _maps(origin) else origin)
+
+
+def _callable(given: Any, parameters: Any) -> bool:
+    """Whether `given` can be called with so many arguments; what is to be made by a call first cannot."""
+    if not callable(given) or isinstance(given, type):
+        return False
+    try:
+        if parameters is not ...:
+            inspect.signature(given).bind(*parameters)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin does not say
+        return True
+    return True
 
 
 def _lists(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(tuple, origin)
+    return origin is list or (isinstance(origin, type) and issubclass(tuple, origin))
+
+
+def _maps(origin: Any) -> bool:
+    return origin in (dict, Mapping)
 
 
 def _finite(given: Any) -> bool:
@@ -196,7 +366,7 @@ def _finite(given: Any) -> bool:
 
 
 def _scalar(given: Any, kind: type) -> bool:
-    if isinstance(given, np.ndarray | jax.Array) and given.ndim == 0 and not isinstance(given, jax.core.Tracer):
+    if isinstance(given, np.ndarray | jax.Array) and given.ndim == 0 and not isinstance(given, Tracer):
         given = np.asarray(given)[()]
     return isinstance(given, kind) and not isinstance(given, bool | np.bool_)
 
@@ -206,8 +376,16 @@ def _refuse(given: Any, hint: Any, where: str) -> typing.NoReturn:
     if isinstance(given, float) and not math.isfinite(given):
         wanted = wanted.replace("a number", "a finite number")
     words = [word for kind in typing.get_args(hint) for word in typing.get_args(kind) if isinstance(word, str)]
-    near = f"; {hint}" if isinstance(given, str) and "did" in (hint := nearest(given, words)) else ""
-    raise ValueError(f"{where}={given!r}: it must be {wanted}{near}")
+    hinted = f"; {nearest(given, words)}" if isinstance(given, str) and near(given, words) else ""
+    raise ValueError(f"{where}{_shown(given)}: it must be {wanted}{hinted}")
+
+
+def _shown(given: Any) -> str:
+    if isinstance(given, str | numbers.Number | None) or (type(given) in (list, tuple, dict) and len(repr(given)) < 80):
+        return f"={given!r}"
+    if inspect.isroutine(given) or isinstance(given, type):
+        return f" is {'the class' if isinstance(given, type) else 'the function'} {given.__name__}"
+    return f" is {'an' if type(given).__name__[0] in 'AEIOU' else 'a'} {type(given).__name__}"
 
 
 def spell(hint: Any) -> str:
@@ -218,14 +396,16 @@ def spell(hint: Any) -> str:
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return f"{spell(inner[0])} {inner[1]}"
+        return " ".join([spell(inner[0]), *(str(mark) for mark in inner[1:] if isinstance(mark, Bounds))])
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(spell(kind) for kind in inner if kind is not jax.Array)
-    plain = {float: "a number", int: "a whole number", bool: "True or False", str: "text", types.NoneType: "None"}
-    if hint in plain:
-        return plain[hint]
-    if dict in (hint, origin):
-        return "a section"
-    return "a list" if origin else f"a {getattr(hint, '__name__', hint)}"
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if hint is dict or _maps(origin):
+        return f"a dictionary, each {spell(inner[1])}" if inner and inner[1] is not Any else "a dictionary"
+    if origin is None or origin is Callable:
+        name = getattr(hint, "__name__", str(hint))
+        return _MADE.get(name, f"a {name}") if origin is None else _FUNCTIONS.get(hint, "a function")
+    return f"a list of {len(inner)}" if origin is tuple and ... not in inner else "a list"

@@ -1,13 +1,17 @@
-"""The command line: `pfljax methods | run | compare | sweep | resume | bench | doctor`."""
+"""The command line: `pfljax methods | config | run | compare | table | sweep | resume | bench | doctor`."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import inspect
 import json
 import os
+import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pfljax import benchmark, data, experiment, hosts, plots, process, results, sweeps
+from pfljax import benchmark, checks, data, experiment, files, hosts, listing, plots, process, results, sweeps
 from pfljax.algorithms import METHODS
 from pfljax.data.sources import NAMES
 from pfljax.experiment import Config
@@ -26,6 +30,8 @@ from pfljax.sweeps import spaces
 
 _OPTIONAL = {"sklearn": "demo", "matplotlib": "plot", "pandas": "results", "tensorflow_datasets": "tfds"}
 _OPTIONAL |= {"optuna": "search", "submitit": "cluster"}
+EXAMPLE = "--config.algorithm.name=ditto --config.algorithm.lam=0.5 --config.run.rounds=100"
+"""Overrides as the help shows them."""
 _EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
 
 
@@ -40,25 +46,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if "config" not in options:
         unknown += overrides
-    if unknown:
-        parser.error(f"unknown argument {unknown[0]!r}; see pfljax {options.command} --help")
+    if unknown and all("=" in text for text in overrides):
+        parser.error(
+            f"unknown argument {unknown[0]!r}{_meant(unknown[0], options)}; see pfljax {options.command} --help"
+        )
     options.overrides = overrides
-    if not getattr(options, "distributed", False):
-        return guarded(lambda: options.run(options), debug=options.debug)
-    return guarded(lambda: _together(options), debug=options.debug)
+    program = _together if getattr(options, "distributed", False) else options.run
+    return guarded(lambda: program(options), debug=options.debug, remedy=_remedy(options))
 
 
-def guarded(program: Callable[[], None], *, debug: bool = False) -> int:
+def guarded(program: Callable[[], None], *, debug: bool = False, remedy: str = "") -> int:
     """Runs a program; a failure is one line on the standard error (with `debug` the traceback).
 
+    Args:
+      program: what to run.
+      debug: whether errors are raised.
+      remedy: said when it is interrupted, by Ctrl-C or SIGTERM.
+
     Returns:
-      The status for the shell: 0, 1 for a failure, 130 if interrupted.
+      The status for the shell: 0, 1 for a failure, 130 and 143 if interrupted, 141 if nobody reads the output.
     """
     try:
-        program()
-    except KeyboardInterrupt:
-        print("interrupted; if an --out was given, continue with pfljax resume DIR", file=sys.stderr)
-        return 130
+        with files.interruptible():
+            program()
+            sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        how = "terminated" if isinstance(error, files.Terminated) else "interrupted"
+        print(f"{how}; {remedy}" if remedy else how, file=sys.stderr)
+        return files.status(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Exception as error:
         if debug:
             raise
@@ -68,10 +86,29 @@ def guarded(program: Callable[[], None], *, debug: bool = False) -> int:
     return 0
 
 
+def _meant(text: str, options: argparse.Namespace) -> str:
+    """The nearest option of the command, or field of a configuration."""
+    known = {f"--{name.replace('_', '-')}": f"--{name.replace('_', '-')}" for name in vars(options)}
+    if "config" in options:
+        known |= {f"--{field.name.rpartition('.')[2]}": f"--config.{field.name}" for field in listing.fields()}
+    close = checks.near(text.partition("=")[0], known) if text.startswith("--") else None
+    return "" if close is None else f": did you mean {known[close]}?"
+
+
+def _remedy(options: argparse.Namespace) -> str:
+    """How an interrupted command is continued."""
+    if "out" not in options or getattr(options, "action", None):
+        return ""
+    if not options.out:
+        return "nothing was kept: --out=DIR keeps results and checkpoints"
+    distributed = " --distributed" * getattr(options, "distributed", False)
+    return f"continue with pfljax resume {shlex.quote(options.out)}{distributed}"
+
+
 def _together(options: argparse.Namespace) -> None:
     """The command as one process of several: all of them end when one fails."""
     hosts.join(options.coordinator, options.processes, options.process)
-    with hosts.bound(f"pfljax resume {options.out} --distributed"):
+    with files.interruptible(), hosts.bound(_remedy(options)):  # JAX has taken SIGTERM for itself
         options.run(options)
 
 
@@ -90,19 +127,26 @@ def read_config(path: str | None, overrides: Sequence[str] = ()) -> Config:
     return experiment.from_config_dict(_values(path, overrides))
 
 
-def _values(path: str | None, overrides: Sequence[str]) -> ConfigDict:
-    config = ConfigDict() if path is None else _get_config(path)
+def _values(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+    return experiment.overridden({} if path is None else _get_config(path), _changes(overrides))
+
+
+def _changes(overrides: Sequence[str]) -> dict[str, Any]:
+    """Fields and their new values."""
+    changes = {}
     for text in overrides:
         name, equals, value = text.removeprefix("--config.").partition("=")
         if not equals:
             raise ValueError(f"{text}: write --config.{name}=VALUE")
-        _assign(config, name.split("."), spaces.literal(value), text)
-    return config
+        changes[name] = spaces.literal(value)
+    return changes
 
 
-def _get_config(path: str) -> ConfigDict:
+def _get_config(path: str) -> dict[str, Any]:
     name, colon, argument = path.partition(".py:")
     file = Path(name + ".py" if colon else path)
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: name a Python file that defines get_config()")
     if not file.is_file():
         raise FileNotFoundError(f"there is no configuration file {file}")
     spec = importlib.util.spec_from_file_location("pfljax_config", file)
@@ -111,29 +155,28 @@ def _get_config(path: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        make = getattr(module, "get_config", None)
+        if not callable(make):
+            raise ValueError(f"{file} defines no get_config()")
+        if colon and not inspect.signature(make).parameters:
+            raise ValueError(f"get_config() of {file} takes no argument: leave out :{argument}")
+        made = make(argument) if colon else make()
     except SyntaxError as error:
         raise ValueError(f"{file} is not valid Python: {error}") from error
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"{file} defines no get_config()")
-    return ConfigDict(module.get_config(argument) if colon else module.get_config())
-
-
-def _assign(config: ConfigDict, path: Sequence[str], value: Any, text: str) -> None:
-    """Sets a field, new ones too: whether they exist is checked on the whole."""
-    *sections, last = path
-    for name in sections:
-        if name not in config:
-            with config.unlocked():
-                config[name] = ConfigDict()
-        if not isinstance(section := config[name], ConfigDict):
-            raise ValueError(f"{text}: {name!r} is a value, not a section")
-        config = section
-    with config.unlocked(), config.ignore_type():
-        config[last] = value
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+        if not lines:
+            raise
+        raise ValueError(f"{file}, line {lines[-1]}: {type(error).__name__}: {error}") from error
+    if not isinstance(made, Mapping | ConfigDict):
+        raise ValueError(f"get_config() of {file} returns {made!r}: it must return a ConfigDict or a dictionary")
+    return made.to_dict() if isinstance(made, ConfigDict) else dict(made)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("pfljax", description="A simulator for personalized federated learning.")
+    parser.add_argument("--version", action="version", version=f"pfljax {results.versions()['pfljax']}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
@@ -148,9 +191,11 @@ def _parser() -> argparse.ArgumentParser:
 
     def configured(added: argparse.ArgumentParser) -> None:
         added.add_argument("--config", metavar="FILE[:ARG]", help="configuration; the digits quickstart if left out")
-        added.add_argument("--out", metavar="DIR", help="folder for results and checkpoints; printed only if left out")
+        added.add_argument(
+            "--out", type=_folder, metavar="DIR", help="folder for results and checkpoints; printed only if left out"
+        )
         added.add_argument("--quiet", action="store_true", help="no progress bar")
-        added.epilog = "override any field: --config.algorithm.lam=0.5 --config.run.rounds=100"
+        added.epilog = f"override any field (pfljax config lists them): {EXAMPLE}"
 
     def several(added: argparse.ArgumentParser) -> None:
         group = added.add_argument_group("several processes or hosts")
@@ -164,6 +209,9 @@ def _parser() -> argparse.ArgumentParser:
     methods = command("methods", _methods, "list the methods")
     methods.add_argument("--json", action="store_true", help="for programs")
     methods.add_argument("--markdown", action="store_true", help="for the README")
+    fields = command("config", _config, "list the fields of a configuration: types, defaults, meanings")
+    fields.add_argument("--method", metavar="NAME", help="those that this method reads, with its options")
+    fields.add_argument("--json", action="store_true", help="for programs")
     run = command("run", _run, "run one method")
     configured(run)
     several(run)
@@ -171,11 +219,18 @@ def _parser() -> argparse.ArgumentParser:
     configured(compare)
     several(compare)
     compare.add_argument("--methods", required=True, metavar="A,B,...", help="names of methods, see pfljax methods")
+    tabled = command("table", _table, "write the table of a run, comparison or sweep")
+    tabled.add_argument("folder", metavar="DIR", help="its folder")
+    tabled.add_argument("--format", choices=("text", "latex", "markdown", "csv"), default="text")
+    tabled.add_argument("--metric", help="what clients are compared by; with - before it where less is better")
+    tabled.add_argument("--select", choices=("last", "best_validation", "best_test"), help="which round or setting")
+    tabled.add_argument("--columns", metavar="A,B,...", help="of a run or comparison, such as mean,worst,sent")
     swept = command("sweep", _sweep, "run many points of one experiment, or look at such a sweep")
     configured(swept)
     sweeps.add_arguments(swept)
-    resume = command("resume", _resume, "continue an interrupted run, comparison or sweep")
+    resume = command("resume", _resume, "continue a run, comparison or sweep; --rounds for more")
     resume.add_argument("out", metavar="DIR", help="its folder")
+    resume.add_argument("--rounds", type=int, metavar="N", help="rounds in all, if more than it was begun with")
     resume.add_argument("--quiet", action="store_true", help="no progress bar")
     several(resume)
     benchmark.add_arguments(
@@ -213,26 +268,50 @@ def _about(factory: Callable) -> str:
     return (factory.__doc__ or "").strip().split("\n")[0].split(": ")[0].replace("`", "").rstrip(".")
 
 
+def _config(options: argparse.Namespace) -> None:
+    listed = listing.fields(options.method)
+    if options.json:
+        print(json.dumps([field._asdict() for field in listed], indent=2))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("field", no_wrap=True)
+    table.add_column("default", max_width=12)
+    table.add_column("type and meaning", overflow="fold")
+    for field in listed:
+        table.add_row(field.name, field.shown, f"{field.type}: {field.meaning}" if field.meaning else field.type)
+    Console().print(table)
+
+
+def _folder(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: name a folder, or leave it out")
+    return text
+
+
 def _run(options: argparse.Namespace) -> None:
     config = read_config(options.config, options.overrides)
+    experiment.check_effect(config, [config.algorithm.name], _changes(options.overrides))
     _report(experiment.run(config, options.out, progress=not options.quiet), config, options.out)
 
 
 def _compare(options: argparse.Namespace) -> None:
     config = read_config(options.config, options.overrides)
-    methods = [name for name in options.methods.split(",") if name]
+    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
+    experiment.check_effect(config, methods, _changes(options.overrides))
     _report(experiment.compare_methods(config, methods, options.out, progress=not options.quiet), config, options.out)
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    sweeps.from_command_line(options, lambda: _values(options.config, options.overrides).to_dict())
+    sweeps.from_command_line(options, lambda: (_values(options.config, options.overrides), _changes(options.overrides)))
 
 
 def _resume(options: argparse.Namespace) -> None:
     if sweeps.is_sweep(options.out):
+        if options.rounds is not None:
+            raise ValueError(f"--rounds={options.rounds} is for runs and comparisons, and {options.out} holds a sweep")
         sweeps.print_sweep(sweeps.resume(options.out, progress=not options.quiet))
         return
-    result = experiment.resume(options.out, progress=not options.quiet)
+    result = experiment.resume(options.out, rounds=options.rounds, progress=not options.quiet)
     begun = next(iter(result.values())) if isinstance(result, Comparison) else result
     _report(result, experiment.from_config_dict(begun.config), options.out)
 
@@ -250,6 +329,23 @@ def _report(result: Result | Comparison, config: Config, out: str | None) -> Non
         plots.save(comparison, Path(out) / "comparison.png")
         written += ", comparison.png"
     console.print(f"{written} in {out}", highlight=False, soft_wrap=True)
+
+
+def _table(options: argparse.Namespace) -> None:
+    folder, select, metric = Path(options.folder), options.select, options.metric
+    columns = options.columns.split(",") if options.columns else None
+    if sweeps.is_sweep(folder):
+        if columns or select == "last":
+            raise ValueError(f"{folder} holds a sweep: leave out --columns and --select=last")
+        table = sweeps.load(folder).table(select, metric=metric)
+    else:
+        alone = (folder / "clients.npz").is_file()
+        comparison = Comparison.load(folder) if not alone else Comparison({(run := Result.load(folder)).method: run})
+        table = comparison.table(columns, select=select or "last", metric=metric)
+    if options.format == "text":
+        Console().print(table)
+    else:
+        print(getattr(table, options.format)(), end="")
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from pfljax.checkpoint import Record
 from pfljax.results import Result
 
 Log = dict[str, np.ndarray]
-"""`ids`, `replied`, `work`, `finite`: [rounds, M]; `server_finite`: [rounds]."""
+"""`ids`, `replied`, `work`, `heard`, `finite`: [rounds, M]; `server_finite`: [rounds]."""
 
 
 class Diverged(RuntimeError):

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import operator
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import accounting, executors, hosts, memory, process, sampling, schedules, sharding, store, tree
+from pfljax import (
+    accounting,
+    checks,
+    executors,
+    files,
+    hosts,
+    memory,
+    process,
+    sampling,
+    schedules,
+    sharding,
+    store,
+    tasks,
+    tree,
+)
 from pfljax.checkpoint import Checkpoints, Record
 from pfljax.course import Course, Log
 from pfljax.data import FederatedData
+from pfljax.deployed import Deploy, Deployed, Models
 from pfljax.executors import Executor
 from pfljax.memory import Shortage
+from pfljax.printing import brief
 from pfljax.programs import Programs
-from pfljax.results import Result
+from pfljax.results import Result, versions
 from pfljax.rounds import Rounds
 from pfljax.sampling import Sampler
 from pfljax.schedules import Schedule
 from pfljax.sharding import Device
 from pfljax.types import Algorithm, Array, Params, Plan, State, Task, Tree
+
+P = ParamSpec("P")
 
 Build = Algorithm | Callable[..., Algorithm]
 """An algorithm, or what makes one from hyperparameters `**hyper`, which are then traced."""
@@ -39,10 +60,14 @@ Traced = dict[str, Tree]
 Store = Literal["auto", "device", "host"]
 """Where the clients' states live."""
 
+# Another version of these writes the same program in other words.
+_TRACERS = ("pfljax", "jax")
+
 # On an accelerator the states may take this share of the free memory; the rest is for training.
 _DEVICE_SHARE = 0.4
 
 
+@checks.by_hints()
 class Simulation:
     """One method on one federation, compiled once for any hyperparameter values, keys and numbers of rounds.
 
@@ -59,7 +84,7 @@ class Simulation:
       onboard_rounds: rounds of onboarding for each unseen client.
 
     Raises:
-      ValueError: if executor or store are unknown.
+      ValueError: if an argument is not what it should be, or the model does not fit the data.
     """
 
     def __init__(
@@ -73,14 +98,14 @@ class Simulation:
         executor: Executor = "auto",
         store: Store = "auto",
         devices: Sequence[Device] | None = None,
-        onboard_rounds: int = 5,
+        onboard_rounds: checks.Size = 5,
     ):
-        executors.check(executor)
-        if store not in ("auto", "device", "host"):
-            raise ValueError(f"store={store!r}: choose 'auto', 'device' or 'host'")
+        if devices is not None and not devices:
+            raise ValueError("devices=[]: give at least one, such as jax.devices()[:1], or None for all")
         if store == "host" and hosts.together():
             raise ValueError("store='host' serves one process; several spread the client states over their devices")
         process.begin(warn=devices is None)
+        tasks.check(task, data)
         self._build, self._executor, self._store = build, executor, store
         axis = sharding.clients(devices)
         self._everywhere, self._spread = sharding.placements(axis, devices)
@@ -97,14 +122,30 @@ class Simulation:
         self._programs = Programs(self._devices, self._shrink)
         self._wire_bytes: tuple[int, int] | None = None
 
+    def __repr__(self) -> str:
+        made = self._build.client_update if isinstance(self._build, Algorithm) else self._build
+        devices = ", ".join(str(device) for device in self._devices)
+        return f"Simulation({brief(made)}, {self.data}, {self.rounds.block} at once on {devices})"
+
     @property
     def compile_seconds(self) -> float:
         """Time spent compiling so far."""
         return self._programs.seconds
 
     def algorithm(self, hyper: Mapping[str, Tree], number: Array | int = 0) -> Algorithm:
-        """The algorithm of round `number`, from hyperparameters as `traced` makes them."""
-        return self._build if isinstance(self._build, Algorithm) else self._build(**schedules.at(hyper, number))
+        """The algorithm of round `number`, from hyperparameters as `traced` makes them.
+
+        Raises:
+          ValueError: if they are not those that make it.
+        """
+        if not isinstance(self._build, Algorithm):
+            return checks.spelled()(self._build)(**schedules.at(hyper, number))
+        if hyper:
+            raise ValueError(
+                f"hyper={', '.join(hyper)}: an Algorithm has its numbers already; to trace them give a function, such "
+                "as lambda lam: pfl.ditto(task, local, local, lam=lam)"
+            )
+        return self._build
 
     def deployed(self, hyper: Mapping[str, Tree], number: Array) -> Algorithm:
         """The algorithm that models are deployed by after `number` rounds: that of the last of them."""
@@ -127,8 +168,7 @@ class Simulation:
         Raises:
           ValueError: if `rounds` is below 1.
         """
-        if rounds < 1:
-            raise ValueError(f"rounds={rounds}: it must be at least 1")
+        checks.each(checks.Count, rounds=rounds)
         return self.advance(state, key, rounds, 1 << (rounds - 1).bit_length(), **hyper)
 
     def advance(self, state: State, key: Array, rounds: int, at_most: int, **hyper: Hyper) -> tuple[State, Log]:
@@ -182,6 +222,27 @@ class Simulation:
 
         return self._programs.call("personalized", personalized, self._place(state), key, values, self.data)
 
+    def model(self, state: State, key: Array, client: int, **hyper: Hyper) -> Params:
+        """The model that one client deploys; clients from N on are the unseen ones, which are onboarded first."""
+        ids, values = np.array([client], np.int32), traced(hyper)
+        if client >= self.data.num_clients:
+            made = self._part("unseen model", Rounds.unseen_personalized, state, ids, key, values)
+        else:
+            rows = state.clients.rows if isinstance(state.clients, store.Hosted) else state.clients
+            own = ids, jax.tree.map(lambda leaf: leaf[ids], rows)
+            made = self._part("model", Rounds.personalized, state, own, key, values)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[0], made)
+
+    def deploy(self, state: State, key: Array, **hyper: Hyper) -> Deploy:
+        """What makes the deployed model of a client by its number, see `model`."""
+        outputs = jax.jit(self.rounds.task.predict)
+        example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data.examples.x)
+
+        def deploy(client: int) -> Deployed:
+            return Deployed(self.data.names[client], self.model(state, key, client, **hyper), outputs, example)
+
+        return deploy
+
     def course(
         self,
         rounds: int,
@@ -233,10 +294,26 @@ class Simulation:
             seconds=float(record["seconds"]),
             compile_seconds=float(record["compile_seconds"]),
             client_steps=0 if plan is None else self._steps(log, plan),
-            bytes_up=up * int(log["replied"].sum()),
+            bytes_up=up * int(log["heard"].sum()),
             bytes_down=down * int(sampled.sum()),
             fingerprint=self.data.fingerprint,
+            names=self.data.names,
         )
+
+    def program(self, **hyper: Hyper) -> str:
+        """A digest of what a round and an evaluation compute, however they are shared out; values of `hyper` aside."""
+        rounds = dataclasses.replace(self.rounds, block=1, axis=None)
+
+        def whole(key: Array, hyper: Traced, train: FederatedData, data: FederatedData) -> Tree:
+            algorithm = self.algorithm(hyper)
+            state = rounds.init(algorithm, key, train.num_clients)
+            state, _ = rounds.round(algorithm, state, key, train)
+            return rounds.evaluate(algorithm, state, key, data)
+
+        args = jax.random.key(0), traced(hyper), self.train, self.data
+        args = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), args)
+        text = str(jax.make_jaxpr(whole)(*args))
+        return files.digest({"program": re.sub(r" at 0x\w+", "", text)})
 
     def _steps(self, log: Log, plan: Plan) -> int:
         """Local steps of a run: those of the clients that replied."""
@@ -303,9 +380,9 @@ class Simulation:
     def _advance_on_host(
         self, state: State, key: Array, rounds: int, at_most: int, values: Traced
     ) -> tuple[State, Log]:
-        def seat(key: Array, first: Array, train: FederatedData) -> Tree:
+        def seat(key: Array, first: Array, hyper: Traced, train: FederatedData) -> Tree:
             def one(number: Array) -> Tree:
-                draw = self.rounds.draw(key, number, train)
+                draw = self.rounds.draw(self.algorithm(hyper, number), key, number, train)
                 return draw, self.rounds.seat(draw, train)
 
             return jax.lax.map(one, first + jnp.arange(at_most))
@@ -318,7 +395,9 @@ class Simulation:
             server, rows, log = self.rounds.seated_round(algorithm, server, rows, number, draw, seats, key, train)
             return server, rows, log, number + 1
 
-        cohorts = self._programs.call(("seats", at_most), seat, key, state.round, self.train, out=self._everywhere)
+        cohorts = self._programs.call(
+            ("seats", at_most), seat, key, state.round, values, self.train, out=self._everywhere
+        )
         draws, seatings = jax.tree.map(np.asarray, cohorts)
         ids = seatings.ids
         out = self._everywhere, self._spread, self._everywhere, self._everywhere
@@ -355,20 +434,33 @@ class Simulation:
     ) -> Tree:
         """`function` of all clients, or of those that never train, a chunk at a time."""
 
-        def of(server: Tree, clients: Tree, number: Array, key: Array, hyper: Traced, data: FederatedData) -> Tree:
-            return function(self.rounds, self.deployed(hyper, number), server, clients, number, key, data)
-
         first, count = (self.data.num_clients, self.data.num_unseen) if unseen else (0, self.train.num_clients)
         parts = []
         for ids in store.chunks(self._row(values), count):
             clients = first + ids if unseen else (ids, store.read(state.clients, ids))
-            args = state.server, clients, state.round, key, values, self.data
-            parts.append(jax.tree.map(np.asarray, self._programs.call(name, of, *args)))
+            parts.append(jax.tree.map(np.asarray, self._part(name, function, state, clients, key, values)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+
+    def _part(
+        self, name: Hashable, function: Callable[..., Tree], state: State, clients: Tree, key: Array, values: Traced
+    ) -> Tree:
+        """`function` of `clients`, ids and states or, of those that never train, ids alone."""
+
+        def of(server: Tree, clients: Tree, number: Array, key: Array, hyper: Traced, data: FederatedData) -> Tree:
+            return function(self.rounds, self.deployed(hyper, number), server, clients, number, key, data)
+
+        return self._programs.call(name, of, state.server, clients, state.round, key, values, self.data)
 
 
 def traced(hyper: Mapping[str, Hyper]) -> Traced:
-    """Hyperparameters as trees of arrays."""
+    """Hyperparameters as trees of arrays.
+
+    Raises:
+      ValueError: if one is neither a finite number nor a schedule.
+    """
+    for name, value in hyper.items():
+        if not callable(value) and not isinstance(value, Array):
+            checks.value(value, float, name)
     return {name: schedules.traced(value) for name, value in hyper.items()}
 
 
@@ -378,9 +470,8 @@ def check_length(data: FederatedData, rounds: int, eval_every: int, patience: in
     Raises:
       ValueError: for counts below 1, or patience without validation examples.
     """
-    for name, count in {"rounds": rounds, "eval_every": eval_every, "patience": patience}.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name}={count}: it must be at least 1")
+    checks.each(checks.Count, rounds=rounds, eval_every=eval_every)
+    checks.each(checks.Count | None, patience=patience)
     if patience is not None and not data.sizes("validation").any():
         raise ValueError(
             f"patience={patience}: no client has validation examples; ask for some when the data are dealt, as "
@@ -388,20 +479,35 @@ def check_length(data: FederatedData, rounds: int, eval_every: int, patience: in
         )
 
 
+def _alone(run: Callable[P, Result]) -> Callable[P, Result]:
+    """Keeps other processes out of the folder of the checkpoints."""
+
+    @functools.wraps(run)
+    def held(*args: P.args, **options: P.kwargs) -> Result:
+        checkpoint: Any = options.get("checkpoint")
+        with contextlib.nullcontext() if checkpoint is None or not hosts.leads() else files.held(checkpoint):
+            return run(*args, **options)
+
+    return held
+
+
+@checks.by_hints(rest=Simulation)
+@_alone
 def simulate(
     task: Task,
     build: Build,
     data: FederatedData,
     *,
-    rounds: int,
-    eval_every: int = 1,
-    patience: int | None = None,
-    seed: int = 0,
+    rounds: checks.Count,
+    eval_every: checks.Count = 1,
+    patience: checks.Count | None = None,
+    seed: checks.Seed = 0,
     hyper: Mapping[str, Hyper] | None = None,
     method: str = "",
     plan: Plan | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    identity: Mapping[str, Any] | None = None,
     progress: Callable[[int, dict[str, np.ndarray]], None] | None = None,
     **options: Any,
 ) -> Result:
@@ -419,7 +525,9 @@ def simulate(
       method: name for the result.
       plan: the local minibatches, to count local steps.
       checkpoint: a folder for checkpoints, or None.
-      resume: continue from the newest checkpoint, bit for bit as if never interrupted.
+      resume: continue from the newest checkpoint, bit for bit as if never interrupted; `rounds` may have grown.
+      identity: plain values by which the run is told from others, besides data, method, seed and `hyper`; the program
+        if None.
       progress: called as `progress(rounds done, scores)` after every evaluation.
       **options: of `Simulation`.
 
@@ -429,17 +537,31 @@ def simulate(
     Raises:
       Diverged: if a model is no longer finite; the message names the round and the clients, `result` the evaluations
         before, and the last checkpoint is from before.
-      ValueError: for counts below 1, or patience without validation examples.
+      ValueError: if an argument is not what it should be or would have no effect, for a checkpoint of another run or of
+        more rounds.
+      FileExistsError: if the folder holds checkpoints and `resume` is false.
+      BlockingIOError: if another process uses the folder.
     """
+    if resume and checkpoint is None:
+        raise ValueError("resume=True needs the folder to go on from: give checkpoint=...")
     hyper = hyper or {}
     check_length(data, rounds, eval_every, patience)
     simulation = Simulation(task, build, data, **options)
     course = simulation.course(rounds, eval_every, patience, method=method, seed=seed, hyper=hyper, plan=plan)
     key = jax.random.key(seed)
     state = simulation.init(key, **hyper)
-    checkpoints = None if checkpoint is None else Checkpoints(checkpoint)
-    if checkpoints is not None and resume and checkpoints.rounds():
-        state, course.record = checkpoints.restore(state)
+    checkpoints = None
+    if checkpoint is not None:
+        told = {"method": method, "seed": seed, "hyper": {name: schedules.plain(each) for name, each in hyper.items()}}
+        if identity is None:
+            traced_by = " and ".join(f"{name} {version}" for name, version in versions().items() if name in _TRACERS)
+            identity = {f"the algorithm, as traced by {traced_by},": simulation.program(**hyper)}
+        checkpoints = Checkpoints(checkpoint, told | {"data": data.fingerprint} | dict(identity))
+        if done := checkpoints.rounds():
+            if not resume:
+                raise FileExistsError(f"{checkpoint} holds checkpoints: resume the run, or choose another folder")
+            check_rounds(rounds, done[-1], checkpoint)
+            state, course.record = checkpoints.restore(state)
     at_most = min(eval_every, rounds)
     while not course.over:
         start, compiled = time.perf_counter(), simulation.compile_seconds
@@ -453,4 +575,18 @@ def simulate(
             checkpoints.save(state, course.record)
         if progress is not None:
             progress(course.done, scores)
-    return course.end()
+    result = course.end()
+    if hosts.together():
+        return result
+    kept = jax.tree.map(np.asarray, state)
+
+    def again() -> Deploy:
+        return Simulation(task, build, data, **options).deploy(kept, key, **hyper)
+
+    return dataclasses.replace(result, models=Models(data.names, again))
+
+
+def check_rounds(rounds: int, done: int, where: str | Path) -> None:
+    """Raises `ValueError` if a run in folder `where` has done more rounds than it shall have."""
+    if done > rounds:
+        raise ValueError(f"rounds={rounds}: the run in {where} has done {done}; ask for at least {done}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import executors, process, sharding
+from pfljax import checks, executors, process, sharding
 from pfljax.course import Course, Diverged
 from pfljax.data import FederatedData
 from pfljax.engine import Build, Hyper, Simulation, Traced, check_length, traced
@@ -26,9 +26,10 @@ class Point(NamedTuple):
     """One run of an ensemble."""
 
     seed: int
-    hyper: dict[str, Hyper]
+    hyper: Mapping[str, Hyper]
 
 
+@checks.by_hints(rest=Simulation)
 class Ensemble:
     """Runs of one method on one federation, compiled once for any number of points: waves, spread over the devices.
 
@@ -59,12 +60,10 @@ class Ensemble:
         patience: int | None = None,
         method: str = "",
         plan: Plan | None = None,
-        at_once: int | None = None,
+        at_once: checks.Count | None = None,
         devices: Sequence[Device] | None = None,
         **options: Any,
     ):
-        if at_once is not None and at_once < 1:
-            raise ValueError(f"at_once={at_once}: it must be at least 1")
         check_length(data, rounds, eval_every, patience)
         self._task, self._rounds, self._eval_every, self._patience = task, rounds, eval_every, patience
         self._method, self._plan = method, plan
@@ -73,6 +72,9 @@ class Ensemble:
         self._simulation = Simulation(task, build, data, devices=self._devices[:1], **options)
         self._at_once = at_once
         self._wave: _Wave | None = None
+
+    def __repr__(self) -> str:
+        return f"Ensemble({self._simulation}, {self._rounds} rounds)"
 
     def run(self, points: Sequence[Point]) -> Iterator[tuple[int, Result | Diverged]]:
         """Runs points, which all name the same hyperparameters.
@@ -87,6 +89,8 @@ class Ensemble:
         """
         if not points:
             return
+        for point in points:
+            checks.each(checks.Seed, seed=point.seed)
         kinds = {jax.tree.structure(traced(point.hyper)): sorted(point.hyper) for point in points}
         if len(kinds) > 1:
             named = " and ".join(map(str, kinds.values()))
@@ -117,6 +121,7 @@ class Ensemble:
         return min(points, len(devices) * max(1, block // clients))
 
 
+@checks.by_hints(rest=Ensemble)
 def simulate_many(
     task: Task, build: Build, data: FederatedData, points: Sequence[Point], *, rounds: int, **options: Any
 ) -> Iterator[tuple[int, Result | Diverged]]:

@@ -7,27 +7,17 @@ from typing import Literal
 
 import jax
 
-from pfljax import memory, tree
+from pfljax import checks, memory, tree
 from pfljax.sharding import Device
 from pfljax.types import Task
 
-Executor = Literal["auto", "vmap", "sequential"] | int
+Executor = Literal["auto", "vmap", "sequential"] | checks.Count
 """All clients at once, one by one, or blocks of so many."""
 
 # On a CPU small models gain from a few clients at once, large ones from staying in the cache.
 _CPU_BLOCK, _CACHED_PARAMS = 8, 100_000
 # A client in training holds its model, gradient, optimizer state, upload and activations.
 _COPIES = 12
-
-
-def check(executor: Executor) -> None:
-    """Refuses what is no executor.
-
-    Raises:
-      ValueError: naming the value.
-    """
-    if not (executor in ("auto", "vmap", "sequential") or (isinstance(executor, int) and executor > 0)):
-        raise ValueError(f"executor={executor!r}: choose 'auto', 'vmap', 'sequential' or a positive block size")
 
 
 def block(executor: Executor, task: Task, clients: int, devices: Sequence[Device]) -> int:

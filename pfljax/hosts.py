@@ -14,12 +14,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from pfljax import files
 from pfljax.process import configure
 from pfljax.types import Tree
 
 T = TypeVar("T")
 
 _HEARTBEAT_SECONDS = 30
+# Sizes travel as int32, and what is told may be larger.
+_PIECE_BYTES = 1 << 28
 # Speaks if its input ends without a word.
 _WITNESS = "import sys; sys.stdin.read() or print(sys.argv[1], file=sys.stderr)"
 
@@ -49,16 +52,16 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 
 
 @contextlib.contextmanager
-def bound(again: str) -> Iterator[None]:
+def bound(remedy: str) -> Iterator[None]:
     """Ends this process at once if the program fails, so that the others, which wait for it, end as well.
 
     JAX aborts a process that waits for one that has died, and then no Python code of it runs any more; a small process
     beside it says so.
 
     Args:
-      again: the command that continues the run.
+      remedy: said at the end, such as the command that continues the run.
     """
-    name, remedy = f"pfljax: process {jax.process_index()}", f"continue with {again}"
+    name = f"pfljax: process {jax.process_index()}"
     witness = subprocess.Popen(
         [
             sys.executable,
@@ -78,7 +81,7 @@ def bound(again: str) -> Iterator[None]:
             message = f"another process of the run has ended, see what it says ({message[:200]})"
         print(f"{name}: {message}; {remedy}", file=sys.stderr, flush=True)
         witness.communicate(b"ended")
-        os._exit(1)
+        os._exit(files.status(error))
     witness.communicate(b"ended")
 
 
@@ -108,8 +111,9 @@ def shared(find: Callable[[], T]) -> T:
     if not together():
         return find()
     content = pickle.dumps(find()) if leads() else b""
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
-    room = np.zeros(size, np.uint8)
-    if leads():
-        room[:] = np.frombuffer(content, np.uint8)
-    return pickle.loads(multihost_utils.broadcast_one_to_all(room).tobytes())
+    whole, rest = multihost_utils.broadcast_one_to_all(np.array(divmod(len(content), _PIECE_BYTES), np.int32)).tolist()
+    heard = bytearray()
+    for size in [_PIECE_BYTES] * whole + [rest]:
+        said = np.frombuffer(content, np.uint8, size, len(heard)) if leads() else np.zeros(size, np.uint8)
+        heard += multihost_utils.broadcast_one_to_all(said).tobytes()
+    return pickle.loads(heard)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pfljax import losses, tree
+from pfljax import checks, losses, tree
+from pfljax.checks import Count
 from pfljax.shuffle import permute
 from pfljax.types import Array, Batch, ClientData, LocalSolver, LossFn, Mask, Params, Plan, Tree
 
@@ -33,12 +34,6 @@ def _worked(steps: Array, data: ClientData) -> Array:
     return jnp.where(data.size > 0, managed, 0)
 
 
-def _positive(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}={count}: it must be at least 1")
-
-
 def epochs(count: int, batch_size: int, *, drop_last: bool = False) -> Plan:
     """`count` passes over the client's examples in a fresh random order each, without replacement.
 
@@ -53,7 +48,7 @@ def epochs(count: int, batch_size: int, *, drop_last: bool = False) -> Plan:
     >>> int(epochs(2, batch_size=4).steps(data)), int(epochs(2, batch_size=4, drop_last=True).steps(data))
     (6, 4)
     """
-    _positive(count=count, batch_size=batch_size)
+    checks.each(Count, count=count, batch_size=batch_size)
 
     def per_epoch(data: ClientData) -> Array:
         whole, rest = data.size // batch_size, data.size % batch_size
@@ -79,7 +74,7 @@ def steps(count: int, batch_size: int) -> Plan:
     >>> int(steps(7, batch_size=4).steps(data))
     7
     """
-    _positive(count=count)
+    checks.each(Count, count=count)
     return Plan(lambda data: _worked(jnp.asarray(count), data), epochs(1, batch_size).batch)
 
 
@@ -94,7 +89,7 @@ def full_batch(count: int, capacity: int) -> Plan:
     >>> full_batch(5, capacity=3).batch(data, jax.random.key(0), jnp.asarray(0)).mask.tolist()
     [1.0, 1.0, 0.0]
     """
-    _positive(count=count, capacity=capacity)
+    checks.each(Count, count=count, capacity=capacity)
 
     def batch(data: ClientData, key: Array, step: Array) -> Batch:
         del key, step
@@ -115,7 +110,7 @@ def same(batch: Batch, count: int) -> Plan:
     >>> int(plan.steps(data)), plan.batch(data, jax.random.key(0), jnp.asarray(3)).mask.tolist()
     (4, [1.0, 1.0])
     """
-    _positive(count=count)
+    checks.each(Count, count=count)
     return Plan(lambda data: jnp.asarray(count), lambda data, key, step: batch)
 
 
@@ -128,12 +123,18 @@ def descent(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
       optimizer: any optax transformation; its hyperparameters may be traced.
       plan: which minibatches.
 
+    Raises:
+      ValueError: when traced, if the optimizer has a schedule of its own: it would begin anew in every round.
+
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[8.0])
     >>> key, solve = jax.random.key(0), descent(optax.sgd(0.5), full_batch(3, 1))
     >>> float(solve(task.loss, task.init(key), data.client(0), key).trainable["w"])
     7.0
     """
+
+    checks.each(optax.GradientTransformation, optimizer=optimizer)
+    checks.each(Plan, plan=plan)
 
     def solve(loss: LossFn, params: Params, data: ClientData, key: Array) -> Params:
         def step(number: Array, carry: tuple[Params, optax.OptState]) -> tuple[Params, optax.OptState]:
@@ -143,10 +144,23 @@ def descent(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
             updates, opt_state = optimizer.update(grads, opt_state, params.trainable)
             return Params(optax.apply_updates(params.trainable, updates), stats), opt_state
 
-        start = params, optimizer.init(params.trainable)
+        start = params, _fresh(optimizer, params.trainable)
         return jax.lax.fori_loop(0, plan.steps(data), step, start)[0]
 
     return solve
+
+
+def _fresh(optimizer: optax.GradientTransformation, weights: Tree) -> optax.OptState:
+    def scheduled(state: Tree) -> bool:
+        return isinstance(state, optax.ScaleByScheduleState)
+
+    state = optimizer.init(weights)
+    if any(map(scheduled, jax.tree.leaves(state, is_leaf=scheduled))):
+        raise ValueError(
+            "the optimizer of descent has a schedule, which begins anew in every round: a schedule over rounds is a "
+            "hyperparameter, as in simulate(task, lambda lr: ..., data, hyper={'lr': schedules.cosine(0.1, rounds=50)})"
+        )
+    return state
 
 
 def proximal_descent(lr: Array | float, plan: Plan) -> LocalSolver:

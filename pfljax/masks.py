@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 
+from pfljax import checks
 from pfljax.types import Mask, Model, Params
 
 
@@ -106,6 +107,8 @@ def head(model: Model, blocks: int = 1) -> Mask:
     >>> head(model)(model.init(jax.random.key(0))).trainable
     {'body': False, 'top': True}
     """
+    checks.each(Model, model=model)
+    checks.each(checks.Size, blocks=blocks)
     if not 0 <= blocks <= len(model.blocks):
         raise ValueError(f"{blocks} personal blocks asked for, but the model has {len(model.blocks)}: {model.blocks}")
     return named(*model.blocks[len(model.blocks) - blocks :])

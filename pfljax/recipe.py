@@ -6,20 +6,19 @@ learning rate of a solver, is a traced hyperparameter: one compiled program serv
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-import jax
 import optax
 
-from pfljax import losses, masks, reduce
-from pfljax.algorithms import method
+from pfljax import checks, losses, masks, reduce, schedules
+from pfljax.algorithms import METHODS, method
+from pfljax.checks import When
 from pfljax.local import descent, epochs, full_batch, proximal_descent, steps
+from pfljax.schedules import Schedule
 from pfljax.server import ServerOptimizer, fedopt
 from pfljax.types import (
     Algorithm,
@@ -37,14 +36,35 @@ from pfljax.types import (
 
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad", "rmsprop", "yogi"]
 
+_SECTIONS = ("task", "local", "tune", "head_local", "personal_local", "optimizer", "plan", "server")
 
+PLAIN: dict[str, Any] = {
+    "adapt": checks.Count,
+    "personal": checks.Size | str | tuple[str, ...],
+    "head": checks.Size | str | tuple[str, ...],
+    "norms": Literal["all", "stats"],
+    "tuned": Literal["everything", "head", "body"],
+    "reduce": Literal["mean", "uniform"],
+}
+"""What a configuration says for ingredients that are no numbers."""
+
+
+_Rate = checks.NotNegative | dict[str, Any]
+_Momentum = checks.Part | dict[str, Any]
+"""A number, or what describes a schedule of such numbers over the rounds, see `schedules.read`."""
+
+
+@checks.spelled()
 @dataclass(frozen=True)
 class SolverConfig:
     """A local solver: an optimizer and which minibatches it sees.
 
+    A traced number may be a schedule over the rounds, such as `{"schedule": "cosine", "from": 0.1, "to": 0.001}`.
+
     Args:
       optimizer: its name in optax.
       lr: learning rate, traced.
+      decay: what the learning rate is multiplied by from round to round, traced; 1 leaves it as it is.
       momentum: of `sgd`, traced; 0 leaves it out.
       weight_decay: traced; 0 leaves it out. Decoupled in `adamw`, part of the gradient elsewhere.
       plan: `epochs` passes over the client's examples, so many `steps`, or `full_batch`: `steps` steps on all examples.
@@ -57,26 +77,31 @@ class SolverConfig:
     """
 
     optimizer: OptimizerName = "sgd"
-    lr: float = 0.05
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    lr: _Rate = 0.05
+    decay: checks.Positive = 1.0
+    momentum: Annotated[_Momentum, When("optimizer", ("sgd",))] = 0.0
+    weight_decay: _Rate = 0.0
     plan: Literal["epochs", "steps", "full_batch"] = "epochs"
-    epochs: int = 1
-    steps: int = 10
-    batch_size: int = 10
-    drop_last: bool = False
+    epochs: Annotated[checks.Count, When("plan", ("epochs",))] = 1
+    steps: Annotated[checks.Count, When("plan", ("steps", "full_batch"))] = 10
+    batch_size: checks.Count = 10
+    drop_last: Annotated[bool, When("plan", ("epochs",))] = False
     solver: Literal["descent", "proximal_descent"] = "descent"
 
     def __post_init__(self) -> None:
-        _check_optimizer(self.optimizer, self.lr, self.momentum)
+        checks.fields(self)
+        _rates(self, "", 1)
         plain = self.optimizer == "sgd" and self.momentum == self.weight_decay == 0
         if self.solver == "proximal_descent" and not plain:
             raise ValueError("solver='proximal_descent' needs optimizer='sgd' without momentum and weight decay")
 
 
+@checks.spelled()
 @dataclass(frozen=True)
 class ServerConfig:
     """The server optimizer of methods that take one; the default is plain averaging.
+
+    A traced number may be a schedule over the rounds, as in `SolverConfig`.
 
     Args:
       optimizer: its name in optax.
@@ -85,18 +110,19 @@ class ServerConfig:
     """
 
     optimizer: OptimizerName = "sgd"
-    lr: float = 1.0
-    momentum: float = 0.0
+    lr: _Rate = 1.0
+    momentum: Annotated[_Momentum, When("optimizer", ("sgd",))] = 0.0
 
     def __post_init__(self) -> None:
-        _check_optimizer(self.optimizer, self.lr, self.momentum)
+        checks.fields(self)
+        _rates(self, "", 1)
 
 
 class Recipe(NamedTuple):
     """A method, ready to simulate."""
 
     make: Callable[..., Algorithm]  # (**hyper) -> algorithm
-    hyper: dict[str, float]  # `lam`, `local.lr`, `server.lr`, ...: all traced
+    hyper: dict[str, float | Schedule]  # `lam`, `local.lr`, `server.lr`, ...: all traced
     plan: Plan  # of the local steps, to count them
     pooled: bool  # trains on `FederatedData.pooled()`
 
@@ -113,6 +139,7 @@ def build(
     personal_local: SolverConfig | None = None,
     server: ServerConfig | None = None,
     capacity: int = 0,
+    rounds: int = 1,
 ) -> Recipe:
     """The method `name` from plain values.
 
@@ -127,13 +154,14 @@ def build(
       tune, head_local, personal_local: solvers of those names; as `local` if None.
       server: server optimizer.
       capacity: examples of the largest client, for `plan="full_batch"`.
+      rounds: of the run, which schedules last unless they say otherwise.
 
     Raises:
       ValueError: if the method or an option is unknown, a value is none of the choices, or the model lacks what the
         method needs.
     """
     row, options = method(name), dict(options or {})
-    parameters = inspect.signature(row.factory).parameters
+    parameters = _parameters(name)
     hyper = traced(
         name,
         options=options,
@@ -142,6 +170,7 @@ def build(
         head_local=head_local,
         personal_local=personal_local,
         server=server,
+        rounds=rounds,
     )
     local = SolverConfig() if local is None else local
     solvers = _solvers(local, tune, head_local, personal_local)
@@ -151,15 +180,14 @@ def build(
     made: dict[str, Callable[[Any], Any]] = {
         "task": lambda _: task,
         "plan": lambda _: _plan(local, capacity),
-        "adapt": lambda count: _adapt(count, local.batch_size),
+        "adapt": lambda count: steps(count, local.batch_size),
         "personal": lambda blocks: _top(model, blocks),
         "head": lambda blocks: _top(model, blocks),
-        "norms": lambda which: masks.norms(model, affine=_chosen(which, ("all", "stats"), "norms") == "all"),
+        "norms": lambda which: masks.norms(model, affine=which == "all"),
         "tuned": lambda which: _tuned(model, which),
         "reduce": _reduce,
     }
     preset = {"task": None, "plan": None, "adapt": 1, "personal": 1, "head": 1, "norms": "all"}
-    hints = typing.get_type_hints(row.factory)
     fixed: dict[str, Any] = {}
     for key, parameter in parameters.items():
         if key in made:
@@ -170,10 +198,10 @@ def build(
                 raise ValueError(
                     f"{name} needs {key!r}, which no configuration can give: build it with pfljax.{name}(...)"
                 )
-            fixed[key] = check_value(options.get(key, parameter.default), hints[key], f"algorithm.{key}")
+            fixed[key] = options.get(key, parameter.default)
 
-    def make(**values: Array | float) -> Algorithm:
-        check_names(values, hyper, f"hyperparameters of {name}")
+    def make(**values: Any) -> Algorithm:
+        checks.names(values, hyper, name)
         values = {**hyper, **values}
         ingredients: dict[str, Any] = {key: values[key] for key in parameters if key in hyper}
         for key in parameters:
@@ -197,124 +225,91 @@ def traced(
     head_local: SolverConfig | None = None,
     personal_local: SolverConfig | None = None,
     server: ServerConfig | None = None,
-) -> dict[str, float]:
+    rounds: int = 1,
+) -> dict[str, float | Schedule]:
     """The hyperparameters that one program of `build` serves, with their values; arguments as there.
 
     Raises:
       ValueError: if the method or an option is unknown, or a value is no number.
     """
-    row, options = method(name), dict(options or {})
-    hints = typing.get_type_hints(row.factory)
-    parameters = inspect.signature(row.factory).parameters
+    options, hints = check_options(name, options or {}), method(name).hints()
     local = SolverConfig() if local is None else local
     solvers = _solvers(local, tune, head_local, personal_local)
-    sections = {*solvers, "server", "optimizer", "task", "plan"}
-    check_names(options, [key for key in parameters if key not in sections], f"algorithm ({name})")
-    hyper: dict[str, float] = {}
-    for key, parameter in parameters.items():
+    hyper: dict[str, float | Schedule] = {}
+    for key, parameter in _parameters(name).items():
         if key in solvers:
-            hyper |= _rates(solvers[key], key)
+            hyper |= _rates(solvers[key], key, rounds)
         elif key == "optimizer":
-            hyper |= _rates(local, "local")
+            hyper |= _rates(local, "local", rounds)
         elif key == "server":
-            hyper |= _rates(server or ServerConfig(), "server")
+            hyper |= _rates(server or ServerConfig(), "server", rounds)
         elif _is_float(hints[key]) and (key in options or parameter.default is not parameter.empty):
-            hyper[key] = check_value(options.get(key, parameter.default), hints[key], f"algorithm.{key}")
+            hyper[key] = _number(options.get(key, parameter.default), hints[key], f"algorithm.{key}", rounds)
     return hyper
 
 
-def check_names(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Refuses names that are not known.
+def check_options(name: str, options: Mapping[str, Any], where: str = "algorithm") -> dict[str, Any]:
+    """The options of a method as its factory and the ingredients have them; the model may refuse more.
 
     Raises:
-      ValueError: with the nearest known name.
+      ValueError: if the method does not take one, or a value has another type or is out of range.
     """
-    known = list(known)
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
-            raise ValueError(f"unknown {name!r} in {where}: {hint}")
+    hints, known = method(name).hints(), options_of(name)
+    for key in options:
+        if key not in known:
+            raise ValueError(_unknown(key, name, known, where))
+    checked = {}
+    for key, given in options.items():
+        scheduled = isinstance(given, Mapping) and _is_float(hints[key])
+        if scheduled:
+            schedules.read(given, hints[key], f"{where}.{key}", 1)
+        checked[key] = dict(given) if scheduled else checks.value(given, PLAIN.get(key, hints[key]), f"{where}.{key}")
+    return checked
 
 
-def check_value(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type hint has it: whole numbers become floats, lists tuples.
-
-    Raises:
-      ValueError: if it is of another type or none of the choices.
-    """
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        return _chosen(value, typing.get_args(hint), where)
-    if origin in (typing.Union, types.UnionType):
-        kinds = [kind for kind in typing.get_args(hint) if kind is not jax.Array]
-        for kind in kinds:
-            try:
-                return check_value(value, kind, where)
-            except ValueError:
-                if kind is kinds[-1]:
-                    wanted = " or ".join(_spell(kind) for kind in kinds)
-                    raise ValueError(f"{where}={value!r}: it must be {wanted}") from None
-    if hint is Any:
-        return value
-    if hint is types.NoneType and value is None:
-        return None
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if hint in (bool, str) and isinstance(value, hint):
-        return value
-    if isinstance(origin, type) and issubclass(tuple, origin) and isinstance(value, list | tuple):
-        inner = typing.get_args(hint)
-        return tuple(check_value(item, inner[0], where) for item in value) if inner else tuple(value)
-    if isinstance(origin, type) and issubclass(dict, origin) and isinstance(value, Mapping):
-        return dict(value)
-    raise ValueError(f"{where}={value!r}: it must be {_spell(hint)}")
+def _unknown(key: str, name: str, known: Sequence[str], where: str) -> str:
+    """Why a method does not take an option, and which do."""
+    elsewhere: dict[str, list[str]] = {}
+    for other in METHODS:
+        for option in options_of(other):
+            elsewhere.setdefault(option, []).append(other)
+    close = None if checks.near(key, known) else checks.near(key, elsewhere)
+    if close is None:
+        return f"{where}.{key} is no option of {name}: {checks.nearest(key, known)}"
+    meant = "" if close == key else f"did you mean {close!r}? "
+    takers = ", ".join(elsewhere[close])
+    return f"{where}.{key} is no option of {name}: {meant}{close!r} is an option of {takers}; set {where}.name"
 
 
-def check_options(
-    factory: Callable[..., Any], options: Mapping[str, Any], where: str, *, skip: int = 0
-) -> dict[str, Any]:
-    """Keyword arguments for `factory` whose names and types fit; its first `skip` parameters are not options.
-
-    Raises:
-      ValueError: if a name is unknown, one without a default is missing, or a value is of another type.
-    """
-    parameters = list(inspect.signature(factory).parameters.values())[skip:]
-    hints = typing.get_type_hints(factory)
-    check_names(options, [p.name for p in parameters], where)
-    for parameter in parameters:
-        if parameter.default is parameter.empty and parameter.name not in options:
-            raise ValueError(f"{where} lacks {parameter.name!r}: set {where}.{parameter.name}")
-    return {key: check_value(value, hints[key], f"{where}.{key}") for key, value in options.items()}
+def options_of(name: str) -> list[str]:
+    """The parameters of a method's factory that are no section of their own."""
+    return [key for key in _parameters(name) if key not in _SECTIONS]
 
 
-def _spell(hint: Any) -> str:
-    names = {float: "a number", int: "a whole number", bool: "True or False", str: "text", types.NoneType: "None"}
-    if typing.get_origin(hint) is Literal:
-        return " or ".join(map(repr, typing.get_args(hint)))
-    return names.get(hint, "a list" if typing.get_origin(hint) else str(hint))
+def sections_of(name: str) -> dict[str, set[str]]:
+    """The sections of a configuration that a method reads, with their fields."""
+    solver, plan = set(checks.hints(SolverConfig)), {"plan", "epochs", "steps", "batch_size", "drop_last"}
+    reads = {
+        "local": {"local": solver},
+        "plan": {"local": plan},
+        "optimizer": {"local": solver - plan - {"solver"}},
+        "adapt": {"local": {"batch_size"}},
+        "server": {"server": set(checks.hints(ServerConfig))},
+        **{section: {section: solver} for section in ("tune", "head_local", "personal_local")},
+    }
+    read: dict[str, set[str]] = {}
+    for key in _parameters(name):
+        for section, fields in reads.get(key, {}).items():
+            read[section] = read.get(section, set()) | fields
+    return read
 
 
-def _chosen(value: Any, choices: Iterable[Any], where: str) -> Any:
-    choices = list(choices)
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(map(repr, choices))}"
-        raise ValueError(f"{where}={value!r}: {hint}")
-    return value
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(method(name).factory).parameters
 
 
 def _is_float(hint: Any) -> bool:
     return hint is float or float in typing.get_args(hint)
-
-
-def _check_optimizer(optimizer: str, lr: float, momentum: float) -> None:
-    if momentum and optimizer != "sgd":
-        raise ValueError(f"momentum={momentum} is for optimizer='sgd', not {optimizer!r}: leave it at 0")
-    if lr < 0:
-        raise ValueError(f"lr={lr}: a learning rate must not be negative")
 
 
 def _solvers(local: SolverConfig, *others: SolverConfig | None) -> dict[str, SolverConfig]:
@@ -323,11 +318,28 @@ def _solvers(local: SolverConfig, *others: SolverConfig | None) -> dict[str, Sol
     return {"local": local} | {name: other or local for name, other in zip(names, others, strict=True)}
 
 
-def _rates(config: SolverConfig | ServerConfig, section: str) -> dict[str, float]:
-    """The traced floats of a section; what is 0 and would be left out is no hyperparameter."""
-    rates = {"lr": config.lr}
-    rates |= {key: value for key in ("momentum", "weight_decay") if (value := getattr(config, key, 0.0))}
-    return {f"{section}.{key}": float(value) for key, value in rates.items()}
+def _rates(config: SolverConfig | ServerConfig, section: str, rounds: int) -> dict[str, float | Schedule]:
+    """The traced numbers of a section; what is 0 and would be left out is no hyperparameter."""
+    rates = {"lr": (_decaying(config), checks.NotNegative)}
+    for name, hint in {"momentum": checks.Part, "weight_decay": checks.NotNegative}.items():
+        if value := getattr(config, name, 0.0):
+            rates[name] = value, hint
+    prefix = section and f"{section}."
+    return {prefix + name: _number(value, hint, prefix + name, rounds) for name, (value, hint) in rates.items()}
+
+
+def _decaying(config: SolverConfig | ServerConfig) -> float | dict[str, Any]:
+    """The learning rate, falling from round to round where a solver says so."""
+    decay = getattr(config, "decay", 1.0)
+    if decay == 1:
+        return config.lr
+    if isinstance(config.lr, dict):
+        raise ValueError(f"decay={decay} is for a number as lr, which is a schedule here: leave one of them out")
+    return {"schedule": "exponential", "from": config.lr, "decay": decay}
+
+
+def _number(value: Any, hint: Any, where: str, rounds: int) -> float | Schedule:
+    return schedules.read(value, hint, where, rounds) if isinstance(value, Mapping) else float(value)
 
 
 def _optimizer(
@@ -369,10 +381,6 @@ def _plan(config: SolverConfig, capacity: int) -> Plan:
     return epochs(config.epochs, config.batch_size, drop_last=config.drop_last)
 
 
-def _adapt(count: Any, batch_size: int) -> Plan:
-    return steps(check_value(count, int, "algorithm.adapt"), batch_size)
-
-
 def _top(model: Model, blocks: int | str | Iterable[str]) -> Mask:
     if isinstance(blocks, int):
         return masks.head(model, blocks)
@@ -381,9 +389,8 @@ def _top(model: Model, blocks: int | str | Iterable[str]) -> Mask:
 
 def _tuned(model: Model, which: str) -> Mask:
     parts = {"everything": masks.everything, "head": masks.head(model), "body": masks.negate(masks.head(model))}
-    return parts[_chosen(which, parts, "algorithm.tuned")]
+    return parts[which]
 
 
 def _reduce(which: str) -> Reduce:
-    kinds = {"mean": reduce.mean, "uniform": reduce.uniform(reduce.mean)}
-    return kinds[_chosen(which, kinds, "algorithm.reduce")]
+    return {"mean": reduce.mean, "uniform": reduce.uniform(reduce.mean)}[which]

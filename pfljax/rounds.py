@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,12 +12,11 @@ import jax.numpy as jnp
 
 from pfljax import local, sharding, tree
 from pfljax.data import FederatedData
-from pfljax.sampling import Draw, Sampler
 from pfljax.sharding import Axis
-from pfljax.types import Algorithm, Array, ClientData, Cohort, Params, State, Task, Tree
+from pfljax.types import Algorithm, Array, ClientData, Cohort, Draw, Params, Sampler, State, Task, Tree
 
 Logs = dict[str, Array]
-"""What happened: `ids`, `replied`, `work`, `finite`: [M]; `server_finite`: []."""
+"""What happened: `ids`, `replied`, `work`, `heard`, `finite`: [M]; `server_finite`: []."""
 
 _INIT, _COHORT, _CLIENTS, _SERVER, _EVALUATION = 2**32 - 1, 0, 1, 2, 3
 
@@ -31,7 +31,7 @@ class Seats(NamedTuple):
     ids: Array  # [slots]
     replied: Array  # [slots]
     work: Array  # [slots]
-    weights: Array  # [slots] examples of each client that replied
+    weights: Array  # [slots] examples of each client that is heard
     back: Array  # [M] the place of each slot of the draw
 
 
@@ -83,25 +83,27 @@ class Rounds:
             state, log = self.round(algorithm(state.round), state, key, train)
             return state, jax.tree.map(lambda all, new: all.at[number].set(new), logs, log)
 
-        draw = jax.eval_shape(self.cohort, key, train.train.size[: train.num_clients])
+        draw = jax.eval_shape(lambda: self.draw(algorithm(state.round), key, state.round, train))
         log = draw._asdict() | {"finite": draw.replied, "server_finite": jax.ShapeDtypeStruct((), bool)}
         logs = {name: jnp.zeros((at_most, *leaf.shape), leaf.dtype) for name, leaf in log.items()}
         return jax.lax.fori_loop(0, count, step, (state, logs))
 
     def round(self, algorithm: Algorithm, state: State, key: Array, train: FederatedData) -> tuple[State, Logs]:
         """One round of a state whose clients are all at hand."""
-        draw = self.draw(key, state.round, train)
+        draw = self.draw(algorithm, key, state.round, train)
         seats = self.seat(draw, train)
         rows = jax.tree.map(lambda leaf: jnp.take(leaf, seats.ids, axis=0, mode="clip"), state.clients)
         server, rows, log = self.seated_round(algorithm, state.server, rows, state.round, draw, seats, key, train)
         clients = jax.tree.map(lambda leaf, new: leaf.at[seats.ids].set(new, mode="drop"), state.clients, rows)
         return State(server, clients, state.round + 1), log
 
-    def draw(self, key: Array, number: Array, train: FederatedData) -> Draw:
+    def draw(self, algorithm: Algorithm, key: Array, number: Array, train: FederatedData) -> Draw:
         """The cohort of round `number`. A client without examples does not reply."""
         sizes = train.train.size[: train.num_clients]
-        draw = self.cohort(jax.random.fold_in(jax.random.fold_in(key, number), _COHORT), sizes)
-        return draw._replace(replied=draw.replied & (jnp.take(sizes, draw.ids, mode="clip") > 0))
+        sampler = algorithm.participation(self.cohort)
+        draw = sampler(jax.random.fold_in(jax.random.fold_in(key, number), _COHORT), sizes)
+        replied = draw.replied & (jnp.take(sizes, draw.ids, mode="clip") > 0)
+        return draw._replace(replied=replied, heard=replied if draw.heard is None else replied & draw.heard)
 
     def seat(self, draw: Draw, train: FederatedData) -> Seats:
         """The order in which a cohort is walked: clients of like cost together."""
@@ -109,9 +111,10 @@ class Rounds:
         plan = sharding.layout(cohort, self.block, self.axis)
         padding = plan.slots - cohort
         ids = jnp.pad(draw.ids, (0, padding), constant_values=num_clients)
-        replied, work = jnp.pad(draw.replied, (0, padding)), jnp.pad(draw.work, (0, padding))
-        weights = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
-        order = sharding.order(weights * work, plan)
+        replied, work, heard = (jnp.pad(part, (0, padding)) for part in (draw.replied, draw.work, draw.heard))  # pyright: ignore
+        sizes = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
+        weights = jnp.where(heard, sizes, 0)
+        order = sharding.order(sizes * work, plan)
         return Seats(ids[order], replied[order], work[order], weights[order], jnp.argsort(order)[:cohort])
 
     def seated_round(
@@ -138,7 +141,7 @@ class Rounds:
             data = train.client(id)._replace(work=jnp.where(replied, work, 0))
             reply = algorithm.client_update(algorithm.download(server, id), client, data, _client_key(key, id))
             finite = tree.finite(reply) | ~replied
-            upload = jax.tree.map(lambda leaf: jnp.where(replied, leaf, 0), reply.upload)
+            upload = jax.tree.map(lambda leaf: jnp.where(weight > 0, leaf, 0), reply.upload)
             term = algorithm.reduce.lift(upload, weight)
             kept = tree.where(replied, reply.client, client), finite
             return (term, kept) if algorithm.reduce.summed else ((), (kept, term))
@@ -179,38 +182,48 @@ class Rounds:
         self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
     ) -> dict[str, Array]:
         """Scores [n] of the clients `ids` [n], which never train."""
+        clients = self.newcomers(algorithm, server, ids, number, key, data)
+        scores = self.scores(algorithm, server, clients, number, key, data)
+        return OrderedDict((f"unseen_{name}", score) for name, score in scores.items())
 
-        def one(shared: Tree, client: Tree) -> dict[str, Array]:
+    def newcomers(
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> Tree:
+        """Clients that never train, after their onboarding: ids [n] and states [n, ...]."""
+
+        def one(shared: Tree, client: Tree) -> Tree:
+            server, data, key = shared
             id, row = client
-            return self._measured(algorithm, shared, id, self._onboarded(algorithm, shared, id, row))
+            download, view, own = algorithm.download(server, id), data.client(id), _client_key(key, id)
+            return jax.lax.fori_loop(
+                0,
+                self.onboard_rounds,
+                lambda step, row: algorithm.onboard(download, row, view, jax.random.fold_in(own, step)),
+                row,
+            )
 
-        newcomers = ids, self.clients(algorithm, server, ids, key)
-        scores = self._over(one, (server, data, self._evaluation_key(key, number)), newcomers)
-        return {f"unseen_{name}": score for name, score in scores.items()}
+        rows = self.clients(algorithm, server, ids, key)
+        return ids, self._over(one, (server, data, self._evaluation_key(key, number)), (ids, rows))
 
     def personalized(
         self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
     ) -> Params:
-        """Their models, leaves [n, ...], of the same clients."""
+        """The models of `clients`, leaves [n, ...]."""
 
         def one(shared: Tree, client: Tree) -> Params:
             return self._deployed(algorithm, shared, *client)[0]
 
         return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
 
+    def unseen_personalized(
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> Params:
+        """The models, leaves [n, ...], of the clients `ids` [n], which never train."""
+        clients = self.newcomers(algorithm, server, ids, number, key, data)
+        return self.personalized(algorithm, server, clients, number, key, data)
+
     def _evaluation_key(self, key: Array, number: Array) -> Array:
         return jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
-
-    def _onboarded(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> Tree:
-        """The state of an unseen client after its own rounds."""
-        server, data, key = shared
-        download, view, own = algorithm.download(server, id), data.client(id), _client_key(key, id)
-        return jax.lax.fori_loop(
-            0,
-            self.onboard_rounds,
-            lambda step, client: algorithm.onboard(download, client, view, jax.random.fold_in(own, step)),
-            client,
-        )
 
     def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Params, Params | None]:
         """The personal and the common model of one client."""
@@ -220,25 +233,26 @@ class Rounds:
         return algorithm.personalize(download, client, data.client(id), _client_key(key, id)), common
 
     def _measured(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> dict[str, Array]:
-        """Scores of one client's models on its own examples."""
+        """Scores of one client's models on its own examples, in the order of the task."""
         _, data, _ = shared
         personal, common = self._deployed(algorithm, shared, id, client)
 
         def score(params: Params, view: ClientData) -> dict[str, Array]:
             def of(batch: Any) -> dict[str, Array]:
                 measured = self.task.measure(self.task.predict(params, batch.x), batch.y)
-                return {k: jnp.sum(v * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1) for k, v in measured.items()}
+                count = jnp.maximum(jnp.sum(batch.mask), 1)
+                return OrderedDict((k, jnp.sum(v * batch.mask) / count) for k, v in measured.items())
 
             means = local.average(of, view, batch_size=64)
             return jax.tree.map(lambda mean: jnp.where(view.size > 0, mean, jnp.nan), means)
 
         models = {"personal": personal} | ({} if common is None else {"global": common})
-        return {
-            f"{model}/{split}/{metric}": value
+        return OrderedDict(
+            (f"{model}/{split}/{metric}", value)
             for model, params in models.items()
             for split in ("validation", "test")
             for metric, value in score(params, data.client(id, split)).items()
-        }
+        )
 
     def _over(self, one: Callable[[Tree, Tree], Tree], shared: Tree, clients: Tree) -> Tree:
         """`one(shared, client)` for each of the clients, leaves [n, ...]."""

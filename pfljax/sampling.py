@@ -5,26 +5,42 @@ A sampler maps `(key, sizes [N])` to a `Draw`. Cohorts are sets: ids ascend, and
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pfljax.shuffle import permute
-from pfljax.types import Array
+from pfljax.types import Array, Draw, Sampler
+
+_LOST, _SLOW, _SHARE, _INNER = 1, 2, 3, 4
 
 
-class Draw(NamedTuple):
-    """The clients of one round."""
-
-    ids: Array  # [M] ascending, N for an empty slot
-    replied: Array  # [M] bool; an empty slot does not reply
-    work: Array  # [M] share of its local steps that the client manages
+Change = Callable[[Draw, Array, int], Draw]
+"""`(draw, key, N) -> draw`: what happens to a cohort."""
 
 
-Sampler = Callable[[Array, Array], Draw]
-"""`(key, sizes [N]) -> Draw`."""
+class _Sampled(NamedTuple):
+    """A draw and what happens to it afterwards, each with a key that nothing else uses."""
+
+    first: Sampler
+    then: tuple[Change, ...] = ()
+
+    def __call__(self, key: Array, sizes: Array) -> Draw:
+        draw = self.first(key, sizes)
+        for layer, happens in enumerate(self.then):
+            draw = happens(draw, jax.random.fold_in(key, _INNER + layer) if layer else key, sizes.shape[0])
+        return draw
+
+
+def _after(sampler: Sampler, happens: Change) -> Sampler:
+    """`happens` to the draws of `sampler`. One from elsewhere may use its key in any way, and gets one of its own."""
+    if isinstance(sampler, _Sampled):
+        return sampler._replace(then=(*sampler.then, happens))
+    return _Sampled(lambda key, sizes: sampler(jax.random.fold_in(key, _INNER), sizes), (happens,))
 
 
 def _draw(ids: Array, num_clients: int) -> Draw:
@@ -33,12 +49,18 @@ def _draw(ids: Array, num_clients: int) -> Draw:
 
 
 def _share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name}={value}: a share lies in [0, 1]")
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+    if not (number and 0 <= value <= 1):
+        raise ValueError(f"{name}={value!r}: a share lies in [0, 1]")
+
+
+def _whole(name: str, count: int) -> None:
+    if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{name}={count!r}: it must be a whole number of clients, at least 1")
 
 
 def _fitting(size: int, num_clients: int) -> None:
-    if not 1 <= size <= num_clients:
+    if size > num_clients:
         raise ValueError(f"a cohort of {size} out of {num_clients} clients: choose 1 to {num_clients}")
 
 
@@ -48,59 +70,83 @@ def full() -> Sampler:
     >>> full()(jax.random.key(0), jnp.array([10, 20, 30])).ids.tolist()
     [0, 1, 2]
     """
-    return lambda key, sizes: _draw(jnp.arange(sizes.shape[0]), sizes.shape[0])
+    return _Sampled(lambda key, sizes: _draw(jnp.arange(sizes.shape[0]), sizes.shape[0]))
 
 
 def uniform(size: int) -> Sampler:
     """`size` clients, all sets equally likely, at a cost that does not grow with the population.
 
     Raises:
-      ValueError: when drawn, if the population is smaller.
+      ValueError: if `size` is no whole number, or, when drawn, if the population is smaller.
 
     >>> uniform(3)(jax.random.key(0), jnp.array([10, 20, 30])).ids.tolist()
     [0, 1, 2]
     """
+    _whole("size", size)
 
     def sample(key: Array, sizes: Array) -> Draw:
         _fitting(size, sizes.shape[0])
         return _draw(permute(jnp.arange(size), jnp.asarray(sizes.shape[0]), key), sizes.shape[0])
 
-    return sample
+    return _Sampled(sample)
 
 
 def weighted(size: int, weights: Array | None = None) -> Sampler:
     """`size` clients without replacement, one after the other with probability in proportion to `weights` [N].
 
-    Without `weights`, in proportion to the clients' numbers of examples.
+    Without `weights`, in proportion to the clients' numbers of examples. Clients of weight 0 are never drawn: where
+    fewer than `size` have more, slots stay empty.
 
     Raises:
-      ValueError: when drawn, if the population is smaller.
+      ValueError: if `size` is no whole number, or weights are negative, not finite or all 0; when drawn, if the
+        population is smaller, or is not as large as `weights` is long.
 
     >>> weighted(2)(jax.random.key(0), jnp.array([10, 0, 30])).ids.tolist()
     [0, 2]
     """
+    _whole("size", size)
+    given = None if weights is None else _weights(weights)
 
     def sample(key: Array, sizes: Array) -> Draw:
         _fitting(size, sizes.shape[0])
-        chances = jnp.asarray(sizes if weights is None else weights, float)
+        if given is not None and len(given) != sizes.shape[0]:
+            raise ValueError(f"{len(given)} weights for {sizes.shape[0]} clients: give one for each")
+        chances = jnp.asarray(sizes if given is None else given, float)
         scores = jnp.log(chances) + jax.random.gumbel(key, chances.shape, chances.dtype)
         best, ids = jax.lax.top_k(scores, size)
         return _draw(jnp.where(best > -jnp.inf, ids, sizes.shape[0]), sizes.shape[0])
 
-    return sample
+    return _Sampled(sample)
+
+
+def _weights(weights: Array) -> np.ndarray:
+    try:
+        given = np.asarray(weights, float)
+    except (TypeError, ValueError):
+        raise ValueError(f"weights={weights!r}: give a number for each client") from None
+    if given.ndim != 1:
+        raise ValueError(f"weights of shape {given.shape}: give a number for each client, [N]")
+    wrong = ~(np.isfinite(given) & (given >= 0))
+    if wrong.any():
+        client = int(np.argmax(wrong))
+        raise ValueError(f"weights[{client}]={given[client]}: a weight must be finite and not negative")
+    if not given.any():
+        raise ValueError("weights are all 0, so nobody could be drawn: give at least one that is positive")
+    return given
 
 
 def poisson(rate: float, capacity: int) -> Sampler:
     """Each client on its own with probability `rate`; at most `capacity` slots, a surplus is turned away at random.
 
     Raises:
-      ValueError: if `rate` is no share, or, when drawn, if `capacity` does not fit the population.
+      ValueError: if `rate` is no share or `capacity` no whole number, or, when drawn, if the population is smaller.
 
     >>> draw = poisson(rate=0.0, capacity=2)(jax.random.key(0), jnp.array([10, 20, 30]))
     >>> draw.ids.tolist(), draw.replied.tolist()
     ([3, 3], [False, False])
     """
     _share("rate", rate)
+    _whole("capacity", capacity)
 
     def sample(key: Array, sizes: Array) -> Draw:
         num_clients = sizes.shape[0]
@@ -109,11 +155,13 @@ def poisson(rate: float, capacity: int) -> Sampler:
         lowest, ids = jax.lax.top_k(-scores, capacity)
         return _draw(jnp.where(-lowest < rate, ids, num_clients), num_clients)
 
-    return sample
+    return _Sampled(sample)
 
 
 def dropouts(sampler: Sampler, rate: float) -> Sampler:
     """Each sampled client crashes with probability `rate`: no reply, and its own state stays as it was.
+
+    Around another `dropouts` it is another chance to crash, independent of the first.
 
     Raises:
       ValueError: if `rate` is no share.
@@ -123,18 +171,18 @@ def dropouts(sampler: Sampler, rate: float) -> Sampler:
     """
     _share("rate", rate)
 
-    def sample(key: Array, sizes: Array) -> Draw:
-        draw = sampler(key, sizes)
-        lost = _each(jax.random.fold_in(key, 1), draw.ids) < rate
+    def lose(draw: Draw, key: Array, num_clients: int) -> Draw:
+        lost = _each(jax.random.fold_in(key, _LOST), draw.ids) < rate
         return draw._replace(replied=draw.replied & ~lost)
 
-    return sample
+    return _after(sampler, lose)
 
 
 def stragglers(sampler: Sampler, rate: float, *, partial: bool = True) -> Sampler:
     """Each sampled client is slow with probability `rate` and manages a uniform share of its local steps.
 
     The server takes the partial work, as in FedProx; with `partial=False` it drops slow clients, as in FedAvg.
+    Around another `stragglers` it is a share of what the client manages there, drawn independently.
 
     Raises:
       ValueError: if `rate` is no share.
@@ -145,15 +193,34 @@ def stragglers(sampler: Sampler, rate: float, *, partial: bool = True) -> Sample
     """
     _share("rate", rate)
 
-    def sample(key: Array, sizes: Array) -> Draw:
-        draw = sampler(key, sizes)
-        slow = _each(jax.random.fold_in(key, 2), draw.ids) < rate
+    def slow_down(draw: Draw, key: Array, num_clients: int) -> Draw:
+        slow = _each(jax.random.fold_in(key, _SLOW), draw.ids) < rate
         if not partial:
             return draw._replace(replied=draw.replied & ~slow)
-        share = _each(jax.random.fold_in(key, 3), draw.ids).astype(draw.work.dtype)
-        return draw._replace(work=jnp.where(slow, share, draw.work))
+        share = _each(jax.random.fold_in(key, _SHARE), draw.ids).astype(draw.work.dtype)
+        return draw._replace(work=jnp.where(slow, share * draw.work, draw.work))
 
-    return sample
+    return _after(sampler, slow_down)
+
+
+def everyone(sampler: Sampler) -> Sampler:
+    """All clients train, every round; the server hears those that `sampler` draws, and their uploads alone count.
+
+    Who crashes in `sampler` does not train, and who is slow there does its share.
+
+    >>> draw = everyone(uniform(1))(jax.random.key(0), jnp.array([10, 20, 30]))
+    >>> draw.ids.tolist(), draw.replied.tolist(), int(draw.heard.sum())
+    ([0, 1, 2], [True, True, True], 1)
+    """
+
+    def all_train(draw: Draw, key: Array, num_clients: int) -> Draw:
+        def spread(rest: bool | float, drawn: Array) -> Array:
+            return jnp.full(num_clients, rest, drawn.dtype).at[draw.ids].set(drawn, mode="drop")
+
+        heard = draw.replied if draw.heard is None else draw.replied & draw.heard
+        return Draw(jnp.arange(num_clients), spread(True, draw.replied), spread(1, draw.work), spread(False, heard))
+
+    return _after(sampler, all_train)
 
 
 def _each(key: Array, ids: Array) -> Array:

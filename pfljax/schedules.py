@@ -6,6 +6,7 @@ any optax schedule. The numbers of these are traced, so one compiled program ser
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from pfljax import checks
 from pfljax.types import Array, Tree
 
 Number = Array | float
@@ -73,6 +75,47 @@ KINDS: dict[str, Callable[..., Schedule]] = {
 """Name -> schedule, as a configuration means it."""
 
 
+_SPELLED = {"start": "from", "end": "to"}
+"""Arguments that a configuration calls otherwise."""
+
+_HINTS = dict.fromkeys(("rounds", "every", "decay"), checks.Positive) | {"warmup": checks.NotNegative}
+
+
+def read(described: Mapping[str, Any], hint: Any, where: str, rounds: int) -> Schedule:
+    """The schedule that a configuration describes.
+
+    Args:
+      described: `{"schedule": name, argument: number, ...}`, with `from` and `to` for `start` and `end`.
+      hint: what the values must be, see `checks.value`.
+      where: the hyperparameter's name, for messages.
+      rounds: of the run, which a schedule lasts unless it says otherwise.
+
+    >>> schedule = read({"schedule": "linear", "from": 1.0, "to": 0.5}, float, "local.lr", rounds=10)
+    >>> float(schedule(jnp.asarray(5)))
+    0.75
+
+    Raises:
+      ValueError: if there is no such schedule, a name is unknown or missing, or a number is out of range.
+    """
+    if "schedule" not in described:
+        raise ValueError(f"{where}={dict(described)!r}: give a number, or say which, as {where}.schedule='cosine' does")
+    make = KINDS[checks.choice(described["schedule"], KINDS, f"{where}.schedule")]
+    parameters = inspect.signature(make).parameters
+    known = {_SPELLED.get(name, name): name for name in parameters}
+    given = {"rounds": rounds} if "rounds" in known else {}
+    given |= {name: number for name, number in described.items() if name != "schedule"}
+    checks.names(given, known, where)
+    for name, argument in known.items():
+        if name not in given and parameters[argument].default is inspect.Parameter.empty:
+            raise ValueError(f"{where} lacks {name!r}: set {where}.{name}")
+    return make(
+        **{
+            known[name]: checks.value(number, _HINTS.get(name, hint), f"{where}.{name}")
+            for name, number in given.items()
+        }
+    )
+
+
 def traced(value: Any) -> Tree:
     """A hyperparameter as a tree whose leaves are arrays: a number, or a schedule with its numbers."""
     tree = Partial(value) if callable(value) and not isinstance(value, Partial) else value
@@ -85,12 +128,13 @@ def at(values: Mapping[str, Tree], round: Array | int) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A hyperparameter for a report: a number, or what describes a schedule."""
+    """A hyperparameter for a report: a number, or what describes a schedule, as `read` takes it."""
     if not callable(value):
         return float(value)
-    function = value.func if isinstance(value, Partial) else value
-    numbers = {name: float(number) for name, number in value.keywords.items()} if isinstance(value, Partial) else {}
-    return {"schedule": function.__name__.removeprefix("_")} | numbers
+    if not isinstance(value, Partial):
+        return {"schedule": getattr(value, "__qualname__", type(value).__name__)}
+    numbers = {_SPELLED.get(name, name): float(number) for name, number in value.keywords.items()}
+    return {"schedule": value.func.__name__.removeprefix("_")} | numbers
 
 
 def _warmed(value: Array, t: Array, warmup: Array) -> Array:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import optax
 
-from pfljax import tree
+from pfljax import checks, tree
+from pfljax.printing import in_brief
 from pfljax.types import Params
 
 
@@ -18,6 +19,7 @@ class Server(NamedTuple):
     opt_state: optax.OptState
 
 
+@in_brief
 class ServerOptimizer(NamedTuple):
     """How a server model starts and moves."""
 
@@ -37,6 +39,7 @@ def fedopt(optimizer: optax.GradientTransformation | None = None) -> ServerOptim
     >>> float(server.step(server.init(w), difference).params.trainable["w"])
     3.0
     """
+    checks.each(optax.GradientTransformation | None, optimizer=optimizer)
     optimizer = optax.sgd(1.0) if optimizer is None else optimizer
 
     def init(params: Params) -> Server:

@@ -21,10 +21,13 @@ from typing import Any, NamedTuple
 
 import jax
 
+from pfljax.printing import in_brief
+
 Array = jax.Array
 Tree = Any
 
 
+@in_brief
 class Params(NamedTuple):
     """A model: what is descended, and what is only measured.
 
@@ -35,6 +38,7 @@ class Params(NamedTuple):
     stats: Tree = {}  # noqa: RUF012  running statistics of norm layers; never mutated
 
 
+@in_brief
 class Batch(NamedTuple):
     """A minibatch. Rows whose mask is 0 are padding and count for nothing."""
 
@@ -43,6 +47,7 @@ class Batch(NamedTuple):
     mask: Array  # [B] of {0., 1.}
 
 
+@in_brief
 class Examples(NamedTuple):
     """Examples of all clients, packed along one axis and kept in their storage dtype."""
 
@@ -50,6 +55,7 @@ class Examples(NamedTuple):
     y: Array  # [T, ...]
 
 
+@in_brief
 class ClientData(NamedTuple):
     """A view of one client: its examples are the rows `start : start + size` of the shared arrays."""
 
@@ -64,6 +70,7 @@ LossFn = Callable[[Params, Batch, Array], tuple[Array, Tree]]
 """`(params, batch, key) -> (loss [], new stats)`; a mean over the unmasked rows."""
 
 
+@in_brief
 class Model(NamedTuple):
     """A network as a pair of functions, with the names that personalization needs."""
 
@@ -73,6 +80,7 @@ class Model(NamedTuple):
     norms: tuple[str, ...] = ()  # paths of the normalisation modules
 
 
+@in_brief
 class Task(NamedTuple):
     """What is learned: a model with its loss and its scores."""
 
@@ -80,8 +88,10 @@ class Task(NamedTuple):
     loss: LossFn
     predict: Callable[[Params, Tree], Tree]  # (params, x [B, ...]) -> outputs [B, ...]
     measure: Callable[[Tree, Array], dict[str, Array]]  # (outputs, y) -> named scores [B]
+    fits: Callable[[Tree, Any], None] | None = None  # (shapes of outputs, federation): raises where labels do not fit
 
 
+@in_brief
 class Plan(NamedTuple):
     """Which minibatches a client visits in a round."""
 
@@ -96,6 +106,7 @@ Mask = Callable[[Params], Params]
 """`params -> ` the same tree with a Python bool at each leaf."""
 
 
+@in_brief
 class Reply(NamedTuple):
     """What one client hands back."""
 
@@ -103,6 +114,7 @@ class Reply(NamedTuple):
     client: Tree = ()  # stays with the client until it is sampled again
 
 
+@in_brief
 class Cohort(NamedTuple):
     """What the server sees of a round."""
 
@@ -111,6 +123,20 @@ class Cohort(NamedTuple):
     weights: Array  # [M] examples of each client that replied, 0 for one that did not
 
 
+class Draw(NamedTuple):
+    """The clients of one round. Cohorts are sets: ids ascend, and the id N marks an empty slot."""
+
+    ids: Array  # [M] ascending, N for an empty slot
+    replied: Array  # [M] bool: trained and keeps what it learned; an empty slot does not
+    work: Array  # [M] share of its local steps that the client manages
+    heard: Array | None = None  # [M] bool: of those that replied, whose upload counts; None: all of them
+
+
+Sampler = Callable[[Array, Array], Draw]
+"""`(key, sizes [N]) -> Draw`."""
+
+
+@in_brief
 class Reduce(NamedTuple):
     """How uploads become one value. A summed reduction needs the memory of one term, whatever the cohort."""
 
@@ -119,12 +145,18 @@ class Reduce(NamedTuple):
     summed: bool = True
 
 
+def as_drawn(sampler: Sampler) -> Sampler:
+    """Participation as the sampler has it: whom it draws trains."""
+    return sampler
+
+
 def keep(download: Tree, client: Tree, data: ClientData, key: Array) -> Tree:
     """Onboarding that leaves a newcomer's initial state as it is."""
     del download, data, key
     return client
 
 
+@in_brief
 class Algorithm(NamedTuple):
     """A federated learning method as pure functions of ONE client and of the server.
 
@@ -143,8 +175,10 @@ class Algorithm(NamedTuple):
     reduce: Reduce
     onboard: Callable[[Tree, Tree, ClientData, Array], Tree] = keep  # (download, client, data, key) -> client
     server_model: Callable[[Tree, Tree], Params] | None = None  # (download, client) -> the common model, if any
+    participation: Callable[[Sampler], Sampler] = as_drawn  # the run's sampler -> who trains in this method
 
 
+@in_brief
 class State(NamedTuple):
     """A run between two rounds."""
 

@@ -57,12 +57,12 @@ def test_a_cohort_larger_than_the_population():
 
 @pytest.mark.parametrize(("rounds", "eval_every"), [(0, 1), (3, 0)])
 def test_counts_below_one(rounds: int, eval_every: int):
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="a whole number of at least 1"):
         simulate(TASK, fedavg(), federation(), rounds=rounds, eval_every=eval_every)
 
 
 def test_an_executor_that_is_none():
-    with pytest.raises(ValueError, match="executor='fast': choose 'auto'"):
+    with pytest.raises(ValueError, match="executor='fast': it must be 'auto'"):
         Simulation(TASK, fedavg(), federation(), executor="fast")  # pyright: ignore[reportArgumentType]
 
 

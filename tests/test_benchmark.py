@@ -285,7 +285,7 @@ def test_workloads_are_plain_data() -> None:
         (["mpl"], "unknown workload 'mpl': did you mean 'mlp'?"),
         (["--rival", "torch"], "unknown rival 'torch'"),
         (["--rival-python", "pytorch"], "write NAME=PYTHON"),
-        (["--repeats", "0"], "repeats=0: it must be at least 1"),
+        (["--repeats", "0"], "repeats=0: it must be a whole number of at least 1"),
     ],
 )
 def test_bad_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

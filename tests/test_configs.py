@@ -60,6 +60,7 @@ def test_overrides() -> None:
     texts = ["run.rounds=7", "model.hidden=(8,4)", "algorithm.name=fedper", "algorithm.init=common", "cohort.size=3"]
     texts += [
         "cohort.sampling=uniform",
+        "cohort.stragglers=0.5",
         "cohort.partial=false",
         "local.lr=1",
         "data.path=None",
@@ -109,10 +110,10 @@ def test_options_of_methods() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"dat": {}}, "unknown 'dat' in config: did you mean 'data'"),
+        ({"dat": {}}, "config takes no 'dat': did you mean 'data'"),
         ({"run": {"round": 3}}, "did you mean 'rounds'"),
         ({"run": {"rounds": 1.5}}, "must be a whole number"),
-        ({"run": {"rounds": 0}}, "must be at least 1"),
+        ({"run": {"rounds": 0}}, "a whole number of at least 1"),
         ({"run": {"executor": "vmpa"}}, "must be 'auto' or"),
         ({"run": 3}, "must be a section"),
         ({"local": {"lr": "fast"}}, "config.local.lr='fast': it must be a number"),
@@ -123,7 +124,7 @@ def test_options_of_methods() -> None:
         ({"data": {"partition": {"name": "dirchlet", "clients": 20}}}, "did you mean 'dirichlet'"),
         ({"data": {"partition": {"clients": 20}}}, "lacks a name"),
         ({"data": {"options": {"tau": 1.0}}}, "are for synthetic data"),
-        ({"data": {"test": "miror"}}, "it must be a number or 'mirror' or 'pooled'"),
+        ({"data": {"test": "miror"}}, "it must be a number .* or 'mirror' or 'pooled'; did you mean 'mirror'"),
         ({"algorithm": {"name": "dito"}}, "did you mean 'ditto'"),
         ({"methods": {"dito": {}}}, "did you mean 'ditto'"),
     ],

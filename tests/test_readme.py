@@ -17,7 +17,8 @@ def test_the_fifteen_lines_run():
     assert program
     names: dict = {}
     exec(program[1], names)
-    assert list(names["frame"].columns) == ["method", "seed", "round", "client", "model", "split", "metric", "value"]
+    columns = ["method", "seed", "round", "client", "name", "model", "split", "metric", "value"]
+    assert list(names["frame"]) == columns
     last = {name: result.summary()["personal"]["mean"] for name, result in names["comparison"].items()}
     assert last["ditto"] > last["fedavg"]  # Dirichlet(0.1) rewards personalization
 

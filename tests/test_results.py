@@ -102,7 +102,7 @@ def test_selection_without_validation() -> None:
 def test_frame() -> None:
     """One row for each score, unseen clients numbered last."""
     frame = result().frame()
-    assert list(frame.columns) == ["method", "seed", "round", "client", "model", "split", "metric", "value"]
+    assert list(frame) == ["method", "seed", "round", "client", "name", "model", "split", "metric", "value"]
     assert len(frame) == sum(scores.size for scores in result().scores.values())
     row = frame.query("round == 4 and client == 1 and model == 'personal' and split == 'test' and metric == 'accuracy'")
     assert row["value"].item() == 0.5

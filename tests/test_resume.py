@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+import optax
+import orbax.checkpoint as ocp
 import pytest
 
-from pfljax import cli
+from pfljax import algorithms, cli, engine, experiment, files, local, sampling
 from pfljax.checkpoint import Checkpoints
-from pfljax.types import State
+from pfljax.data import FederatedData
+from pfljax.experiment import Config
+from pfljax.results import Comparison, Result
+from pfljax.types import Algorithm, State, Task
+from tests.federation import TASK, federation
 
 ROOT = Path(__file__).parent.parent
 RUN = [
@@ -96,3 +107,328 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(PermissionError, match="choose another folder"):
         Checkpoints(tmp_path / "file" / "below")
+
+
+# In this process, with a network of one layer
+
+
+def configuration(rounds: int = 3, method: str = "ditto", **changes: Any) -> Config:
+    values = {
+        "data": {"partition": {"name": "iid", "clients": 3}, "unseen": 0.3},
+        "model": {"name": "logistic"},
+        "algorithm": {"name": method},
+        "local": {"plan": "full_batch", "steps": 2},
+        "run": {"rounds": rounds},
+    }
+    return experiment.from_config_dict(values | changes)
+
+
+def same(one: Result, other: Result) -> None:
+    """All that a run computes, to the bit; not the times."""
+    for part in ("scores", "log", "sizes"):
+        expected, found = getattr(one, part), getattr(other, part)
+        assert expected.keys() == found.keys()
+        for name in expected:
+            np.testing.assert_array_equal(expected[name], found[name], err_msg=name)
+    for name in ("rounds", "bytes_up", "bytes_down", "client_steps", "config", "fingerprint", "seed", "hyper"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three rounds of Ditto."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    experiment.run(configuration(), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rounds of two methods."""
+    out = tmp_path_factory.mktemp("compared") / "both"
+    experiment.compare_methods(configuration(2), ["local_only", "fedavg"], out)
+    return out
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that may be spoiled."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+DAMAGES = {"missing": None, "empty": b"", "null": b"null", "bare": b"{}", "cut": b'{"method": "di'}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_results_are_made_again_from_the_checkpoints(damage: str, finished: Path, out: Path):
+    for names in (["summary.json"], ["clients.npz"], ["config.json"], ["summary.json", "clients.npz", "config.json"]):
+        for path in (out / name for name in names):
+            path.unlink() if DAMAGES[damage] is None else path.write_bytes(DAMAGES[damage])
+        with pytest.raises((ValueError, FileNotFoundError), match=rf"{out}.*{'|'.join(names)}.*pfljax resume"):
+            Result.load(out)
+        assert cli.main(["resume", str(out), "--quiet"]) == 0
+        same(Result.load(finished), Result.load(out))
+        assert (out / "config.json").read_bytes() == (finished / "config.json").read_bytes()
+
+
+def test_results_of_another_run_are_refused_and_made_again(finished: Path, out: Path, tmp_path: Path):
+    experiment.run(configuration(seed := 3, run={"rounds": 3, "seed": seed}), tmp_path / "other")
+    for name in ("clients.npz", "config.json", "summary.json"):
+        shutil.copy(tmp_path / "other" / name, out)
+        with pytest.raises(ValueError, match="belongs to another"):
+            Result.load(out)
+        experiment.resume(out)
+        same(Result.load(finished), Result.load(out))
+
+
+def test_nothing_is_written_where_all_is_well(out: Path):
+    def state() -> dict[Path, int]:
+        return {path: path.stat().st_ino for path in out.rglob("*") if path.is_file()}
+
+    assert cli.main(["resume", str(out), "--quiet"]) == 0
+    before = state()
+    assert cli.main(["resume", str(out), "--quiet"]) == 0
+    assert state() == before
+
+
+def test_where_nothing_is_left_one_sentence_says_so(tmp_path: Path):
+    (tmp_path / "config.json").touch()
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path}/config.json is damaged \(.*empty\).*delete the folder and start"
+    ):
+        experiment.resume(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no run to resume"):
+        experiment.resume(tmp_path / "nowhere")
+
+
+def test_more_rounds_are_those_of_a_longer_run(out: Path, tmp_path: Path):
+    longer = experiment.run(configuration(5), tmp_path / "longer")
+    assert cli.main(["resume", str(out), "--rounds=5", "--quiet"]) == 0
+    same(longer, Result.load(out))
+    with pytest.raises(ValueError, match=r"rounds=4: the run in .* has done 5; ask for at least 5"):
+        experiment.resume(out, rounds=4)
+    experiment.resume(out)
+    same(longer, Result.load(out))
+
+
+def test_more_rounds_with_evaluations_at_the_multiples(tmp_path: Path):
+    """Three rounds with an evaluation every second: that after the third stays, the others are those of five rounds."""
+    long, short = ({"rounds": rounds, "eval_every": 2} for rounds in (5, 3))
+    whole = experiment.run(configuration(run=long), tmp_path / "whole")
+    experiment.run(configuration(run=short), tmp_path / "parts")
+    parts = experiment.run(configuration(run=long), tmp_path / "parts", resume=True)
+    assert parts.rounds.tolist() == [2, 3, 4, 5]
+    for name, scores in whole.scores.items():
+        np.testing.assert_array_equal(parts.scores[name][[0, 2, 3]], scores)
+    np.testing.assert_array_equal(parts.log["ids"], whole.log["ids"])
+
+
+def test_a_comparison_is_repaired_and_gets_more_rounds(compared: Path, tmp_path: Path):
+    out = Path(shutil.copytree(compared, tmp_path / "both"))
+    for path in (out / "config.json", out / "summary.json", out / "fedavg" / "clients.npz"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"both/summary.json is damaged \(it is empty\): pfljax resume"):
+        Comparison.load(out)
+    assert cli.main(["resume", str(out), "--quiet"]) == 0
+    for name, result in Comparison.load(out).items():
+        same(Result.load(compared / name), result)
+    shutil.copy(out / "fedavg" / "clients.npz", tmp_path)
+    longer = experiment.compare_methods(configuration(3), ["local_only", "fedavg"], tmp_path / "longer")
+    assert cli.main(["resume", str(out), "--rounds=3", "--quiet"]) == 0
+    assert list(Comparison.load(out)) == ["local_only", "fedavg"]
+    for name, result in Comparison.load(out).items():
+        same(longer[name], result)
+    shutil.copytree(compared / "fedavg", out / "fedavg", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"both/summary.json, fedavg: .* belongs to another summary.json"):
+        Comparison.load(out)
+
+
+def test_another_configuration_is_refused_by_value(out: Path):
+    with pytest.raises(FileExistsError, match=r"config.local.steps is 2 there and 3 here\): choose another folder"):
+        experiment.run(configuration(local={"plan": "full_batch", "steps": 3}), out, resume=True)
+    with pytest.raises(ValueError, match="resume=True without a folder"):
+        experiment.run(configuration(), resume=True)
+
+
+def test_a_folder_in_use_is_named(out: Path, capsys: pytest.CaptureFixture[str]):
+    for command in (["resume", str(out)], ["run", f"--out={out}"]):
+        with files.held(out):
+            assert cli.main(command) == 1
+        told = capsys.readouterr().err
+        assert told.startswith(f"pfljax: {out} is in use by process {os.getpid()} on ")
+        assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
+    number: int,
+    word: str,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """The signal comes while the second checkpoint is written: that one is whole."""
+    out, save = tmp_path / "a run", ocp.CheckpointManager.save
+
+    def interrupted(self: Any, step: int, **options: Any) -> bool:
+        if step == 2:
+            signal.raise_signal(number)
+        return save(self, step, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ocp.CheckpointManager, "save", interrupted)
+        patched.setattr(cli, "read_config", lambda *_: configuration())
+        assert cli.main(["run", f"--out={out}", "--quiet"]) == 128 + number
+        assert capsys.readouterr().err == f"{word}; continue with pfljax resume '{out}'\n"
+        assert Checkpoints(out / "checkpoint").rounds() == [1, 2]
+        patched.setattr(experiment, "run", lambda *_, **__: signal.raise_signal(number))
+        assert cli.main(["run"]) == 128 + number
+        assert capsys.readouterr().err == f"{word}; nothing was kept: --out=DIR keeps results and checkpoints\n"
+    assert cli.main(["resume", str(out), "--quiet"]) == 0
+    same(Result.load(finished), Result.load(out))
+
+
+@pytest.mark.parametrize("name", ["clients.npz", "summary.json", "config.json", "checkpoint"])
+def test_a_full_disk_is_named_and_costs_nothing(
+    name: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Wherever it strikes, what was written before is enough to go on."""
+    out, write, save = tmp_path / "run", files.write, ocp.CheckpointManager.save
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fails(path: Path, content: bytes) -> Path:
+        if path.name == name:
+            with files.writing(path):
+                raise full
+        return write(path, content)
+
+    def fails_to_save(self: Any, step: int, **options: Any) -> bool:
+        if step == 2 and name == "checkpoint":
+            raise ValueError("DATA_LOSS: Failed to write 1 byte [os_error_code='28']")
+        return save(self, step, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write", fails)
+        patched.setattr(ocp.CheckpointManager, "save", fails_to_save)
+        with pytest.raises(OSError, match=rf"cannot write {out}/.*: No space left on device; free some space"):
+            experiment.run(configuration(), out)
+    if name == "config.json":
+        experiment.run(configuration(), out, resume=True)
+    else:
+        experiment.resume(out)
+    same(Result.load(finished), Result.load(out))
+
+
+# Checkpoints alone
+
+STATE = State({"w": jax.numpy.arange(5.0)}, {"v": jax.numpy.ones((3, 2))}, jax.numpy.asarray(1))
+RECORD = {"rounds": np.asarray([1]), "score:personal/test/accuracy": np.asarray([[0.25, np.nan, 1.0]])}
+
+
+def damaged(path: Path, bit: int) -> bytes:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    return bytes(content)
+
+
+def flips(folder: Path, count: int) -> Iterator[tuple[Path, int]]:
+    """Bits of the files of a folder, each file in turn."""
+    draw, paths = np.random.default_rng(0), [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in itertools.islice(itertools.cycle([path for path in paths if path.stat().st_size]), count):
+        yield path, int(draw.integers(8 * path.stat().st_size))
+
+
+def check_flips(folder: Path, count: int, caplog: pytest.LogCaptureFixture) -> int:
+    """How many of `count` flipped bits were found; what is restored is a checkpoint that was written."""
+    first = Checkpoints(folder / "sound", {"seed": 3})
+    states = [STATE._replace(server={"w": STATE.server["w"] + n}, round=jax.numpy.asarray(n)) for n in (1, 2)]
+    for state in states:
+        first.save(state, RECORD | {"rounds": np.arange(int(state.round))})
+    found = 0
+    for path, bit in flips(folder / "sound" / "2", count):
+        copy = Path(shutil.copytree(folder / "sound", folder / "copy"))
+        (copy / path.relative_to(folder / "sound")).write_bytes(damaged(path, bit))
+        caplog.clear()
+        state, record = Checkpoints(copy, {"seed": 3}).restore(STATE)
+        jax.tree.map(np.testing.assert_array_equal, state, states[int(state.round) - 1])
+        np.testing.assert_array_equal(record["rounds"], np.arange(int(state.round)))
+        np.testing.assert_array_equal(record["score:personal/test/accuracy"], RECORD["score:personal/test/accuracy"])
+        if int(state.round) == 1:
+            assert f"the checkpoint after 2 rounds in {copy} is corrupt" in caplog.text
+            assert "trying the one after 1" in caplog.text
+            assert (copy / "corrupt-2").exists()
+            found += 1
+        shutil.rmtree(copy)
+    return found
+
+
+# Orbax leaves its reading unfinished where a file is damaged.
+unfinished = pytest.mark.filterwarnings(
+    "ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@unfinished
+def test_a_flipped_bit_in_a_checkpoint_is_found_or_harmless(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    assert check_flips(tmp_path, 30, caplog) > 5
+
+
+@unfinished
+@pytest.mark.slow
+def test_many_flipped_bits(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    assert check_flips(tmp_path, 150, caplog) > 30
+
+
+def test_other_numbers_under_the_same_digest_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Orbax reads without an error what was written, and what was written is not what was meant."""
+    with monkeypatch.context() as patched:
+        patched.setattr("pfljax.checkpoint._digest", lambda *_: "0" * 32)
+        Checkpoints(tmp_path).save(STATE, RECORD)
+    with pytest.raises(ValueError, match=f"every checkpoint in {tmp_path} is corrupt: delete the folder"):
+        Checkpoints(tmp_path).restore(STATE)
+
+
+def fedavg(lr: float, task: Task = TASK) -> Algorithm:
+    return algorithms.fedavg(task, local.descent(optax.sgd(lr), local.full_batch(12, 2)))
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_value(tmp_path: Path):
+    data = federation()
+
+    def simulate(rounds: int, build: Algorithm, data: FederatedData = data, **options: Any) -> Result:
+        run = {"checkpoint": tmp_path, "method": "fedavg", "seed": 1} | options
+        return engine.simulate(TASK, build, data, rounds=rounds, **run)
+
+    simulate(1, fedavg(0.5))
+    changed = dataclasses.replace(data, fingerprint="0123")
+    refused: list[tuple[Algorithm, FederatedData, dict[str, Any], str]] = [
+        (fedavg(0.5), changed, {}, f"data is '{data.fingerprint}' there and '0123' here"),
+        (fedavg(0.5), data, {"seed": 2}, "seed is 1 there and 2 here"),
+        (fedavg(0.5), data, {"method": "avg"}, "method is 'fedavg' there and 'avg' here"),
+        (fedavg(0.1), data, {}, "the algorithm, as traced by pfljax .* and jax .*, is '"),
+        (fedavg(0.5), data, {"cohort": sampling.dropouts(sampling.full(), 0.5)}, "the algorithm, as traced by"),
+    ]
+    for build, other, options, message in refused:
+        with pytest.raises(ValueError, match=f"the checkpoint in {tmp_path} belongs to another run: {message}"):
+            simulate(2, build, other, resume=True, **options)
+    with pytest.raises(FileExistsError, match="holds checkpoints: resume"):
+        simulate(2, fedavg(0.5))
+    free: list[dict[str, Any]] = [
+        {"eval_every": 2},
+        {"executor": "sequential"},
+        {"store": "host"},
+        {"devices": jax.devices()[:1]},
+    ]
+    for options in free:
+        assert simulate(2, fedavg(0.5), resume=True, **options).rounds.tolist() == [1, 2]
+    with pytest.raises(ValueError, match=f"rounds=1: the run in {tmp_path} has done 2; ask for at least 2"):
+        simulate(1, fedavg(0.5), resume=True)
+    with pytest.raises(ValueError, match="resume=True without a folder"):
+        simulate(1, fedavg(0.5), resume=True, checkpoint=None)
+
+
+def test_hyperparameters_of_another_run_are_refused(tmp_path: Path):
+    engine.simulate(TASK, fedavg, federation(), rounds=1, hyper={"lr": 0.5}, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"hyper\.lr is 0\.5 there and 0\.1"):
+        engine.simulate(TASK, fedavg, federation(), rounds=1, hyper={"lr": 0.1}, checkpoint=tmp_path, resume=True)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, local, quadratics, schedules
+from pfljax import algorithms, experiment, local, quadratics, schedules, sweeps
 from pfljax.engine import Simulation, simulate
 from pfljax.ensemble import Point, simulate_many
 from pfljax.types import Algorithm, Array
@@ -89,7 +89,7 @@ def test_states_in_host_memory_follow_the_same_rounds():
 
 
 def _numbers(result: Any) -> dict[str, float]:
-    wanted = {"start": 0.4, "end": 0.1, "rounds": 4.0, "warmup": 0.0}
+    wanted = {"from": 0.4, "to": 0.1, "rounds": 4.0, "warmup": 0.0}
     assert {key: result.hyper["lr"][key] for key in wanted} == pytest.approx(wanted)
     return {key: result.hyper["lr"][key] for key in wanted}
 
@@ -104,7 +104,56 @@ def test_one_program_serves_all_numbers_of_a_schedule():
     data = quadratics.problem(w=[2.0, 8.0])[1]
     points = [Point(0, {"lr": schedules.exponential(start, 0.5)}) for start in (0.5, 0.25)]
     outcomes = dict(simulate_many(TASK, build, data, points, rounds=2, at_once=1, devices=jax.devices()[:1]))
-    assert len(traces) == 4, "one trace each of init, rounds, evaluation and traffic"
-    assert [outcomes[n].hyper["lr"]["start"] for n in range(2)] == [0.5, 0.25]  # pyright: ignore
+    assert len(traces) == 5, "one trace each of init, rounds, evaluation and traffic, and one of who takes part"
+    assert [outcomes[n].hyper["lr"]["from"] for n in range(2)] == [0.5, 0.25]  # pyright: ignore
     with pytest.raises(ValueError, match="schedules of different kinds"):
         next(simulate_many(TASK, build, data, [*points, Point(0, {"lr": 0.1})], rounds=2))
+
+
+LR = {"schedule": "cosine", "from": 0.4, "to": 0.1}
+
+
+def test_a_configuration_describes_schedules_that_last_as_long_as_the_run():
+    config = experiment.from_config_dict(
+        {"algorithm": {"name": "fedprox", "mu": {"schedule": "linear", "from": 1.0, "to": 0.0, "rounds": 2}},
+         "local": {"lr": LR}, "run": {"rounds": 4}}
+    )  # fmt: skip
+    hyper = experiment.hyperparameters(config)
+    formula = optax.cosine_decay_schedule(0.4, 4, alpha=0.25)
+    lr, mu = hyper["local.lr"], hyper["mu"]
+    for t in range(5):
+        assert float(lr(jnp.asarray(t))) == pytest.approx(float(formula(t)), rel=1e-6)  # pyright: ignore
+        assert float(mu(jnp.asarray(t))) == max(1 - t / 2, 0)  # pyright: ignore
+    assert experiment.from_config_dict(config.to_dict()) == config
+    falling = experiment.from_config_dict({"local": {"lr": 0.4, "decay": 0.5}})
+    rate: Any = experiment.hyperparameters(falling)["local.lr"]
+    assert [float(rate(jnp.asarray(t))) for t in range(3)] == pytest.approx([0.4, 0.2, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("lr", "message"),
+    [
+        ({"schedule": "cosin", "from": 0.1}, r"lr\.schedule='cosin': did you mean 'cosine'"),
+        ({"schedule": "cosine", "form": 0.1}, r"lr takes no 'form': did you mean 'from'"),
+        ({"schedule": "cosine"}, r"lr lacks 'from': set lr\.from"),
+        ({"schedule": "cosine", "from": -0.1}, r"lr\.from=-0\.1: it must be a number of at least 0"),
+        ({"schedule": "step", "from": 0.1, "decay": 0.5, "every": 0}, r"lr\.every=0: it must be a number above 0"),
+        (LR, r"decay=0\.5 is for a number as lr"),
+        ({"from": 0.1}, r"say which, as lr\.schedule='cosine' does"),
+    ],
+)
+def test_what_describes_no_schedule_is_refused(lr: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        experiment.from_config_dict({"local": {"lr": lr, "decay": 0.5 if lr == LR else 1}})
+
+
+def test_a_sweep_goes_over_the_numbers_of_a_schedule_with_one_program():
+    base = {"run": {"rounds": 3}, "local": {"lr": LR}}
+    points = sweeps.lay_out(base, {"local.lr.from": [0.2, 0.4], "local.lr.to": [0.0, 0.1]})
+    assert len({point.id for point in points}) == 4
+    assert len({point.group for point in points}) == 1
+    falling = sweeps.lay_out(base | {"local": {"lr": 0.1}}, {"local.decay": [0.9, 0.99], "local.lr": [0.1, 0.2]})
+    assert len({point.id for point in falling}) == 4
+    assert len({point.group for point in falling}) == 1
+    other = sweeps.lay_out(base, {"local.lr": [LR, LR | {"schedule": "linear"}, 0.1]})
+    assert len({point.group for point in other} | {points[0].group}) == 3

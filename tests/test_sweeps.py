@@ -249,7 +249,7 @@ def _groups(space: list[dict[str, Any]], values: Any = BASE) -> list[int]:
         ([{"data.seed": 0}, {"data.seed": 1}, {"data.partition": {"name": "iid", "clients": 4}}], [0, 1, 2]),
         ([{"algorithm.name": "ditto"}, {"algorithm": {"name": "ditto", "lam": 0.3}}], [0, 0]),
         ([{"model.name": "logistic"}, {"model": {"name": "mlp", "hidden": (3,)}}], [0, 1]),
-        ([{"tune.lr": 0.3}, {"tune.lr": 0.4}, {"tune.epochs": 3}], [0, 0, 0]),  # fedavg tunes nothing
+        ([{"tune.lr": 0.3}, {"tune.lr": 0.4}, {"tune.steps": 3}], [0, 0, 0]),  # fedavg tunes nothing
         ([{"algorithm.name": "fedper", "server.momentum": 0.1}, {"algorithm.name": "fedper"}], [0, 1]),
         ([{"algorithm.name": "fedavg_finetuned", "tune.steps": n} for n in (2, 3)], [0, 1]),
         ([{"cohort.sampling": "uniform", "cohort.size": n} for n in (2, 3)], [0, 1]),

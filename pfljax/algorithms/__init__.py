@@ -4,10 +4,10 @@ Tests, configs, the command line and the documentation read this table. A factor
 its ingredients; they are made by name from a configuration (`pfljax.recipe`).
 """
 
-import difflib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple, get_args
 
+from pfljax import checks
 from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.ditto import ditto
@@ -25,6 +25,8 @@ from pfljax.algorithms.per_fedavg import per_fedavg
 from pfljax.algorithms.pfedme import pfedme
 from pfljax.algorithms.reptile import reptile
 from pfljax.algorithms.scaffold import scaffold
+from pfljax.checks import Bounds
+from pfljax.printing import in_brief
 from pfljax.types import Algorithm
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 
+@in_brief
 class Method(NamedTuple):
     """One row of the table."""
 
@@ -64,19 +67,33 @@ class Method(NamedTuple):
     family: str
     sweep: Mapping[str, tuple[float, float]] = {}
     needs: tuple[str, ...] = ()  # of "client state", "pooled data", "norm layers"
+    bounds: Mapping[str, Bounds] = {}  # of numbers, other than at least 0 and of counts at least 1
+
+    def hints(self) -> dict[str, Any]:
+        """The type hints of the factory's parameters, with the bounds of its numbers."""
+        numbers = {float: Bounds(least=0), int: Bounds(least=1)}
+        hints = {}
+        for name, hint in checks.hints(self.factory).items():
+            kind = next((kind for kind in numbers if kind in (hint, *get_args(hint))), None)
+            hints[name] = hint if kind is None else Annotated[kind, self.bounds.get(name, numbers[kind])]
+        return hints
 
 
 _STATE = ("client state",)
 _UNIT = (0.0, 1.0)
+_SHARE, _BELOW_1, _POSITIVE = Bounds(least=0, most=1), Bounds(least=0, below=1), Bounds(above=0)
+_MOMENTS = {"beta1": _BELOW_1, "beta2": _BELOW_1, "eps": _POSITIVE}
 
 METHODS: dict[str, Method] = {
     "centralized": Method(centralized, "baseline", needs=("pooled data",)),
     "local_only": Method(local_only, "baseline", needs=_STATE),
     "fedavg": Method(fedavg, "averaging"),
-    "fedavgm": Method(fedavgm, "averaging", {"server_lr": (0.1, 1.0), "momentum": (0.0, 0.99)}),
-    "fedadagrad": Method(fedadagrad, "averaging", {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}),
-    "fedadam": Method(fedadam, "averaging", {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}),
-    "fedyogi": Method(fedyogi, "averaging", {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}),
+    "fedavgm": Method(
+        fedavgm, "averaging", {"server_lr": (0.1, 1.0), "momentum": (0.0, 0.99)}, bounds={"momentum": _BELOW_1}
+    ),
+    "fedadagrad": Method(fedadagrad, "averaging", {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}, bounds=_MOMENTS),
+    "fedadam": Method(fedadam, "averaging", {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}, bounds=_MOMENTS),
+    "fedyogi": Method(fedyogi, "averaging", {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}, bounds=_MOMENTS),
     "fedavg_finetuned": Method(fedavg_finetuned, "averaging"),
     "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
     "scaffold": Method(scaffold, "control variates", {"lr": (1e-3, 1.0), "server_lr": (0.1, 1.0)}, _STATE),
@@ -91,13 +108,25 @@ METHODS: dict[str, Method] = {
         pfedme, "proximal", {"lr": (1e-3, 0.1), "inner_lr": (1e-3, 0.1), "lam": (1.0, 30.0), "beta": (0.5, 4.0)}, _STATE
     ),
     "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
-    "apfl": Method(apfl, "mixture", {"alpha": _UNIT, "alpha_lr": (0.0, 0.1)}, _STATE),
+    "apfl": Method(apfl, "mixture", {"alpha": _UNIT, "alpha_lr": (0.0, 0.1)}, _STATE, {"alpha": _SHARE}),
     "ifca": Method(ifca, "clustering"),
-    "fedamp": Method(fedamp, "attention", {"lam": (0.1, 10.0), "alpha": (1e-3, 1.0), "sigma": (0.1, 100.0)}, _STATE),
+    "fedamp": Method(
+        fedamp,
+        "attention",
+        {"lam": (0.1, 10.0), "alpha": (1e-3, 1.0), "sigma": (0.1, 100.0)},
+        _STATE,
+        {"sigma": _POSITIVE},
+    ),
     "heurfedamp": Method(
-        heurfedamp, "attention", {"lam": (0.1, 10.0), "sigma": (1.0, 100.0), "self_weight": _UNIT}, _STATE
+        heurfedamp,
+        "attention",
+        {"lam": (0.1, 10.0), "sigma": (1.0, 100.0), "self_weight": _UNIT},
+        _STATE,
+        {"sigma": _POSITIVE, "self_weight": _SHARE},
     ),
 }
+METHODS = {name: row._replace(factory=checks.by_hints(known=row.hints())(row.factory)) for name, row in METHODS.items()}
+globals().update({name: row.factory for name, row in METHODS.items()})  # these are exported
 
 
 def method(name: str) -> Method:
@@ -107,7 +136,5 @@ def method(name: str) -> Method:
       ValueError: if there is none; the message suggests the nearest.
     """
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METHODS)}"
-        raise ValueError(f"unknown method {name!r}: {hint}")
+        raise ValueError(f"unknown method {name!r}: {checks.nearest(name, METHODS)}")
     return METHODS[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pfljax import files
 from pfljax.benchmark.report import Report
 from pfljax.benchmark.rows import OURS
 
@@ -38,7 +39,4 @@ def plot(report: Report, path: str | Path) -> Path:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return files.write_figure(path, figure)

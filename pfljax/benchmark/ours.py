@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -16,7 +16,7 @@ from pfljax.benchmark import flops
 from pfljax.benchmark.networks import network
 from pfljax.benchmark.rivals.data import arrays, sizes
 from pfljax.data import FederatedData
-from pfljax.engine import Simulation
+from pfljax.engine import Hyper, Simulation
 from pfljax.recipe import Recipe, SolverConfig
 from pfljax.types import Array, ClientData, Examples, Task, Tree
 
@@ -38,7 +38,7 @@ class _Rounds:
 
     counts = True
 
-    def __init__(self, simulation: Simulation, hyper: dict[str, float]):
+    def __init__(self, simulation: Simulation, hyper: Mapping[str, Hyper]):
         self._simulation, self._hyper = simulation, hyper
         self._key = jax.random.key(0)
         self._state = simulation.init(self._key, **hyper)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pfljax import files
 from pfljax.benchmark.rows import OURS, Row, find, ratio
 from pfljax.benchmark.targets import TARGETS, Target
 from pfljax.benchmark.workloads import Workload
@@ -156,10 +156,7 @@ class Report:
 
     def save(self, path: str | Path) -> Path:
         """Writes the whole report as JSON."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-        return path
+        return files.write_json(path, self.to_dict(), indent=1)
 
 
 def _machine_line(machine: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pfljax import checks
 from pfljax.benchmark import machine, store
 from pfljax.benchmark.contender import MACHINE, OURS, Contender, Failed, Process, find_rivals
 from pfljax.benchmark.report import Report
@@ -58,8 +59,8 @@ def run(
       ValueError: if a workload or a rival is unknown, or `repeats` is below 1.
       RuntimeError: if the machine itself cannot be measured.
     """
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats}: it must be at least 1")
+    checks.each(checks.Count, repeats=repeats)
+    checks.each(checks.NotNegative, seconds=seconds)
     given = list(workloads)
     named = select([name for name in given if isinstance(name, str)])
     chosen = [*named, *(workload for workload in given if isinstance(workload, Workload))]

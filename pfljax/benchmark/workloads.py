@@ -8,12 +8,12 @@ what they show. `lr` keeps every method finite on them.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pfljax import checks
 from pfljax.benchmark.rivals import data
 
 Measures = Literal["round", "sweep", "startup"]
@@ -181,8 +181,6 @@ def select(names: Iterable[str]) -> list[Workload]:
         else:
             found = fnmatch.filter(WORKLOADS, name)
         if not found:
-            near = difflib.get_close_matches(name, [*WORKLOADS, *GROUPS], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(WORKLOADS)}"
-            raise ValueError(f"unknown workload {name!r}: {hint}")
+            raise ValueError(f"unknown workload {name!r}: {checks.nearest(name, [*WORKLOADS, *GROUPS])}")
         chosen |= set(found)
     return [workload for name, workload in WORKLOADS.items() if name in chosen]

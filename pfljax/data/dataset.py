@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
 import jax
 import numpy as np
 
+from pfljax.data import door
+from pfljax.printing import brief
 from pfljax.types import Tree
 
 
@@ -23,6 +26,10 @@ class Dataset:
       groups: [T] natural client of each example (writer, hospital, role), of any sortable dtype.
       units: [T] examples of one unit (windows of one recording) are never torn apart by a train/test split.
       test: the official test examples, where there are any.
+      times: [T] when each example was made, of any sortable dtype; the order given if None.
+      order: [T] the rows as partitioners of `pfljax.data.partition` number them; as they are if None.
+      ignore: a label that marks what does not count.
+      class_names: of classes 0..C-1, where labels came as text, categories or Booleans.
 
     Raises:
       ValueError: if lengths differ, a label is outside 0..C-1, or a float is not finite.
@@ -35,23 +42,24 @@ class Dataset:
     groups: np.ndarray | None = None
     units: np.ndarray | None = None
     test: Dataset | None = None
+    times: np.ndarray | None = None
+    order: np.ndarray | None = None
+    ignore: int | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        leaves = {f"x{jax.tree_util.keystr(path)}": leaf for path, leaf in jax.tree.leaves_with_path(self.x)}
-        for name, leaf in (leaves | {"groups": self.groups, "units": self.units}).items():
+        for name, leaf in (door.paths(self.x) | {key: getattr(self, key) for key in _KEYS}).items():
             if leaf is not None and len(leaf) != len(self.y):
                 raise ValueError(f"{self.name}: {name} has {len(leaf)} rows and y has {len(self.y)}; they must agree")
-        for name, leaf in (leaves | {"y": self.y}).items():
-            if leaf.dtype.kind == "f" and not (finite := np.isfinite(leaf)).all():
-                row = int(np.argwhere(~finite)[0, 0])
-                raise ValueError(
-                    f"{self.name}: {name} is not finite in row {row}; fill in or drop missing values first"
-                )
-        if self.num_classes is not None and len(self.y) and not 0 <= self.y.min() <= self.y.max() < self.num_classes:
-            raise ValueError(
-                f"{self.name}: labels lie in {self.y.min()}..{self.y.max()}, but num_classes={self.num_classes} "
-                "allows 0 to num_classes - 1; renumber them"
-            )
+        door.check_inputs(self.x, self.name)
+        door.check_labels(self.y, self.name, self.num_classes, self.ignore)
+        if self.test is not None:
+            door.same_rows(self.test.x, self.x, f"the official test set of {self.name}", "the training set")
+
+    def __repr__(self) -> str:
+        kind = "real targets" if self.num_classes is None else f"{self.num_classes} classes"
+        known = [name for name in ("groups", "units", "test") if getattr(self, name) is not None]
+        return f"Dataset({', '.join([f'{self.name!r}: {len(self):,} examples', kind, f'x={brief(self.x)}', *known])})"
 
     def __len__(self) -> int:
         return len(self.y)
@@ -59,8 +67,9 @@ class Dataset:
     def take(self, rows: np.ndarray) -> Dataset:
         """The examples `rows`, in that order; the official test set stays as it is."""
         x = jax.tree.map(lambda leaf: leaf[rows], self.x)
-        groups, units = (None if leaf is None else leaf[rows] for leaf in (self.groups, self.units))
-        return replace(self, x=x, y=self.y[rows], groups=groups, units=units)
+        keys = {key: None if (leaf := getattr(self, key)) is None else leaf[rows] for key in _KEYS}
+        order = None if self.order is None else np.argsort(np.argsort(self.order)[rows], kind="stable")
+        return replace(self, x=x, y=self.y[rows], order=order, **keys)
 
     def merged(self) -> Dataset:
         """Training and official test examples as one set."""
@@ -76,57 +85,80 @@ class Dataset:
 
         x = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.x for part in parts))
         y = np.concatenate([part.y for part in parts])
-        return replace(self, x=x, y=y, groups=join("groups"), units=join("units"), test=None)
+        orders = [np.arange(len(part)) if part.order is None else part.order for part in parts]
+        order = np.concatenate([orders[0], len(self) + orders[1]])
+        return replace(self, x=x, y=y, test=None, order=order, **{key: join(key) for key in _KEYS})
 
-    def canonical(self) -> Dataset:
-        """The same examples in the order of a hash of their bytes, whatever the order of the source."""
-        test = None if self.test is None else self.test.canonical()
-        return replace(self.take(np.argsort(_digests(self.x, self.y), kind="stable")), test=test)
+
+_KEYS = ("groups", "units", "times")
 
 
 def from_arrays(
     x: Tree,
-    y: np.ndarray,
+    y: Any,
     *,
-    groups: np.ndarray | None = None,
-    units: np.ndarray | None = None,
-    test: Dataset | tuple[Tree, np.ndarray] | None = None,
+    groups: Any = None,
+    units: Any = None,
+    times: Any = None,
+    test: Dataset | tuple[Tree, Any] | None = None,
     num_classes: int | None = None,
+    ignore: int | None = None,
     name: str = "arrays",
 ) -> Dataset:
-    """Arrays in memory as a data set, in canonical order. See `Dataset` for the arguments.
+    """Arrays in memory as a data set, in the order given; our own partitions do not depend on it.
 
-    Integer labels become int32; C is the largest label + 1 unless given.
+    Whatever NumPy reads is an array: lists, pandas columns and tables, memory maps, arrays of other byte orders. Inputs
+    keep their dtype. Integer labels become int32. Text, pandas categories and Booleans are numbered, in sorted order,
+    in the categories' own, as 0 and 1; `class_names` keeps their names. Float labels are targets of a regression, or
+    classes if `num_classes` is given. Labels [T, 1] are [T].
 
-    >>> from_arrays(np.zeros((3, 2), np.uint8), np.array([0, 2, 1])).num_classes
-    3
+    Args:
+      x: inputs, an array [T, ...] or a tree of such.
+      y: labels [T], or [T, ...] for one label at each place of an example.
+      groups, units, times: see `Dataset`.
+      test: the official test examples, as `(x, y)` or as a data set of their own, which may have groups too.
+      num_classes: C; the largest label + 1 if None.
+      ignore: a label that marks what does not count, such as 255 in masks of images. It is no class. Examples without
+        any label that counts are dealt to nobody.
+      name: how reports call it.
+
+    Raises:
+      ValueError: if something is no array of numbers, is missing or not finite, changes its value in the 32 bits that
+        JAX computes with, or does not fit the rest; in one sentence with the row.
+
+    >>> from_arrays(np.zeros((3, 2), np.uint8), ["ant", "cat", "bee"]).class_names
+    ('ant', 'bee', 'cat')
     """
-    y = labels(y)
-    if isinstance(test, tuple):
-        test = Dataset(f"{name} (test)", jax.tree.map(np.asarray, test[0]), labels(test[1]))
-    if num_classes is None:
-        num_classes = count_classes(y if test is None else np.concatenate([y, test.y]))
+    x, parts = door.inputs(x, name), {"": y}
     if test is not None:
-        test = replace(test, num_classes=num_classes)
-    x = jax.tree.map(np.asarray, x)
-    groups, units = (None if leaf is None else np.asarray(leaf) for leaf in (groups, units))
-    return Dataset(name, x, y, num_classes, groups, units, test).canonical()
+        official, test_y = _official(test, f"{name} (test)")
+        parts[" of the official test set"] = test_y
+    found = door.labels(parts, name, num_classes=num_classes, ignore=ignore)
+    shared = {"num_classes": found.num_classes, "ignore": ignore, "class_names": found.names}
+    train_y, test_y = np.split(found.y, [len(y)])
+    if not len(train_y) or not (test is None or len(test_y)):
+        raise ValueError(
+            f"{name}: the {'test' if len(train_y) else 'training'} set is empty: give at least one example"
+        )
+    given = {"groups": groups, "units": units, "times": times}
+    known = {key: door.keys(values, key, name) for key, values in given.items()}
+    test = None if test is None else _ordered(replace(official, y=test_y, **shared))
+    return _ordered(Dataset(name, x, train_y, test=test, **known, **shared))
 
 
-def labels(y: np.ndarray) -> np.ndarray:
-    """`y` as stored: int32 for integers and Booleans, else as it is."""
-    y = np.asarray(y)
-    return y.astype(np.int32) if y.dtype.kind in "iub" else y
+def _official(test: Dataset | tuple[Tree, Any], name: str) -> tuple[Dataset, Any]:
+    """A test set without its labels, and its labels."""
+    if isinstance(test, Dataset):
+        return test, door.Labels(test.y, test.num_classes, test.class_names)
+    x, y = door.pair(test, name)
+    x = door.inputs(x, name)
+    return Dataset(name, x, np.zeros(len(jax.tree.leaves(x)[0]))), y
 
 
-def count_classes(y: np.ndarray) -> int | None:
-    """The largest label + 1, or None where `y` is not integer or empty."""
-    return int(y.max()) + 1 if y.dtype.kind in "iu" and y.size else None
-
-
-def _digests(x: Tree, y: np.ndarray) -> np.ndarray:
-    """[T] hashes of the bytes of each example and its label, whatever the label's integer type."""
-    y = y.astype("<i8" if y.dtype.kind in "iub" else "<f8")
-    rows = [np.ascontiguousarray(leaf).reshape(len(y), -1) for leaf in (*jax.tree.leaves(x), y)] if len(y) else []
-    digests = [blake2b(b"".join(parts), digest_size=8).digest() for parts in zip(*rows, strict=True)]
-    return np.frombuffer(b"".join(digests), ">u8")
+def _ordered(dataset: Dataset) -> Dataset:
+    """With the order of a hash of each example's bytes and label, whatever the label's integer type."""
+    y = dataset.y.astype("<i8" if dataset.y.dtype.kind == "i" else "<f8")
+    leaves = [np.ascontiguousarray(leaf).reshape(len(y), -1) for leaf in (*jax.tree.leaves(dataset.x), y)]
+    rows = zip(*(leaf.view(np.uint8) for leaf in leaves), strict=True)
+    digests = [blake2b(b"".join(parts), digest_size=8).digest() for parts in rows]
+    return replace(dataset, order=np.argsort(np.frombuffer(b"".join(digests), ">u8"), kind="stable"))

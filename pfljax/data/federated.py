@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
@@ -11,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax.data.dataset import Dataset, count_classes, labels
-from pfljax.data.partition import Partitioner, apportion
+from pfljax.data import checks, door
+from pfljax.data.dataset import Dataset
+from pfljax.data.partition import PARTITIONS, Partitioner, apportion
+from pfljax.printing import brief
 from pfljax.types import Array, ClientData, Examples, Tree
 
 Split = Literal["train", "validation", "test"]
@@ -28,8 +31,25 @@ class Rows(NamedTuple):
     size: Any  # [N + U] int32
 
 
+@dataclass(frozen=True, eq=False)
+class Names:
+    """What clients and classes are called. Equal to any other, so that no compiled program depends on them."""
+
+    clients: tuple[str, ...] | None = None  # N + U
+    classes: tuple[str, ...] | None = None  # C
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Names)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+_STATIC = {"static": True}
+
+
 def _static() -> Any:
-    return field(metadata={"static": True})
+    return field(metadata=_STATIC)
 
 
 @jax.tree_util.register_dataclass
@@ -51,6 +71,18 @@ class FederatedData:
     name: str = _static()
     fingerprint: str = _static()  # 16 hex digits of the bytes of all examples and of who holds them
     capacity: int = _static()  # training examples of the largest client
+    ignore: int | None = field(metadata=_STATIC, default=None)  # the label of what does not count
+    called: Names = field(metadata=_STATIC, default_factory=Names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each of the N + U clients is: its group, the name that was given, or its number."""
+        return self.called.clients or tuple(map(str, range(self.num_clients + self.num_unseen)))
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What each of the C classes is, where labels came as text, categories or Booleans."""
+        return self.called.classes
 
     def client(self, id: Array | int, split: Split = "train") -> ClientData:
         """The view of client `id` ([], may be traced). An id of N + U or more holds nothing."""
@@ -80,6 +112,7 @@ class FederatedData:
             name=f"{self.name} (pooled)",
             fingerprint=sha256(f"pooled {self.fingerprint}".encode()).hexdigest()[:16],
             capacity=int(train.size[0]),
+            called=Names(("pooled",), self.class_names),
         )
 
     def sizes(self, split: Split = "train") -> np.ndarray:
@@ -87,7 +120,7 @@ class FederatedData:
         return np.asarray(self._rows(split).size)
 
     def label_counts(self, split: Split = "train") -> np.ndarray:
-        """[N + U, C] examples of each class that each client holds.
+        """[N + U, C] examples of each class that each client holds; ignored labels are left out.
 
         Raises:
           ValueError: if labels are not classes.
@@ -96,7 +129,10 @@ class FederatedData:
             raise ValueError(f"{self.name} has no classes to count: its targets are real numbers")
         y, rows = np.asarray(self.examples.y), self._rows(split)
         spans = zip(np.asarray(rows.start), np.asarray(rows.size), strict=True)
-        return np.stack([np.bincount(y[a : a + n].ravel(), minlength=self.num_classes) for a, n in spans])
+        held = [y[a : a + n].ravel() for a, n in spans]
+        if self.ignore is not None:
+            held = [mine[mine != self.ignore] for mine in held]
+        return np.stack([np.bincount(mine, minlength=self.num_classes) for mine in held])
 
     def describe(self) -> dict[str, float]:
         """Plain numbers for a table: clients, examples, training sizes, mean number of labels of a client."""
@@ -117,6 +153,12 @@ class FederatedData:
             }
         return summary
 
+    def __repr__(self) -> str:
+        held = f"{self.num_clients} clients" + f" and {self.num_unseen} unseen" * bool(self.num_unseen)
+        kind = "real targets" if self.num_classes is None else f"{self.num_classes} classes"
+        examples = f"{len(self.examples.y):,} examples, {kind}, x={brief(self.examples.x)}"
+        return f"FederatedData({self.name!r}: {held}, {examples})"
+
     def _rows(self, split: Split) -> Rows:
         if split not in SPLITS:
             raise ValueError(f"split={split!r}: choose {', '.join(SPLITS)}")
@@ -130,54 +172,51 @@ def from_clients(
     *,
     unseen: int = 0,
     num_classes: int | None = None,
+    ignore: int | None = None,
+    names: Sequence[str] | None = None,
     name: str = "clients",
 ) -> FederatedData:
-    """Packs examples that are already sorted by client.
+    """Packs examples that are already sorted by client; they are read and checked as `from_arrays` does.
 
     Args:
       train: `(x, y)` of each client, leaves [n, ...]; n may be 0 for some clients.
       test, validation: the same for as many clients, or None for no examples.
       unseen: how many of the last clients never train.
-      num_classes: C; the largest integer label + 1 if None.
+      num_classes, ignore: see `from_arrays`.
+      names: what each client is; its number if None.
       name: how reports call it.
 
     Raises:
-      ValueError: if lists differ in length, a client's arrays do not fit those of the first client, or nobody
-        is left to train.
+      ValueError: if lists differ in length, a client's arrays do not fit those of the first client, nobody is left to
+        train, or for what `from_arrays` refuses.
 
-    >>> data = from_clients([([[1.0], [2.0]], [0, 1]), ([[3.0]], [1])])
-    >>> data.sizes().tolist(), data.capacity, data.num_classes
-    ([2, 1], 2, 2)
+    >>> data = from_clients([([[1.0], [2.0]], ["no", "yes"]), ([[3.0]], ["yes"])], names=["north", "south"])
+    >>> data.sizes().tolist(), data.capacity, data.class_names, data.names
+    ([2, 1], 2, ('no', 'yes'), ('north', 'south'))
     """
-    population = len(train)
-    if not 0 <= unseen < population:
+    splits = {"train": train, "validation": validation, "test": test}
+    given = {split: _pairs(clients, split) for split, clients in splits.items() if clients is not None}
+    population = len(given["train"])
+    checks.whole("unseen", unseen, 0)
+    if unseen >= population:
         raise ValueError(f"unseen={unseen} of {population} clients leaves nobody to train: lower it")
-    first = next((pair for pair in map(_pair, train) if len(pair.y)), _pair(train[0]))
-    nothing = jax.tree.map(lambda leaf: leaf[:0], first)
-    parts = {"train": train, "validation": validation, "test": test}
-    packed: list[Examples] = []
-    for split, clients in parts.items():
-        if clients is not None and len(clients) != population:
-            raise ValueError(f"{split} lists {len(clients)} clients and train lists {population}; they must agree")
-        for client in range(population):
-            pair = nothing if clients is None else _pair(clients[client])
-            packed.append(_checked(pair, nothing, f"client {client} ({split})"))
-    sizes = np.array([len(pair.y) for pair in packed], np.int32)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
-    rows = [Rows(*pair) for pair in zip(starts.reshape(3, -1), sizes.reshape(3, -1), strict=True)]
-    examples = Examples(*jax.tree.map(lambda *leaves: np.concatenate(leaves), *packed))
-    if num_classes is None:
-        num_classes = count_classes(np.asarray(examples.y))
-    return FederatedData(
-        examples,
-        *rows,
-        num_clients=population - unseen,
-        num_unseen=unseen,
-        num_classes=num_classes,
-        name=name,
-        fingerprint=_fingerprint(examples, sizes, unseen),
-        capacity=int(sizes[:population].max()),
-    )
+    for split, pairs in given.items():
+        if len(pairs) != population:
+            raise ValueError(f"{split} lists {len(pairs)} clients and train lists {population}; they must agree")
+    parts = {f" of client {i} ({split})": pair for split, pairs in given.items() for i, pair in enumerate(pairs)}
+    found = door.labels({part: y for part, (_, y) in parts.items()}, name, num_classes=num_classes, ignore=ignore)
+    lengths = {part: len(y) for part, (_, y) in parts.items()}
+    x = _joined({part: door.inputs(x, name, part) for part, (x, _) in parts.items()}, lengths)
+    door.check_inputs(x, name, door.places(lengths))
+    counts = iter(lengths.values())
+    sizes = np.array([next(counts) if split in given else 0 for split in SPLITS for _ in range(population)])
+    kept = door.counted(found.y, ignore)
+    if not kept.all():
+        sizes = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[kept], minlength=len(sizes))
+        x = jax.tree.map(lambda leaf: leaf[kept], x)
+    called = Names(None if names is None else _unique(names, population), found.names)
+    y: Any = found.y[kept]
+    return _pack(Examples(x, y), sizes, unseen, found.num_classes, ignore, name, called)
 
 
 def federate(
@@ -187,6 +226,8 @@ def federate(
     test: float | Literal["mirror", "pooled"] = 0.25,
     validation: float = 0.0,
     unseen: float = 0.0,
+    stratify: bool = False,
+    chronological: bool = False,
     seed: int = 0,
     min_size: int = 1,
 ) -> FederatedData:
@@ -194,29 +235,38 @@ def federate(
 
     Args:
       dataset: the pooled examples.
-      partitioner: who holds which, from `pfljax.data.partition`.
+      partitioner: who holds which, from `pfljax.data.partition`, or a function of your own that returns row numbers.
       test: what clients are tested on. A share: that much of their own examples, the official test set is not used.
-        `"mirror"`: the official test examples, each class dealt in proportion to the training examples of that class.
-        `"pooled"`: official test examples are dealt along with the others, then a quarter is split off.
+        `"mirror"`: the official test examples. Where that set names groups and each client is a group of its own, every
+        client gets those of its group (none, if the set has none of it; people who are only in the official test set
+        are left out). Elsewhere each class is dealt in proportion to the training examples of that class.
+        `"pooled"`: official test examples are dealt along with the others, then a quarter of what each client holds is
+        split off; people who are only in the official test set become clients too.
       validation: share of the remaining training examples.
       unseen: share of the clients that never train, picked by a permutation and numbered last.
+      stratify: split each class of each client on its own, so that all parts have its labels in like proportion; a
+        class of which a client holds two examples or more is in both parts.
+      chronological: test on the last examples of each client, validate on the last of those before: by the `times` of
+        the data set, or in the order given.
       seed: of the partition, of the choice of unseen clients and of the splits, which draw from separate streams.
       min_size: fewest examples that a client may hold; 0 allows empty clients.
 
     Returns:
       The federation. A client with 2 examples or more has at least one to train and, for a test share above 0, one to
-      test; a single example is trained on.
+      test; a single example is trained on. Units are never torn apart. Clients that are groups keep their names.
 
     Raises:
-      ValueError: if a share is not in [0, 1), a client holds too little, or the official test set is missing.
+      ValueError: if an argument is out of range, a client holds too little, the official test set is missing or has
+        nothing of any client, or a row is held twice.
     """
-    for option, share in {"test": test, "validation": validation, "unseen": unseen}.items():
-        if not isinstance(share, str) and not 0 <= share < 1:
-            raise ValueError(f"{option}={share}: it is a share and must lie in [0, 1)")
-    if isinstance(test, str) and test not in ("mirror", "pooled"):
-        raise ValueError(f"test={test!r}: give a share such as 0.25, 'mirror' or 'pooled'")
+    _check_arguments(dataset, partitioner, test, validation, unseen, seed, min_size)
+    checks.flag("stratify", stratify)
+    checks.flag("chronological", chronological)
     source = dataset.merged() if test == "pooled" else dataset
-    held = partitioner(source, _stream(seed, _PARTITION))
+    if stratify:
+        _check_strata(source)
+    held, names = _deal(source, partitioner, _stream(seed, _PARTITION))
+    groups = _groups(source, held)
     for client, rows in enumerate(held):
         if len(rows) < min_size:
             raise ValueError(
@@ -227,94 +277,277 @@ def federate(
     if num_unseen >= len(held):
         raise ValueError(f"unseen={unseen} of {len(held)} clients leaves nobody to train: lower it or use more clients")
     order = _stream(seed, _UNSEEN).permutation(len(held))
-    held = [held[client] for client in (*sorted(order[num_unseen:]), *sorted(order[:num_unseen]))]
+    numbered = [*sorted(order[num_unseen:]), *sorted(order[:num_unseen])]
+    held = [held[n] for n in numbered]
+    names, groups = (None if found is None else [found[n] for n in numbered] for found in (names or groups, groups))
 
     share = {"mirror": 0.0, "pooled": 0.25}[test] if isinstance(test, str) else test
+    split = _Splitter(source, stratify, chronological)
     kept, tested, validated = [], [], []
     for client, rows in enumerate(held):
         generator = _stream(seed, _SPLIT, client)
-        rest, test_rows = _split(rows, share, source.units, generator)
-        train_rows, validation_rows = _split(rest, validation, source.units, generator)
-        kept.append(source.take(train_rows))
-        validated.append(source.take(validation_rows))
-        tested.append(source.take(test_rows))
+        rest, test_rows = split(rows, share, generator)
+        train_rows, validation_rows = split(rest, validation, generator)
+        kept.append(train_rows)
+        validated.append(validation_rows)
+        tested.append(test_rows)
+    official = source
     if test == "mirror":
-        tested = _mirror(dataset, [part.y for part in kept], _stream(seed, _MIRROR))
-    train_pairs, test_pairs, validation_pairs = ([(p.x, p.y) for p in parts] for parts in (kept, tested, validated))
-    return from_clients(
-        train_pairs,
-        test_pairs,
-        validation_pairs,
-        unseen=num_unseen,
-        num_classes=dataset.num_classes,
-        name=dataset.name,
-    )
+        official, tested = _mirror(dataset, kept, groups, _stream(seed, _MIRROR))
+    parts = (source, kept), (source, validated), (official, tested)
+    taken = [_taken(of, np.concatenate(rows)) for of, rows in parts]
+    examples = Examples(*jax.tree.map(lambda *leaves: np.concatenate(leaves), *taken))
+    sizes = np.array([len(rows) for _, part in parts for rows in part])
+    called = Names(None if names is None else tuple(map(str, names)), dataset.class_names)
+    return _pack(examples, sizes, num_unseen, dataset.num_classes, dataset.ignore, dataset.name, called)
 
 
 def _stream(seed: int, *path: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, *path]))
 
 
-def _split(
-    rows: np.ndarray, share: float, units: np.ndarray | None, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shuffled `rows` without about a `share`, and that share, whole units at a time."""
-    unit = np.arange(len(rows)) if units is None else np.unique(units[rows], return_inverse=True)[1]
-    sizes = np.bincount(unit)
-    place = generator.permutation(len(sizes))
-    taken = 0
-    if share > 0 and len(sizes) > 1:
-        cuts = np.cumsum(sizes[np.argsort(place)])[:-1]
-        taken = 1 + int(np.argmin(np.abs(cuts - share * len(rows))))
-    shuffled = generator.permutation(len(rows))
-    away = place[unit[shuffled]] < taken
-    return rows[shuffled[~away]], rows[shuffled[away]]
+def _check_arguments(
+    dataset: Any, partitioner: Any, test: Any, validation: Any, unseen: Any, seed: Any, min_size: Any
+) -> None:
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"federate deals a data set, not {checks.short(dataset)}: make one with load or from_arrays")
+    if isinstance(test, str) and test not in ("mirror", "pooled"):
+        raise ValueError(f"test={test!r}: give a share such as 0.25, 'mirror' or 'pooled'")
+    for option, share in {"test": test, "validation": validation, "unseen": unseen}.items():
+        if option != "test" or not isinstance(test, str):
+            checks.share(option, share)
+    checks.seed(seed)
+    checks.whole("min_size", min_size, 0)
+    if isinstance(partitioner, str):
+        raise ValueError(
+            f"partitioner={partitioner!r} is text, {checks.nearest(partitioner, PARTITIONS)} Call one of these "
+            "functions, as in pfl.dirichlet(clients=20, alpha=0.1)"
+        )
+    if partitioner in PARTITIONS.values():
+        raise ValueError(f"{partitioner.__name__} makes a partitioner: call it, as in pfl.{partitioner.__name__}(...)")
+    try:
+        inspect.signature(partitioner).bind(dataset, None)
+    except TypeError as error:
+        raise ValueError(
+            f"partitioner={checks.short(partitioner)} is no function (dataset, generator) -> rows of each client "
+            f"({error}): use pfl.by_index for lists of rows"
+        ) from error
 
 
-def _mirror(dataset: Dataset, train_labels: list[np.ndarray], generator: np.random.Generator) -> list[Dataset]:
-    """Official test examples for each client: every one is dealt once, class by class, as training examples were."""
+def _check_strata(dataset: Dataset) -> None:
+    """Refuses what has no class for each example, or units of several classes."""
+    if dataset.num_classes is None or dataset.y.ndim != 1:
+        raise ValueError(f"stratify=True needs one class for each example, which {dataset.name} has not: leave it out")
+    if dataset.units is not None:
+        pairs = np.unique(np.stack([np.unique(dataset.units, return_inverse=True)[1], dataset.y]), axis=1)
+        if (torn := pairs[0][1:] == pairs[0][:-1]).any():
+            unit = np.unique(dataset.units)[pairs[0][1:][torn][0]]
+            raise ValueError(
+                f"stratify=True would tear the unit {unit} of {dataset.name}, which has several classes: leave "
+                "stratify or units out"
+            )
+
+
+def _deal(
+    dataset: Dataset, partitioner: Partitioner, generator: np.random.Generator
+) -> tuple[list[np.ndarray], list[Any] | None]:
+    """The rows of each client that count, checked, and the clients' names where they have any."""
+    dealt = partitioner(dataset, generator)
+    names = None
+    if isinstance(dealt, Mapping):
+        names, dealt = list(_unique(list(dealt), len(dealt))), list(dealt.values())
+    if not isinstance(dealt, list | tuple | np.ndarray) or not len(dealt):
+        raise ValueError(f"the partitioner returned {checks.short(dealt)}: it must return the rows of each client")
+    held = [_rows(rows, len(dataset), client) for client, rows in enumerate(dealt)]
+    joined = np.concatenate(held)
+    rows, counts = np.unique(joined, return_counts=True)
+    if (counts > 1).any():
+        row = rows[counts > 1][0]
+        holders = np.repeat(np.arange(len(held)), [len(mine) for mine in held])[joined == row]
+        raise ValueError(
+            f"row {row} is held twice, by clients {holders[0]} and {holders[1]}, and could be trained on and tested: "
+            "list each row once, or repeat the example in the arrays"
+        )
+    counted = door.counted(dataset.y, dataset.ignore)
+    return [rows[counted[rows]] for rows in held], names
+
+
+def _rows(given: Any, examples: int, client: int) -> np.ndarray:
+    """Row numbers of one client, checked."""
+    rows = door.array(given, f"the rows of client {client}")
+    if rows.size == 0:
+        return np.zeros(0, int)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise ValueError(
+            f"the rows of client {client} are {rows.dtype}{list(rows.shape)}: give whole numbers [n]; np.flatnonzero "
+            "makes them of a mask"
+        )
+    if not 0 <= rows.min() <= rows.max() < examples:
+        raise ValueError(
+            f"the rows of client {client} lie in {rows.min()}..{rows.max()}, and there are {examples} examples: number "
+            f"them 0..{examples - 1}"
+        )
+    return rows.astype(int)
+
+
+def _groups(dataset: Dataset, held: Sequence[np.ndarray]) -> list[Any] | None:
+    """The group that each client is, None unless each is one of its own."""
+    if dataset.groups is None or not all(map(len, held)):
+        return None
+    groups, places = np.unique(dataset.groups, return_inverse=True)
+    if any((places[rows] != places[rows[0]]).any() for rows in held):
+        return None
+    firsts = [places[rows[0]] for rows in held]
+    return groups[firsts].tolist() if len(set(firsts)) == len(held) else None
+
+
+@dataclass(frozen=True)
+class _Splitter:
+    """`(rows, share, generator) -> (rows without about a share, that share)`, whole units at a time."""
+
+    dataset: Dataset
+    stratify: bool
+    chronological: bool
+
+    def __call__(self, rows: np.ndarray, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        if not self.stratify or not len(rows):
+            return self._split(rows, share, generator)
+        label = self.dataset.y[rows]
+        parts = [self._split(rows[label == mine], share, generator) for mine in np.unique(label)]
+        rest, away = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return self._walked(rest, generator), away
+
+    def _walked(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """`rows` in time, or at random."""
+        if not self.chronological:
+            return generator.permutation(rows)
+        times = self.dataset.times
+        return rows[np.lexsort([rows] if times is None else [rows, times[rows]])]
+
+    def _split(self, rows: np.ndarray, share: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        if self.chronological:
+            rows = self._walked(rows, generator)
+        units = np.arange(len(rows)) if self.dataset.units is None else self.dataset.units[rows]
+        unit = np.unique(units, return_inverse=True)[1]
+        sizes = np.bincount(unit)
+        if self.chronological:
+            last = np.zeros(len(sizes), int)
+            last[unit] = np.arange(len(rows))
+            place = np.argsort(np.argsort(-last))
+        else:
+            place = generator.permutation(len(sizes))
+        taken = 0
+        if share > 0 and len(sizes) > 1:
+            cuts = np.cumsum(sizes[np.argsort(place)])[:-1]
+            taken = 1 + int(np.argmin(np.abs(cuts - share * len(rows))))
+        away = place[unit] < taken
+        if not self.chronological:
+            walk = generator.permutation(len(rows))
+            rows, away = rows[walk], away[walk]
+        return rows[~away], rows[away]
+
+
+def _taken(dataset: Dataset, rows: np.ndarray) -> Tree:
+    return jax.tree.map(lambda leaf: leaf[rows], (dataset.x, dataset.y))
+
+
+def _mirror(
+    dataset: Dataset, kept: Sequence[np.ndarray], groups: list[Any] | None, generator: np.random.Generator
+) -> tuple[Dataset, list[np.ndarray]]:
+    """The official test set, and which of its rows each client gets: those of its group, or by classes."""
     official = dataset.test
-    if official is None or dataset.num_classes is None or official.y.ndim != 1:
-        raise ValueError(f"test='mirror' needs an official test set with class labels, which {dataset.name} has not")
-    counts = np.stack([np.bincount(y, minlength=dataset.num_classes) for y in train_labels])
-    dealt: list[list[np.ndarray]] = [[] for _ in train_labels]
+    if official is None:
+        raise ValueError(f"test='mirror' needs an official test set, which {dataset.name} has not: give a share")
+    order = np.arange(len(official)) if official.order is None else official.order
+    if groups is not None and official.groups is not None:
+        order = order[door.counted(official.y, official.ignore)[order]]
+        return official, _own(order, official.groups, groups, dataset.name)
+    if dataset.num_classes is None or official.y.ndim != 1:
+        raise ValueError(f"test='mirror' needs class labels, or groups in the official test set of {dataset.name}, "
+                         "which has neither: give a share")  # fmt: skip
+    counts = np.stack([np.bincount(dataset.y[rows], minlength=dataset.num_classes) for rows in kept])
+    dealt: list[list[np.ndarray]] = [[] for _ in kept]
     for label in np.flatnonzero(counts.sum(0)):
-        rows = generator.permutation(np.flatnonzero(official.y == label))
+        rows = generator.permutation(order[official.y[order] == label])
         cuts = np.cumsum(apportion(len(rows), counts[:, label]))[:-1]
         for mine, part in zip(dealt, np.split(rows, cuts), strict=True):
             mine.append(part)
-    return [official.take(np.concatenate(mine)) for mine in dealt]
+    return official, [np.concatenate(mine) for mine in dealt]
 
 
-def _is_array(value: Any) -> bool:
-    """Lists of numbers count as arrays, so that examples can be written out."""
-    return isinstance(value, list)
+def _own(order: np.ndarray, groups: np.ndarray, clients: list[Any], name: str) -> list[np.ndarray]:
+    """The rows of each client's group, in the given order."""
+    found, places = np.unique(groups[order], return_inverse=True)
+    starts = np.cumsum(np.bincount(places, minlength=len(found)))[:-1]
+    rows = dict(zip(found.tolist(), np.split(order[np.argsort(places, kind="stable")], starts), strict=True))
+    if not rows.keys() & set(clients):
+        raise ValueError(
+            f"the official test set of {name} is of other groups, such as {found[0]}, than the clients, such as "
+            f"{clients[0]}: give a share to test each on its own examples, or test='pooled' to make clients of all"
+        )
+    return [rows.get(client, order[:0]) for client in clients]
 
 
-def _pair(pair: tuple[Tree, Any]) -> Examples:
-    x, y = pair
-    stored: Any = labels(y)
-    return Examples(jax.tree.map(np.asarray, x, is_leaf=_is_array), stored)
+def _pairs(clients: Any, split: str) -> list[tuple[Tree, Any]]:
+    if not isinstance(clients, Sequence) or isinstance(clients, str):
+        raise ValueError(f"{split} is {checks.short(clients)}: give a list of pairs (x, y), one for each client")
+    return [door.pair(given, f"client {client} ({split})") for client, given in enumerate(clients)]
 
 
-def _checked(pair: Examples, model: Examples, who: str) -> Examples:
-    """`pair` if it has the structure, row shapes and dtypes of `model`."""
-    if jax.tree.structure(pair) != jax.tree.structure(model):
-        raise ValueError(f"{who} has {jax.tree.structure(pair)}, but the first client has {jax.tree.structure(model)}")
-    for leaf, other in zip(jax.tree.leaves(pair), jax.tree.leaves(model), strict=True):
-        if len(leaf) and (leaf.shape[1:], leaf.dtype) != (other.shape[1:], other.dtype):
-            raise ValueError(
-                f"{who} has rows {leaf.dtype}{list(leaf.shape[1:])}, but the first client has rows "
-                f"{other.dtype}{list(other.shape[1:])}: give all clients the same shape and dtype"
-            )
-        if len(leaf) != len(pair.y):
-            raise ValueError(f"{who} has {len(leaf)} inputs and {len(pair.y)} labels; they must agree")
-    return jax.tree.map(lambda leaf, other: leaf if len(leaf) else other, pair, model)
+def _unique(names: Any, population: int) -> tuple[str, ...]:
+    """Names of clients, checked."""
+    texts = tuple(map(str, names))
+    if isinstance(names, str) or len(texts) != population or len(set(texts)) < population:
+        raise ValueError(f"names={checks.short(names)}: give one name for each of {population} clients, all different")
+    return texts
+
+
+def _joined(parts: Mapping[str, Tree], lengths: Mapping[str, int]) -> Tree:
+    """Inputs of several clients, which must agree in structure, row shapes and dtypes."""
+    first = next((x for part, x in parts.items() if lengths[part]), next(iter(parts.values())))
+    for part, x in parts.items():
+        who = part.removeprefix(" of ")
+        door.same_rows(x, first, who, "the first client")
+        for leaf in jax.tree.leaves(x):
+            if len(leaf) != lengths[part]:
+                raise ValueError(f"{who} has {len(leaf)} inputs and {lengths[part]} labels; they must agree")
+    filled = [x for part, x in parts.items() if lengths[part]] or [first]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *filled)
+
+
+def _pack(
+    examples: Examples,
+    sizes: np.ndarray,
+    unseen: int,
+    num_classes: int | None,
+    ignore: int | None,
+    name: str,
+    called: Names,
+) -> FederatedData:
+    """The federation of examples that lie as `sizes` [3 (N + U)] say: split by split, client by client."""
+    sizes = sizes.astype(np.int32)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32)
+    rows = [Rows(*pair) for pair in zip(starts.reshape(3, -1), sizes.reshape(3, -1), strict=True)]
+    clients = len(sizes) // 3 - unseen
+    if not sizes[:clients].any():
+        raise ValueError(f"{name}: none of the {clients} clients has an example to train on: give at least one")
+    return FederatedData(
+        examples,
+        *rows,
+        num_clients=clients,
+        num_unseen=unseen,
+        num_classes=num_classes,
+        name=name,
+        fingerprint=_fingerprint(examples, sizes, unseen),
+        capacity=int(sizes[: clients + unseen].max()),
+        ignore=ignore,
+        called=called,
+    )
 
 
 def _fingerprint(examples: Examples, sizes: np.ndarray, unseen: int) -> str:
     digest = sha256(f"{jax.tree.structure(examples)} {sizes.tolist()} {unseen}".encode())
     for leaf in jax.tree.leaves(examples):
         digest.update(f"{leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()[:16]

@@ -1,21 +1,47 @@
 """Partitioners: who holds which examples.
 
-A partitioner is a function `(dataset, generator) -> rows of each client`. It draws from the given NumPy generator only,
-gives every example of the data set to exactly one client (unless it says otherwise), and ends for every input, with a
-result or with one `ValueError`. Letters: T examples, N clients, C classes that occur in the data.
+A partitioner is a function `(dataset, generator) -> rows of each client`; row i is example i of the data set, in the
+order in which it was given. Those of this module draw from the given NumPy generator only, give every example to
+exactly one client (unless they say otherwise), deal the same examples whatever the order of the source, and end for
+every input, with a result or with one `ValueError`. Letters: T examples, N clients, C classes that occur in the data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import wraps
+from typing import Any, Literal
 
 import numpy as np
 
+from pfljax.data.checks import NUMBER, short, whole
 from pfljax.data.dataset import Dataset
+from pfljax.data.door import array
 
-Partitioner = Callable[[Dataset, np.random.Generator], list[np.ndarray]]
+Held = Sequence[Any] | Mapping[Any, Any]
+"""Row numbers of each client, in a list, or in a dictionary by the clients' names."""
+
+Partitioner = Callable[[Dataset, np.random.Generator], Held]
 """`(dataset, generator) ->` row numbers of each client."""
+
+# Below, a Dirichlet share is mostly smaller than the 1e-9 that keeps Sinkhorn's scaling alive.
+_SHARP = 0.02
+# As good as the limit, in which one share is 1.
+_SHARPEST = 1e-100
+
+
+def _in_canonical_order(deal: Callable[..., list[np.ndarray]]) -> Partitioner:
+    """`deal`, which numbers the examples as `Dataset.order` does, with rows as they were given."""
+
+    @wraps(deal)
+    def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
+        order = dataset.order
+        if order is None:
+            return deal(dataset, generator)
+        return [order[rows] for rows in deal(replace(dataset, x=(), test=None).take(order), generator)]
+
+    return partition
 
 
 def iid(clients: int, sizes: Sequence[int] | None = None) -> Partitioner:
@@ -26,6 +52,7 @@ def iid(clients: int, sizes: Sequence[int] | None = None) -> Partitioner:
     """
     _check(clients=clients)
 
+    @_in_canonical_order
     def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
         wanted = _sizes(sizes, clients, dataset)
         return _cut(generator.permutation(len(dataset)), wanted)
@@ -46,6 +73,7 @@ def shards(clients: int, shards_per_client: int = 2) -> Partitioner:
     _check(clients=clients, shards_per_client=shards_per_client)
     count = clients * shards_per_client
 
+    @_in_canonical_order
     def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
         label, _ = _labels(dataset)
         if count > len(label):
@@ -78,6 +106,7 @@ def classes_per_client(clients: int, k: int, *, uneven: bool = False) -> Partiti
     """
     _check(clients=clients, k=k)
 
+    @_in_canonical_order
     def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
         label, classes = _labels(dataset)
         _enough(len(label), clients, k)
@@ -126,7 +155,8 @@ def dirichlet(
       capped: clients that already hold T / N get nothing of the classes that follow; drawn anew until everybody has
         `min_size` ("practical heterogeneity" of PFLlib, NIID-bench).
       raw: no control of sizes; clients may be empty.
-      balanced: the shares are scaled until all clients hold T / N (Sinkhorn), to within one example.
+      balanced: the shares are scaled until all clients hold T / N (Sinkhorn), to within one example; below
+        alpha = 0.02, where scaling no longer ends, the largest shares are served first.
 
     Args:
       clients: N.
@@ -144,18 +174,22 @@ def dirichlet(
     _check(clients=clients, alpha=alpha, max_tries=max_tries)
     if variant not in ("capped", "raw", "balanced"):
         raise ValueError(f"variant={variant!r}: choose 'capped', 'raw' or 'balanced'")
-    if min_size is not None and min_size < 0:
-        raise ValueError(f"min_size={min_size}: it must be at least 0")
+    if min_size is not None:
+        whole("min_size", min_size, 0)
 
+    @_in_canonical_order
     def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
         label, classes = _labels(dataset)
         sizes, per_client = np.bincount(label, minlength=classes), len(label) / clients
         _enough(len(label), clients, 1)
         if variant == "raw":
-            counts = _cuts(sizes, generator.dirichlet(np.full(clients, alpha), classes))
+            counts = _cuts(sizes, generator.dirichlet(np.full(clients, max(alpha, _SHARPEST)), classes))
         elif variant == "balanced":
-            shares = generator.dirichlet(np.full(clients, alpha), classes)
-            counts = _balanced(sizes, shares, apportion(len(label), np.ones(clients)))
+            wanted = apportion(len(label), np.ones(clients))
+            if alpha < _SHARP:
+                counts = _largest_first(sizes, wanted, alpha, generator)
+            else:
+                counts = _balanced(sizes, generator.dirichlet(np.full(clients, alpha), classes), wanted)
         else:
             least = int(min(40, per_client / 2)) if min_size is None else min_size
             _enough(len(label), clients, least)
@@ -193,18 +227,17 @@ def dirichlet_client(
     if prior not in ("uniform", "global"):
         raise ValueError(f"prior={prior!r}: choose 'uniform' or 'global'")
 
+    @_in_canonical_order
     def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
         label, classes = _labels(dataset)
         wanted = _sizes(sizes, clients, dataset)
         left = np.bincount(label, minlength=classes)
-        concentration = alpha * (np.ones(classes) if prior == "uniform" else left / left.sum())
+        concentration = max(alpha, _SHARPEST) * (np.ones(classes) if prior == "uniform" else left / left.sum())
         counts = np.zeros((classes, clients), int)
         for client in range(clients):
             shares = generator.dirichlet(concentration)
             while (missing := wanted[client] - counts[:, client].sum()) > 0:
-                shares = np.where(left > 0, shares, 0)
-                if not shares.sum() > 0:
-                    shares = left.astype(float)
+                shares = _among(left > 0, shares, concentration, generator)
                 drawn = np.minimum(generator.multinomial(missing, shares / shares.sum()), left)
                 counts[:, client] += drawn
                 left = left - drawn
@@ -254,6 +287,7 @@ def natural(clients: int | None = None, *, min_size: int = 1) -> Partitioner:
     """
     _check(clients=1 if clients is None else clients, min_size=min_size)
 
+    @_in_canonical_order
     def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
         if dataset.groups is None:
             raise ValueError(f"{dataset.name} has no natural clients: give groups, or use another partitioner")
@@ -272,6 +306,24 @@ def natural(clients: int | None = None, *, min_size: int = 1) -> Partitioner:
     return partition
 
 
+def by_index(rows: Held) -> Partitioner:
+    """Lists of one's own, from a paper or another program: `rows[i]` are the examples of client i.
+
+    Row numbers count the examples in the order in which they were given to `from_arrays`, or stand in the file that was
+    loaded. Examples that no list names are left out.
+
+    Args:
+      rows: a list of row numbers for each client, or a dictionary of such lists by the clients' names.
+
+    >>> from pfljax.data import federate, from_arrays
+    >>> dataset = from_arrays(np.arange(4.0)[:, None], np.array([0, 1, 0, 1]))
+    >>> data = federate(dataset, by_index({"north": [3, 0], "south": [2]}), test=0.0)
+    >>> data.names, data.sizes().tolist()
+    (('north', 'south'), [2, 1])
+    """
+    return lambda dataset, generator: rows
+
+
 def apportion(total: int, weights: np.ndarray) -> np.ndarray:
     """Integers in proportion to `weights` that sum to `total`: floors, then one more for the largest remainders.
 
@@ -286,16 +338,15 @@ def apportion(total: int, weights: np.ndarray) -> np.ndarray:
 
 def _check(alpha: float = 1.0, **counts: int) -> None:
     for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"{name}={count!r}: it must be a whole number of at least 1")
-    if not 0 < alpha <= 1e9:
-        raise ValueError(f"alpha={alpha}: it must be a number above 0 and at most 1e9, which is as good as IID")
+        whole(name, count, 1)
+    if not (isinstance(alpha, NUMBER) and 0 < alpha <= 1e9):
+        raise ValueError(f"alpha={short(alpha)}: it must be a number above 0 and at most 1e9, which is as good as IID")
 
 
 def _moderate(**numbers: float) -> None:
     for name, number in numbers.items():
-        if not 0 <= number <= 100:
-            raise ValueError(f"{name}={number}: it must lie in 0..100, where one client holds nearly all")
+        if not (isinstance(number, NUMBER) and 0 <= number <= 100):
+            raise ValueError(f"{name}={short(number)}: it must lie in 0..100, where one client holds nearly all")
 
 
 def _enough(examples: int, clients: int, least: int) -> None:
@@ -320,10 +371,10 @@ def _sizes(sizes: Sequence[int] | None, clients: int, dataset: Dataset) -> np.nd
     if sizes is None:
         _enough(len(dataset), clients, 1)
         return apportion(len(dataset), np.ones(clients))
-    wanted = np.asarray(sizes)
+    wanted = array(sizes, "sizes")
     if wanted.shape != (clients,) or wanted.dtype.kind not in "iu" or wanted.min() < 0 or wanted.sum() > len(dataset):
         raise ValueError(
-            f"sizes={sizes}: give {clients} whole numbers of at least 0 that add up to at most {len(dataset)}"
+            f"sizes={short(sizes)}: give {clients} whole numbers of at least 0 that add up to at most {len(dataset)}"
         )
     return wanted
 
@@ -333,6 +384,7 @@ def _cut(rows: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
 
 
 def _by_share(clients: int, min_size: int, shares: Callable[[np.random.Generator], np.ndarray]) -> Partitioner:
+    @_in_canonical_order
     def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
         _enough(len(dataset), clients, min_size)
         sizes = min_size + apportion(len(dataset) - clients * min_size, shares(generator))
@@ -358,19 +410,44 @@ def _cuts(size: np.ndarray | int, shares: np.ndarray) -> np.ndarray:
 def _capped(
     sizes: np.ndarray, clients: int, alpha: float, least: int, max_tries: int, generator: np.random.Generator
 ) -> np.ndarray:
-    cap = sizes.sum() / clients
+    cap, concentration = sizes.sum() / clients, np.full(clients, max(alpha, _SHARPEST))
     for _ in range(max_tries):
         counts = np.zeros((len(sizes), clients), int)
-        for y, drawn in enumerate(generator.dirichlet(np.full(clients, alpha), len(sizes))):
-            free = counts.sum(0) < cap
-            shares = drawn * free
-            counts[y] = _cuts(sizes[y], shares / shares.sum() if shares.sum() > 0 else free / free.sum())
+        for y, drawn in enumerate(generator.dirichlet(concentration, len(sizes))):
+            shares = _among(counts.sum(0) < cap, drawn, concentration, generator)
+            counts[y] = _cuts(sizes[y], shares / shares.sum())
         if counts.sum(0).min() >= least:
             return counts
     raise ValueError(
         f"none of {max_tries} draws of dirichlet(clients={clients}, alpha={alpha}) gave every client {least} examples: "
         "use a larger alpha, fewer clients, a lower min_size, or variant='balanced'"
     )
+
+
+def _among(
+    open: np.ndarray, shares: np.ndarray, concentration: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """The shares of those that are open; where these underflow, drawn anew: parts of a Dirichlet are one themselves."""
+    shares = np.where(open, shares, 0)
+    if not shares.sum() > 0:
+        shares[open] = generator.dirichlet(concentration[open])
+    return shares
+
+
+def _largest_first(sizes: np.ndarray, wanted: np.ndarray, alpha: float, generator: np.random.Generator) -> np.ndarray:
+    """Integers with row sums `sizes` and column sums `wanted`: of the largest share as much as fits, then of the next.
+
+    Shares are compared by `alpha log q_y`, less the largest of the class, which does not underflow.
+    """
+    shape = len(sizes), len(wanted)
+    logs = alpha * np.log(generator.standard_gamma(1 + alpha, shape)) + np.log1p(-generator.random(shape))
+    order = np.argsort(logs.max(1, keepdims=True) - logs, axis=None, kind="stable")
+    counts, rows, columns = np.zeros(shape, int), sizes.copy(), wanted.copy()
+    for y, client in zip(*np.unravel_index(order, shape), strict=True):
+        counts[y, client] = amount = min(rows[y], columns[client])
+        rows[y] -= amount
+        columns[client] -= amount
+    return counts
 
 
 def _balanced(sizes: np.ndarray, shares: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -396,3 +473,10 @@ def _balanced(sizes: np.ndarray, shares: np.ndarray, wanted: np.ndarray) -> np.n
         counts[y] += more
         columns = columns - more
     return counts
+
+
+PARTITIONS: dict[str, Callable[..., Partitioner]] = {
+    make.__name__: make
+    for make in (classes_per_client, dirichlet, dirichlet_client, iid, log_normal, natural, power_law, shards)
+}
+"""Name -> maker of a partitioner from plain values."""

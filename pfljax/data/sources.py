@@ -1,6 +1,6 @@
 """The door to data sets: a name, and wherever its bytes can be found.
 
-All sources of a data set give the same arrays in the same (canonical) order, so partitions do not depend on the source.
+All sources of a data set give the same examples, each in its own order, on which partitions do not depend.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import gzip
 import os
 import zipfile
 import zlib
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pfljax.data import synthetic, tfds
+from pfljax.data.checks import nearest, short
 from pfljax.data.dataset import Dataset, from_arrays
 
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
@@ -36,8 +37,9 @@ def load(
     download: bool = False,
     groups: str | None = None,
     units: str | None = None,
+    times: str | None = None,
 ) -> Dataset:
-    """A data set by name, in canonical order.
+    """A data set by name, or from a file.
 
     `"digits"` (8x8 images, 1,797 of them, from scikit-learn) and `"synthetic"` (`synthetic_v2` with its defaults) need
     no files. Others are looked for, in this order:
@@ -47,13 +49,15 @@ def load(
       3. what `tensorflow_datasets` has prepared in the `array_record` format (at `path`, if `source="tfds"`).
 
     Args:
-      name: one of `NAMES`; any name with `path`, any name of the TFDS catalogue with `source="tfds"`.
+      name: one of `NAMES`; any name with `path`, any name of the TFDS catalogue with `source="tfds"`; or a path itself.
       path: a file or folder instead of the usual places.
       source: look everywhere, only for files, or only in TFDS.
       download: let TFDS download and prepare what is found nowhere; needs TensorFlow and the internet.
       groups: which array of an `.npz` file, or which feature of a TFDS data set, names the natural client
-        (`groups` or `writer` if None and the file has one).
+        (`groups` or `writer` if None and the file has one). Where the file has `writer_train` and `writer_test`, it is
+        `"writer"`.
       units: which array of an `.npz` file names what must stay together in a split.
+      times: which array of an `.npz` file says when each example was made.
 
     Returns:
       Arrays in their storage dtype; grey images are [T, H, W, 1].
@@ -65,25 +69,31 @@ def load(
     """
     if source not in ("auto", "files", "tfds"):
         raise ValueError(f"source={source!r}: choose 'auto', 'files' or 'tfds'")
+    if not isinstance(name, str | Path):
+        raise ValueError(f"name={short(name)}: give the name of a data set, or the path of a file")
+    keys = {"groups": groups, "units": units, "times": times}
     if source == "tfds":
-        return tfds.load(name, data_dir=path, download=download, groups=groups)
+        _unused(keys, ("units", "times"), f"{name} of TFDS")
+        return tfds.load(str(name), data_dir=path, download=download, groups=groups)
+    if path is None and name not in NAMES and (Path(name).suffix == ".npz" or Path(name).exists()):
+        name, path = Path(name).stem, name
+    name = str(name)
     if path is None and name not in NAMES:
-        close = get_close_matches(name, NAMES, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(NAMES)}"
-        raise ValueError(f"no data set is named {name!r}: {hint} Or give a path, or source='tfds'")
-    if path is None and name == "digits":
-        return _digits()
-    if path is None and name == "synthetic":
-        return synthetic.synthetic_v2()
+        raise ValueError(f"no data set is named {name!r}: {nearest(name, NAMES)} Or give a path, or source='tfds'")
+    if path is None and name in ("digits", "synthetic"):
+        _unused(keys, keys, name)
+        return _digits() if name == "digits" else synthetic.synthetic_v2()
     places = [Path(path)] if path is not None else _places(name)
     for place in places:
         if place.is_file():
-            return read_npz(place, name, groups=groups, units=units)
+            return read_npz(place, name, groups=groups, units=units, times=times)
         for folder in (place, place / "raw", place / _TORCHVISION.get(name, "") / "raw"):
             if _idx_file(folder, "train-images-idx3-ubyte"):
+                _unused(keys, keys, f"the idx files in {folder}")
                 return _idx_folder(folder, name)
     searched = ", ".join(map(str, places)) or "$PFLJAX_DATA (not set)"
     if source == "auto" and path is None:
+        _unused(keys, ("units", "times"), f"{name} of TFDS")
         try:
             return tfds.load(name, download=download, groups=groups)
         except (ImportError, FileNotFoundError) as error:
@@ -98,7 +108,14 @@ def load(
     )
 
 
-def read_npz(path: str | Path, name: str, *, groups: str | None = None, units: str | None = None) -> Dataset:
+def read_npz(
+    path: str | Path,
+    name: str,
+    *,
+    groups: str | None = None,
+    units: str | None = None,
+    times: str | None = None,
+) -> Dataset:
     """An `.npz` file with `x`, `y`, or `x_train`, `y_train` and perhaps `x_test`, `y_test`. See `load`.
 
     Raises:
@@ -114,15 +131,17 @@ def read_npz(path: str | Path, name: str, *, groups: str | None = None, units: s
     def part(suffix: str) -> dict[str, Any] | None:
         if f"x{suffix}" not in arrays or f"y{suffix}" not in arrays:
             return None
-        named = {"groups": groups, "units": units}
-        for argument, key in named.items():
-            if key is not None and f"{key}{suffix}" not in arrays:
-                raise ValueError(f"{path} has no array {key + suffix!r} for {argument}: it has {', '.join(arrays)}")
-        named["groups"] = groups or next((key for key in ("groups", "writer") if f"{key}{suffix}" in arrays), None)
-        return {key: None if array is None else arrays[f"{array}{suffix}"] for key, array in named.items()} | {
-            "x": _grey(arrays[f"x{suffix}"]),
-            "y": arrays[f"y{suffix}"],
-        }
+        found = {"x": _grey(arrays[f"x{suffix}"]), "y": arrays[f"y{suffix}"]}
+        for argument, key in {"groups": groups, "units": units, "times": times}.items():
+            names = [] if key is None else [f"{key}{suffix}", f"{key.removesuffix('_train')}{suffix}"]
+            held = [name for name in names if name in arrays]
+            if names and not held:
+                raise ValueError(f"{path} has no array {names[0]!r} for {argument}: it has {', '.join(arrays)}")
+            if held:
+                found[argument] = arrays[held[0]]
+        if groups is None and (named := [key for key in ("groups", "writer") if f"{key}{suffix}" in arrays]):
+            found["groups"] = arrays[f"{named[0]}{suffix}"]
+        return found
 
     train = part("_train") or part("")
     if train is None:
@@ -153,6 +172,13 @@ def read_idx(path: str | Path) -> np.ndarray:
             "delete it and fetch it again"
         )
     return np.frombuffer(content, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _unused(keys: Mapping[str, str | None], names: Iterable[str], where: str) -> None:
+    """Refuses names of arrays where none can be named."""
+    for name in names:
+        if keys[name] is not None:
+            raise ValueError(f"{name}={keys[name]!r}: {where} has no such array; it is for .npz files")
 
 
 def _digits() -> Dataset:

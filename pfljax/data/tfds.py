@@ -19,7 +19,7 @@ _HOST = "https://storage.googleapis.com"
 def load(
     name: str, *, data_dir: str | Path | None = None, download: bool = False, groups: str | None = None
 ) -> Dataset:
-    """A data set of the TFDS catalogue with its official test split, in canonical order.
+    """A data set of the TFDS catalogue with its official test split.
 
     Args:
       name: as in `tfds.builder(name)`, for example `"mnist"` or `"emnist/byclass"`.

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pfljax import checks
+from pfljax.checks import Count
 from pfljax.models.convolution import cnn
 from pfljax.models.dense import logistic, mlp
 from pfljax.models.linen import from_linen
 from pfljax.models.mobilenet import mobilenet_v1
 from pfljax.models.pool import max_pool
-from pfljax.models.precision import compute_in
+from pfljax.models.precision import Precision, compute_in
 from pfljax.models.recurrent import char_lstm
 from pfljax.models.resnet import resnet8, resnet18, resnet34
 from pfljax.models.rewrite import fast
 from pfljax.types import Model
 
 
-def _char_lstm(shape: Sequence[int], classes: int, **kwargs: Any) -> Model:
-    return char_lstm(classes, *shape, **kwargs)
+def _char_lstm(
+    shape: Sequence[int], classes: int, embedding: Count = 8, hidden: Count = 256, layers: Count = 2
+) -> Model:
+    return char_lstm(classes, *shape, embedding=embedding, hidden=hidden, layers=layers)
 
 
 MODELS: dict[str, Callable[..., Model]] = {
@@ -42,14 +45,13 @@ def by_name(name: str, shape: Sequence[int], classes: int, **kwargs: Any) -> Mod
       ValueError: if there is no such model.
     """
     if name not in MODELS:
-        close = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {sorted(MODELS)}"
-        raise ValueError(f"no model {name!r}; {hint}")
+        raise ValueError(f"no model {name!r}: {checks.nearest(name, MODELS)}")
     return MODELS[name](shape, classes, **kwargs)
 
 
 __all__ = [
     "MODELS",
+    "Precision",
     "by_name",
     "char_lstm",
     "cnn",

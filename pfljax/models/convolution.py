@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from flax import linen as nn
 
+from pfljax import checks
 from pfljax.models.layers import Classifier, flat, image
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -27,7 +29,8 @@ class CNN(nn.Module):
         return Classifier(self.classes, name="classifier")(x)
 
 
-def cnn(shape: Sequence[int], classes: int, padding: str | None = None) -> Model:
+@checks.by_hints()
+def cnn(shape: Sequence[int], classes: checks.Count, padding: Literal["SAME", "VALID"] | None = None) -> Model:
     """conv5x5(32) - pool - conv5x5(64) - pool - dense 512 - dense: 582,026 parameters on 28x28x1 with 10 classes.
 
     ReLU follows the pooling, which gives the same values as before it for a quarter of the work.

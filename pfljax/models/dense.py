@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
+from pfljax import checks
 from pfljax.models.layers import Classifier, flat
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -25,11 +26,13 @@ class MLP(nn.Module):
         return Classifier(self.classes, name="classifier")(x)
 
 
-def mlp(shape: Sequence[int], classes: int, hidden: Sequence[int] = (100,)) -> Model:
+@checks.by_hints()
+def mlp(shape: Sequence[int], classes: checks.Count, hidden: Sequence[checks.Count] = (100,)) -> Model:
     """A multilayer perceptron with ReLU on the flattened example; its blocks are its dense layers."""
     return from_linen(MLP(tuple(hidden), classes), shape)
 
 
-def logistic(shape: Sequence[int], classes: int) -> Model:
+@checks.by_hints()
+def logistic(shape: Sequence[int], classes: checks.Count) -> Model:
     """Multinomial logistic regression on the flattened example: `logits = W x + b`; a linear model if `classes=1`."""
     return mlp(shape, classes, ())

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
+from pfljax import checks
 from pfljax.types import Array
 
+Norm = Literal["group", "batch", "layer"]
 
-def normalization(kind: str, channels: int) -> nn.Module:
+
+def normalization(kind: Norm, channels: int) -> nn.Module:
     """A norm layer over `channels`: `"group"` (groups of about 16 channels), `"batch"` (momentum 0.9) or `"layer"`.
 
     Group norm is the usual choice in federated learning: it measures nothing across examples or clients.
@@ -25,9 +29,7 @@ def normalization(kind: str, channels: int) -> nn.Module:
         "batch": lambda: nn.BatchNorm(momentum=0.9, epsilon=1e-5),
         "layer": lambda: nn.LayerNorm(epsilon=1e-5),
     }
-    if kind not in kinds:
-        raise ValueError(f"norm {kind!r} is not one of {sorted(kinds)}")
-    return kinds[kind]()
+    return kinds[checks.choice(kind, kinds, "norm")]()
 
 
 def image(x: Array) -> Array:
@@ -60,7 +62,7 @@ class Stem(nn.Module):
     """
 
     channels: int
-    norm: str
+    norm: Norm
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

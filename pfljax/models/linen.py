@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from pfljax import checks
 from pfljax.models.rewrite import fast
 from pfljax.types import Array, Model, Params, Tree
 
@@ -39,6 +40,7 @@ def _trained(train: bool, mask: Array | None) -> Callable[..., Any]:
     return intercept
 
 
+@checks.by_hints()
 def from_linen(
     module: nn.Module, shape: Sequence[int], dtype: Any = jnp.float32, *, blocks: Sequence[str] | None = None
 ) -> Model:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
-from pfljax.models.layers import Classifier, conv, image, normalization
+from pfljax import checks
+from pfljax.models.layers import Classifier, Norm, conv, image, normalization
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
 
@@ -19,7 +20,7 @@ class Separable(nn.Module):
 
     channels: int
     stride: int
-    norm: str
+    norm: Norm
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -32,7 +33,7 @@ class Stem(nn.Module):
     """A 3x3 convolution with norm and ReLU, of stride 2 from 64 pixels a side on."""
 
     channels: int
-    norm: str
+    norm: Norm
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -46,7 +47,7 @@ class MobileNet(nn.Module):
 
     classes: int
     width: float
-    norm: str
+    norm: Norm
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -56,7 +57,10 @@ class MobileNet(nn.Module):
         return Classifier(self.classes, name="classifier")(x.mean(axis=(1, 2)))
 
 
-def mobilenet_v1(shape: Sequence[int], classes: int, width: float = 1.0, norm: str = "group") -> Model:
+@checks.by_hints()
+def mobilenet_v1(
+    shape: Sequence[int], classes: checks.Count, width: checks.Positive = 1.0, norm: Norm = "group"
+) -> Model:
     """MobileNet-v1; 15 blocks: the stem, 13 depthwise separable blocks, the classifier.
 
     Args:

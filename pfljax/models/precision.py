@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from pfljax import checks
 from pfljax.types import Array, Model, Params, Tree
 
 Precision = Literal["default", "float32", "tf32", "bfloat16"]
@@ -25,10 +25,7 @@ def compute_in(model: Model, precision: Precision) -> Model:
     Raises:
       ValueError: if there is no such precision.
     """
-    known = get_args(Precision)
-    if precision not in known:
-        near = difflib.get_close_matches(str(precision), known, n=1)
-        raise ValueError(f"precision={precision!r}: " + (f"did you mean {near[0]!r}?" if near else f"choose {known}"))
+    checks.each(Precision, precision=precision)
     if precision == "default":
         return model
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from pfljax import checks
+from pfljax.checks import Count
 from pfljax.models.layers import Classifier
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -59,7 +61,10 @@ class CharLSTM(nn.Module):
         return Classifier(self.vocabulary, name="classifier")(x[:, -1])
 
 
-def char_lstm(vocabulary: int = 80, length: int = 80, embedding: int = 8, hidden: int = 256, layers: int = 2) -> Model:
+@checks.by_hints()
+def char_lstm(
+    vocabulary: Count = 80, length: Count = 80, embedding: Count = 8, hidden: Count = 256, layers: Count = 2
+) -> Model:
     """The next-character network of LEAF: tokens [B, length] to the logits [B, vocabulary] of the following character.
 
     820,522 parameters with a vocabulary of 90. Blocks: embedding, each LSTM layer, classifier. Tokens may be bytes.

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from flax import linen as nn
 
-from pfljax.models.layers import Classifier, Stem, conv, normalization
+from pfljax import checks
+from pfljax.models.layers import Classifier, Norm, Stem, conv, normalization
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
 
@@ -16,7 +17,7 @@ class Block(nn.Module):
 
     channels: int
     stride: int
-    norm: str
+    norm: Norm
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -34,7 +35,7 @@ class ResNet(nn.Module):
     stages: Sequence[int]
     width: int
     classes: int
-    norm: str
+    norm: Norm
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -45,7 +46,8 @@ class ResNet(nn.Module):
         return Classifier(self.classes, name="classifier")(x.mean(axis=(1, 2)))
 
 
-def resnet8(shape: Sequence[int], classes: int, norm: str = "group") -> Model:
+@checks.by_hints()
+def resnet8(shape: Sequence[int], classes: checks.Count, norm: Norm = "group") -> Model:
     """ResNet-8 of 16, 32 and 64 channels, one basic block a stage; 5 blocks with stem and classifier.
 
     The family of 6n + 2 layers of He et al. (CVPR 2016, section 4.2), with n = 1, and 1x1 convolutions as shortcuts.
@@ -54,7 +56,8 @@ def resnet8(shape: Sequence[int], classes: int, norm: str = "group") -> Model:
     return from_linen(ResNet((1, 1, 1), 16, classes, norm), shape)
 
 
-def resnet18(shape: Sequence[int], classes: int, norm: str = "group") -> Model:
+@checks.by_hints()
+def resnet18(shape: Sequence[int], classes: checks.Count, norm: Norm = "group") -> Model:
     """ResNet-18: 2, 2, 2, 2 basic blocks of 64 to 512 channels; 10 blocks with stem and classifier.
 
     Source: He et al., "Deep residual learning for image recognition", CVPR 2016, table 1,
@@ -63,6 +66,7 @@ def resnet18(shape: Sequence[int], classes: int, norm: str = "group") -> Model:
     return from_linen(ResNet((2, 2, 2, 2), 64, classes, norm), shape)
 
 
-def resnet34(shape: Sequence[int], classes: int, norm: str = "group") -> Model:
+@checks.by_hints()
+def resnet34(shape: Sequence[int], classes: checks.Count, norm: Norm = "group") -> Model:
     """ResNet-34: 3, 4, 6, 3 basic blocks of 64 to 512 channels; 18 blocks with stem and classifier. See `resnet18`."""
     return from_linen(ResNet((3, 4, 6, 3), 64, classes, norm), shape)

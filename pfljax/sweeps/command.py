@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pfljax.sweeps import runner, spaces
+from pfljax.sweeps import points, runner, spaces
 from pfljax.sweeps.outcomes import Select, Sweep, spell_counts
 
 _EXAMPLES = """\
@@ -42,12 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--select", choices=("best_validation", "best_test"), help="which examples choose the best (validation)")
 
 
-def from_command_line(options: argparse.Namespace, config: Callable[[], Mapping[str, Any]]) -> None:
+def from_command_line(
+    options: argparse.Namespace, config: Callable[[], tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> None:
     """Runs the sweep, or the look at one, that the arguments ask for, and prints it.
 
     Args:
       options: what was parsed.
-      config: reads the configuration.
+      config: reads the configuration, and which of its fields were set here.
 
     Raises:
       ValueError: if the arguments do not fit together.
@@ -65,8 +68,10 @@ def from_command_line(options: argparse.Namespace, config: Callable[[], Mapping[
     else:
         seeds = over.pop("run.seed", None)
         space = spaces.random(options.random, over, seed=options.draw_seed, seeds=seeds)
+    values, changes = config()
+    points.check_effect(points.lay_out(values, space), changes)
     swept = runner.sweep(
-        config(),
+        values,
         space,
         options.out,
         shard=options.shard,
@@ -105,5 +110,7 @@ def _merge(folder: str, select: Select | None) -> None:
 
 
 def _shard(text: str) -> tuple[int, int]:
+    if not re.fullmatch(r"\d+/\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: write I/N, such as 0/4")
     index, _, count = text.partition("/")
     return int(index), int(count)

@@ -36,7 +36,8 @@ class Ensembles:
         for members in by_group(points):
             served = self._of(members[0], at_once)
             for place, outcome in served.run([hyper_point(point) for point in members]):
-                yield members[place], outcome
+                point = members[place]
+                yield point, outcome.configured(point.config.to_dict()) if isinstance(outcome, Result) else outcome
 
     def _of(self, point: Point, at_once: int | None) -> Ensemble:
         key = point.group, at_once

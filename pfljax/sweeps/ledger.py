@@ -7,31 +7,40 @@ writers. Whoever reads takes all ledgers of the folder together.
 from __future__ import annotations
 
 import json
-import math
+import logging
+import os
 import platform
 import re
 import sqlite3
 import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from pfljax import files
 from pfljax.course import Diverged
 from pfljax.results import Result, Select
-from pfljax.sweeps.points import Point
+from pfljax.sweeps.points import Point, digest
 
 _SCHEMA = """
 create table if not exists points (id text primary key, family text not null, config text not null);
 create table if not exists outcomes (
     id text primary key, status text not null, reason text, summary text, validation real, test real, arrays blob,
-    seconds real, host text, time text
+    seconds real, host text, time text, content text, digest text
 );
 """
-_VERSION = 1
+_VERSION = 2
+_UPGRADE = """
+begin immediate; alter table outcomes add column content text; alter table outcomes add column digest text;
+pragma user_version = 2; commit;
+"""
 _FAST = "id, status, reason, validation, test, seconds, host, time"
 _MERGED = "ledger.sqlite"
+# Errors that are not the file's: PERM, BUSY, LOCKED, NOMEM, READONLY, IOERR, FULL, CANTOPEN.
+_SYSTEM = {3, 5, 6, 7, 8, 10, 13, 14}
+_REMEDY = "pfljax resume puts it aside, keeps what is sound, and runs the other points again"
 
 
 class Outcome(NamedTuple):
@@ -63,10 +72,14 @@ class Ledger:
         weakref.finalize(self, self._connection.close)
         with self._guarded():
             (version,) = self._connection.execute("pragma user_version").fetchone()
-            if version not in (0, _VERSION):
-                raise ValueError(f"{path} is a ledger of version {version}, and this program writes {_VERSION}")
             if version == 0:
                 self._connection.executescript(f"begin immediate; {_SCHEMA} pragma user_version = {_VERSION}; commit;")
+            elif version == 1:
+                self._connection.executescript(_UPGRADE)
+        if version > _VERSION:
+            raise ValueError(
+                f"{path} is a ledger of version {version}, and this program writes {_VERSION}: move it away"
+            )
 
     def add(self, points: Iterable[Point]) -> None:
         """Enters points; those that are there already stay."""
@@ -86,12 +99,13 @@ class Ledger:
             outcome, summary, arrays = Outcome(point.id, "diverged", str(result)), None, None
         else:
             at = result.evaluation(select)
-            validation, test = (_score(result, split, at) for split in ("validation", "test"))
-            outcome = Outcome(point.id, "done", None, validation, test, result.seconds)
+            validation, test = (result.mean_at(at, split) for split in ("validation", "test"))
+            outcome = Outcome(point.id, "done", None, validation, test, float(result.seconds))
             summary, arrays = json.dumps(result.summary(select=select)), result.arrays()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         outcome = outcome._replace(host=platform.node(), time=now)
-        row = {**outcome._asdict(), "summary": summary, "arrays": arrays}
+        row = {**outcome._asdict(), "summary": summary, "arrays": arrays, "content": _content(summary, arrays)}
+        row["digest"] = _digest(outcome, row["content"])
         marks = ", ".join(f":{name}" for name in row)
         with self._guarded(), self._connection:
             self._connection.execute(f"insert or ignore into outcomes ({', '.join(row)}) values ({marks})", row)
@@ -99,7 +113,11 @@ class Ledger:
 
     def outcomes(self) -> dict[str, Outcome]:
         """How points ended, by id."""
-        return {row[0]: Outcome(*row) for row in self._rows(f"select {_FAST} from outcomes order by rowid")}
+        found = {}
+        for *row, content, written in self._rows(f"select {_FAST}, content, digest from outcomes order by rowid"):
+            outcome = found[row[0]] = Outcome(*row)
+            self._compare(written, _digest(outcome, content), f"how point {outcome.id} ended")
+        return found
 
     def result(self, id: str) -> Result:
         """What a point recorded.
@@ -107,11 +125,29 @@ class Ledger:
         Raises:
           KeyError: if it has not ended, or diverged.
         """
-        for summary, config, arrays in self._rows(
-            "select summary, config, arrays from outcomes join points using (id) where id = ? and status = 'done'", id
-        ):
-            return Result.restored(json.loads(summary), json.loads(config), arrays)
+        columns = "summary, config, arrays, content from outcomes join points using (id)"
+        for *stored, content in self._rows(f"select {columns} where id = ? and status = 'done'", id):
+            summary, config, arrays = stored
+            self._compare(content, _content(summary, arrays), f"the result of point {id}")
+            try:
+                result = Result.restored(json.loads(summary), json.loads(config), arrays)
+            except (ValueError, TypeError) as error:
+                raise self._damaged(error) from error
+            self._compare(id, digest(result.config), f"the configuration of point {id}")
+            return result
         raise KeyError(id)
+
+    def check(self) -> None:
+        """Reads everything.
+
+        Raises:
+          ValueError: if a part is damaged.
+        """
+        for (word,) in self._rows("pragma integrity_check(1)"):
+            self._compare("ok", word, "a page")
+        for id, outcome in self.outcomes().items():
+            if outcome.status == "done":
+                self.result(id)
 
     def absorb(self, other: Ledger) -> list[str]:
         """Takes over what `other` has; of a point that ended differently there, the outcome here stays.
@@ -122,11 +158,21 @@ class Ledger:
         with self._guarded(), self._connection:
             for table in ("points", "outcomes"):
                 for row in other._rows(f"select * from {table}"):
-                    marks = ", ".join("?" * len(row))
-                    self._connection.execute(f"insert or ignore into {table} values ({marks})", row)
+                    self._insert(table, row)
         ended = "select id, status, arrays from outcomes"
         mine = {id: rest for id, *rest in self._rows(ended)}
         return [id for id, *rest in other._rows(ended) if mine[id] != rest]
+
+    def rescue(self, other: Ledger) -> None:
+        """Takes over what can still be read of a damaged ledger, and is as it was written."""
+        for table, is_sound in (("points", _is_sound_point), ("outcomes", _is_sound_outcome)):
+            with suppress(ValueError), self._guarded(), self._connection:
+                for row in other._rows(f"select * from {table}"):
+                    if is_sound(*row):
+                        self._insert(table, row)
+
+    def _insert(self, table: str, row: Sequence[Any]) -> None:
+        self._connection.execute(f"insert or ignore into {table} values ({', '.join('?' * len(row))})", row)
 
     def _rows(self, query: str, *values: Any) -> Iterator[Any]:
         with self._guarded():
@@ -136,17 +182,41 @@ class Ledger:
     def _guarded(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path}: {error}; is the disk full, read-only, or the file in use?") from error
-        except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self.path} is damaged ({error}): move it away and resume the sweep") from error
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _SYSTEM:
+                raise OSError(f"{self.path}: {error}; is the disk full, read-only, or the file in use?") from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: object) -> ValueError:
+        return ValueError(f"{self.path} is damaged ({error}): {_REMEDY}")
+
+    def _compare(self, stored: str | None, found: str, what: str) -> None:
+        """Refuses what is not as it was written; rows of the first version have no digest."""
+        if stored not in (None, found):
+            raise self._damaged(f"{what} was changed after it was written")
 
 
-def _score(result: Result, split: str, at: int) -> float | None:
-    if f"personal/{split}/{result.metric}" not in result.scores:
-        return None
-    score = float(result.curve(split=split)[at])
-    return None if math.isnan(score) else score
+def _content(summary: str | None, arrays: bytes | None) -> str:
+    return files.digest({"summary": summary, "arrays": arrays})
+
+
+def _digest(outcome: Outcome, content: str | None) -> str:
+    return files.digest(outcome._asdict() | {"content": content})
+
+
+def _is_sound_point(id: str, family: str, config: str) -> bool:
+    try:
+        return digest(json.loads(config)) == id
+    except (ValueError, TypeError):
+        return False
+
+
+def _is_sound_outcome(
+    id: Any, status: Any, reason: Any, summary: Any, validation: Any, test: Any, arrays: Any, *rest: Any
+) -> bool:
+    seconds, host, time, content, written = rest
+    outcome = Outcome(id, status, reason, validation, test, seconds, host, time)
+    return content == _content(summary, arrays) and written == _digest(outcome, content)
 
 
 def path_of(folder: Path, shard: tuple[int, int] | None) -> Path:
@@ -156,8 +226,28 @@ def path_of(folder: Path, shard: tuple[int, int] | None) -> Path:
 
 def ledgers(folder: Path) -> list[Ledger]:
     """All ledgers of a folder, the merged one first; one that a process is just making is left out."""
+    return [Ledger(path) for path in paths(folder) if path.stat().st_size]
+
+
+def paths(folder: Path) -> list[Path]:
+    """Where the ledgers of a folder are, the merged one first."""
 
     def order(path: Path) -> tuple[int, ...]:
         return tuple(map(int, re.findall(r"\d+", path.name)[::-1]))
 
-    return [Ledger(path) for path in sorted(folder.glob("ledger*.sqlite"), key=order) if path.stat().st_size]
+    return sorted(folder.glob("ledger*.sqlite"), key=order)
+
+
+def mend(path: Path) -> None:
+    """Puts a ledger aside if it is damaged; what of it is sound goes into a new one."""
+    try:
+        Ledger(path).check()
+    except ValueError as error:
+        logging.getLogger(__name__).warning("%s", error)
+        aside = path.with_name(f"damaged-{path.name}")
+        for ending in ("-journal", ""):
+            if os.path.exists(f"{path}{ending}"):
+                os.replace(f"{path}{ending}", f"{aside}{ending}")
+        fresh = Ledger(path)
+        with suppress(ValueError):
+            fresh.rescue(Ledger(aside))

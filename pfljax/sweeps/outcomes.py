@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
-from pfljax import results
+from pfljax import checks, results, scores
 from pfljax.experiment import Config
+from pfljax.printing import Shown
 from pfljax.results import Result
+from pfljax.scores import Metric
 from pfljax.sweeps import spaces
 from pfljax.sweeps.ledger import Ledger, Outcome
 from pfljax.sweeps.points import Point, digest
 from pfljax.sweeps.spaces import Setting
+from pfljax.tables import Table, bold
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Select = Literal["best_validation", "best_test"]
 """Which examples choose a setting."""
+
+_ROWS = 30  # of the table of a sweep that is printed as a whole
 
 
 class Estimate(NamedTuple):
@@ -74,11 +78,10 @@ class Results(Mapping[str, Result]):
     """Results by id, read when asked for. What diverged or has not been run has none."""
 
     def __init__(self, ledgers: Sequence[Ledger], points: Sequence[Point], outcomes: Mapping[str, Outcome]):
-        self._ledgers = ledgers
-        self._ids = [point.id for point in points if point.id in outcomes and outcomes[point.id].status == "done"]
+        self._ledgers, self._points, self._outcomes = ledgers, points, outcomes
 
     def __getitem__(self, id: str) -> Result:
-        for ledger in self._ledgers if id in self._ids else ():
+        for ledger in self._ledgers if self._done(id) else ():
             try:
                 return ledger.result(id)
             except KeyError:
@@ -86,13 +89,16 @@ class Results(Mapping[str, Result]):
         raise KeyError(id)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._ids)
+        return (point.id for point in self._points if self._done(point.id))
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return sum(map(self._done, (point.id for point in self._points)))
+
+    def _done(self, id: str) -> bool:
+        return id in self._outcomes and self._outcomes[id].status == "done"
 
 
-class Sweep:
+class Sweep(Shown):
     """The points of a sweep and how they ended.
 
     Args:
@@ -107,6 +113,7 @@ class Sweep:
             self.outcomes = ledger.outcomes() | self.outcomes
         self.outcomes = {point.id: self.outcomes[point.id] for point in points if point.id in self.outcomes}
         self.results = Results(ledgers, points, self.outcomes)
+        self._found: Result | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -115,29 +122,112 @@ class Sweep:
         done, diverged = ended.count("done"), ended.count("diverged")
         return {"done": done, "diverged": diverged, "pending": len(self.points) - len(ended)}
 
-    def standings(self) -> list[Standing]:
-        """Every setting once, in the order of the space."""
-        settings: dict[str, list[Point]] = {}
-        for point in self.points:
-            content = point.config.to_dict()
-            del content["run"]["seed"], content["data"]["seed"]
-            settings.setdefault(digest(content), []).append(point)
-        return [self._standing(members) for members in settings.values()]
+    @property
+    def metric(self) -> str:
+        """What settings are compared by: as the first result has it."""
+        known = self.points[0].config.run.metric if self.points else None
+        return self._first.metric if self._first else known or "accuracy"
 
-    def best(self, select: Select = "best_validation") -> Standing:
+    def compared(self, metric: str | None = None) -> Metric:
+        """What `metric` means, that of the sweep if None.
+
+        Raises:
+          ValueError: if it was not measured, with the nearest name.
+        """
+        return scores.choose(self.metric if metric is None else metric, self._first.measured if self._first else ())
+
+    def standings(self, metric: str | None = None) -> list[Standing]:
+        """Every setting once, in the order of the space.
+
+        Args:
+          metric: what validation and test are the means of; that of the sweep if None. Another one is looked up in
+            all results.
+
+        Raises:
+          ValueError: if it was not measured.
+        """
+        outcomes = self._scored(metric)
+        return [_standing(members, outcomes) for members in self._settings]
+
+    def best(self, select: Select = "best_validation", *, metric: str | None = None) -> Standing:
         """The setting with the best mean over seeds; one that diverged with fewer seeds comes before.
 
         Args:
           select: `"best_validation"`; `"best_test"` looks at the test examples, so its numbers are too high: for
             comparison with publications that report it.
+          metric: of which the mean is; that of the sweep if None.
 
         Raises:
-          ValueError: if no point has ended well, or none has validation examples.
+          ValueError: if no point has ended well, none has validation examples, or the metric was not measured.
         """
+        return self._best(self.standings(metric), select, self.compared(metric))
+
+    def best_by(
+        self, name: str, select: Select = "best_validation", *, metric: str | None = None
+    ) -> dict[Any, Standing]:
+        """The best setting for each value of a field, such as `"algorithm.name"`, in the order of the space.
+
+        Args:
+          name: of a field of the configuration. Values of which no point has ended well are left out.
+          select, metric: see `best`.
+
+        Raises:
+          ValueError: if there is no such field, besides what `best` raises.
+        """
+        groups: dict[Any, list[Standing]] = {}
+        for standing in self.standings(metric):
+            if standing.done:
+                groups.setdefault(_value(standing.config, name), []).append(standing)
+        what = self.compared(metric)
+        return {value: self._best(members, select, what) for value, members in groups.items()}
+
+    def runs(self, standings: Mapping[Any, Standing] | None = None) -> dict[str, list[Result]]:
+        """The results of settings over their seeds, for figures.
+
+        Args:
+          standings: what to call each setting; all, by what was chosen, if None.
+        """
+        if standings is None:
+            standings = {spaces.spell(standing.setting): standing for standing in self.standings()}
+        return {
+            str(name): [self.results[id] for id in standing.ids if id in self.results]
+            for name, standing in standings.items()
+            if standing.done
+        }
+
+    @cached_property
+    def _settings(self) -> list[list[Point]]:
+        """Points that differ in their seeds only."""
+        settings: dict[str, list[Point]] = {}
+        for point in self.points:
+            content = point.config.to_dict()
+            del content["run"]["seed"], content["data"]["seed"]
+            settings.setdefault(digest(content), []).append(point)
+        return list(settings.values())
+
+    @property
+    def _first(self) -> Result | None:
+        """A result, as soon as there is one."""
+        self._found = self._found or next(iter(self.results.values()), None)
+        return self._found
+
+    def _scored(self, metric: str | None) -> Mapping[str, Outcome]:
+        """The outcomes, with the scores of `metric`."""
+        if metric is None or self.compared(metric) == self.compared():
+            return self.outcomes
+        what, configs = str(self.compared(metric)), {point.id: point.config for point in self.points}
+        scored = {}
+        for id, result in self.results.items():
+            at = result.evaluation(configs[id].run.select, metric=what)
+            splits = {split: result.mean_at(at, split, metric=what) for split in ("validation", "test")}
+            scored[id] = self.outcomes[id]._replace(**splits)
+        return self.outcomes | scored
+
+    def _best(self, standings: Sequence[Standing], select: Select, what: Metric) -> Standing:
         if select not in ("best_validation", "best_test"):
             raise ValueError(f"select={select!r}: choose 'best_validation' or 'best_test'")
         split = select.removeprefix("best_")
-        ended = [standing for standing in self.standings() if standing.done]
+        ended = [standing for standing in standings if standing.done]
         if not ended:
             raise ValueError(f"no point has ended well ({spell_counts(self.counts)}), so none is the best")
         scored = [standing for standing in ended if getattr(standing, split).count]
@@ -146,40 +236,42 @@ class Sweep:
                 f"select={select!r}: no client has {split} examples; set data.validation=0.2, or ask for "
                 "select='best_test', whose numbers are too high"
             )
-        return min(scored, key=lambda standing: (standing.diverged, -getattr(standing, split).mean))
+        return min(scored, key=lambda standing: (standing.diverged, -what.sign * getattr(standing, split).mean))
 
-    def table(self, select: Select | None = None) -> Table:
-        """One row for each setting: test accuracy in percent, mean +- half a 95 % confidence interval over seeds.
+    def __rich__(self) -> Table:
+        return self.table(rows=_ROWS)
 
-        The best setting is bold. Rows are in the order of the space.
+    def table(self, select: Select | None = None, *, metric: str | None = None, rows: int | None = None) -> Table:
+        """One row for each setting: its mean test score +- half a 95 % confidence interval over seeds.
+
+        The best setting is bold. Rows are in the order of the space. Accuracies are in percent.
 
         Args:
           select: what chooses the best; validation if it was measured and None, else nobody is.
+          metric: of which the means are; that of the sweep if None.
+          rows: so many, and the caption says how many there are; all if None.
 
         Raises:
           ValueError: if it was asked for and is not possible, see `best`.
         """
-        standings = self.standings()
+        standings, what = self.standings(metric), self.compared(metric)
         validated = any(standing.validation.count for standing in standings)
-        best = self.best(select or "best_validation") if select or validated else None
+        best = self._best(standings, select or "best_validation", what) if select or validated else None
         names = list(dict.fromkeys(name for standing in standings for name in standing.setting))
-        table = Table(
-            title="Accuracy, %: mean ± 95 % interval over seeds",
-            caption=spell_counts(self.counts),
-            title_justify="left",
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
+        shown = standings[:rows]
+        more = f"the first {len(shown)} of {len(standings)} settings; " * (len(shown) < len(standings))
+        table = Table(f"{what.title}: mean ± 95 % interval over seeds", more + spell_counts(self.counts))
         for name in names:
-            table.add_column(name, justify="right")
-        for column in (["validation"] if validated else []) + ["test", "seeds", "diverged"]:
-            table.add_column(column, justify="right")
-        for standing in standings:
+            table.add_names(name.replace(".", ".\n"), justify="right")
+        columns = {"validation": validated, "test": True, "seeds": True, "diverged": bool(self.counts["diverged"])}
+        for column in filter(columns.get, columns):
+            table.add_numbers(column)
+        for standing in shown:
             cells = [spaces.brief(standing.setting.get(name, "-")) for name in names]
-            cells += [_percent(standing.validation)] if validated else []
-            cells += [_percent(standing.test), f"{standing.done}/{len(standing.ids)}", str(standing.diverged or "-")]
-            table.add_row(*cells, style="bold" if best and standing.ids == best.ids else None)
+            cells += [_spell(standing.validation, what)] if validated else []
+            cells += [_spell(standing.test, what), f"{standing.done}/{len(standing.ids)}"]
+            cells += [str(standing.diverged or "-")] if columns["diverged"] else []
+            table.add(*(map(bold, cells) if best and standing.ids == best.ids else cells))
         return table
 
     def frame(self, *, clients: bool = False) -> pd.DataFrame:
@@ -203,18 +295,28 @@ class Sweep:
             rows.append({"id": point.id, **_scalars(point.setting), "status": "pending", **ended})
         return pandas.DataFrame(rows)
 
-    def _standing(self, members: Sequence[Point]) -> Standing:
-        outcomes = [self.outcomes[point.id] for point in members if point.id in self.outcomes]
-        ended = [outcome.status for outcome in outcomes]
-        return Standing(
-            members[0].chosen,
-            members[0].config,
-            estimate(outcome.validation for outcome in outcomes),
-            estimate(outcome.test for outcome in outcomes),
-            tuple(point.id for point in members),
-            ended.count("done"),
-            ended.count("diverged"),
-        )
+
+def _standing(members: Sequence[Point], outcomes: Mapping[str, Outcome]) -> Standing:
+    known = [outcomes[point.id] for point in members if point.id in outcomes]
+    ended = [outcome.status for outcome in known]
+    return Standing(
+        members[0].chosen,
+        members[0].config,
+        estimate(outcome.validation for outcome in known),
+        estimate(outcome.test for outcome in known),
+        tuple(point.id for point in members),
+        ended.count("done"),
+        ended.count("diverged"),
+    )
+
+
+def _value(config: Config, name: str) -> Any:
+    """A field of a configuration by its dotted name."""
+    value: Any = config.to_dict()
+    for part in name.split("."):
+        checks.names([part], value if isinstance(value, Mapping) else (), name)
+        value = value[part]
+    return value if np.isscalar(value) else str(value)
 
 
 def spell_counts(counts: Mapping[str, int]) -> str:
@@ -222,10 +324,8 @@ def spell_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "nothing"
 
 
-def _percent(score: Estimate) -> str:
-    if not score.count:
-        return "-"
-    return f"{100 * score.mean:.1f}" + ("" if math.isnan(score.margin) else f" ± {100 * score.margin:.1f}")
+def _spell(score: Estimate, metric: Metric) -> str:
+    return metric.spell(score.mean) + ("" if math.isnan(score.margin) else f" ± {metric.spell(score.margin)}")
 
 
 def _scalars(setting: Setting) -> dict[str, Any]:

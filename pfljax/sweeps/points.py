@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from pfljax import ensemble, experiment
+from pfljax import ensemble, experiment, schedules
+from pfljax.engine import Hyper
 from pfljax.experiment import Config
-from pfljax.recipe import check_names
 from pfljax.sweeps import spaces
 from pfljax.sweeps.spaces import Setting, Space
 
@@ -54,6 +54,18 @@ def lay_out(config: Config | Mapping[str, Any], space: Space | Mapping[str, Any]
         point = _point(values, setting)
         laid.setdefault(point.id, point)
     return list(laid.values())
+
+
+def check_effect(points: Sequence[Point], changes: Iterable[str]) -> None:
+    """Refuses fields that change nothing in any of the points.
+
+    Raises:
+      ValueError: with the field and what it is for.
+    """
+    idle = [point.config.idle([point.config.algorithm.name]) for point in points]
+    for path in changes:
+        if all(path in reasons for reasons in idle):
+            raise ValueError(f"{path} {idle[0][path]}")
 
 
 def plain_values(config: Config | Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +112,7 @@ def digest(content: Any) -> str:
 
 def _point(values: dict[str, Any], setting: Setting) -> Point:
     try:
-        config = experiment.from_config_dict(_with(values, setting)).resolved()
+        config = experiment.from_config_dict(experiment.overridden(values, setting)).resolved()
         content = config.to_dict()
         static = _static(content, experiment.hyperparameters(config))
         return Point(digest(content), digest(static), setting, config)
@@ -113,27 +125,7 @@ def hyper_point(point: Point) -> ensemble.Point:
     return ensemble.Point(point.config.run.seed, experiment.hyperparameters(point.config))
 
 
-def _with(values: dict[str, Any], setting: Setting) -> dict[str, Any]:
-    """`values` with the fields of `setting`. Another method leaves the options of the first behind."""
-    values, defaults = copy.deepcopy(values), Config().to_dict()
-    for path in sorted(setting, key=lambda path: (path.count("."), not path.endswith(".name"))):
-        *sections, last = path.split(".")
-        check_names(sections[:1] or [last], defaults, "the space")
-        section, default = values, defaults
-        for name in sections:
-            default = default.get(name) or {}
-            if section.get(name) is None:
-                section[name] = copy.deepcopy(default)
-            section = section[name]
-            if not isinstance(section, dict):
-                raise ValueError(f"{path}: {name!r} is a value, not a section")
-        if path == "algorithm.name" and section.get("name") != setting[path]:
-            section.clear()
-        section[last] = setting[path]
-    return values
-
-
-def _static(content: dict[str, Any], hyper: Mapping[str, float]) -> dict[str, Any]:
+def _static(content: dict[str, Any], hyper: Mapping[str, Hyper]) -> dict[str, Any]:
     """What a program is compiled for: all but the seed, traced numbers, and solvers that the method does not use."""
     content = copy.deepcopy(content)
     del content["run"]["seed"]
@@ -142,8 +134,10 @@ def _static(content: dict[str, Any], hyper: Mapping[str, float]) -> dict[str, An
             del content[name]
     for name in hyper:
         section, dot, field = name.rpartition(".")
-        (content[section] or {} if dot else content["algorithm"]).pop(field, None)
-    return content | {"hyper": sorted(hyper)}
+        for traced in (field, "decay") if field == "lr" else (field,):
+            (content[section] or {} if dot else content["algorithm"]).pop(traced, None)
+    kinds = {name: schedules.plain(value)["schedule"] for name, value in hyper.items() if callable(value)}
+    return content | {"hyper": sorted(hyper)} | ({"schedules": kinds} if kinds else {})
 
 
 def _canonical(value: Any) -> Any:

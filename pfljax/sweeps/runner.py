@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import math
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-from pfljax import hosts, results
+from pfljax import checks, files, hosts, results
 from pfljax.experiment import Config
+from pfljax.progress import Bar
 from pfljax.sweeps import spaces
 from pfljax.sweeps.ensembles import Ensembles
-from pfljax.sweeps.ledger import Ledger, Outcome, ledgers, path_of
+from pfljax.sweeps.ledger import Ledger, ledgers, mend, path_of, paths
 from pfljax.sweeps.outcomes import Sweep
-from pfljax.sweeps.points import Point, deal, digest, lay_out, plain_values
+from pfljax.sweeps.points import check_effect, deal, digest, lay_out, plain_values
 from pfljax.sweeps.spaces import Space
 
+_AGAIN = "; repeat the command that began the sweep, with --resume: what has ended is not run again"
 
+
+@checks.by_hints()
 def sweep(
     config: Config | Mapping[str, Any],
     space: Space | Mapping[str, Any],
@@ -30,7 +30,7 @@ def sweep(
     *,
     shard: tuple[int, int] | None = None,
     resume: bool = False,
-    at_once: int | None = None,
+    at_once: checks.Count | None = None,
     ensembles: Ensembles | None = None,
     progress: bool = False,
 ) -> Sweep:
@@ -55,26 +55,27 @@ def sweep(
 
     Raises:
       FileExistsError: if `out` holds something else, or the same sweep and `resume` is false.
+      BlockingIOError: if another process runs this sweep or shard; the message says which.
+      PermissionError, OSError: if a file cannot be written.
       ValueError, FileNotFoundError: if the space or a configuration cannot be met.
     """
     points = lay_out(config, space)
+    if not resume:
+        check_effect(points, dict.fromkeys(itertools.chain(*(point.setting for point in points))))
+    settings = [point.setting for point in points]
     if hosts.together():
         raise ValueError("the processes of a sweep run apart: give each its own shard I/N instead of --distributed")
     mine = deal(points, shard)
-    if out is None:
-        if shard is not None:
-            raise ValueError(f"shard {shard[0]}/{shard[1]} needs a folder that the shards share: give out")
-        known = [own := Ledger()]
-    else:
-        _claim(Path(out), plain_values(config), [point.setting for point in points], shard, resume)
-        own, known = Ledger(path_of(Path(out), shard)), ledgers(Path(out))
-    own.add(mine)
-    begun = Sweep(mine, known)
-    pending = [point for point in mine if point.id not in begun.outcomes]
-    with _bar(progress, len(mine), begun) as show:
-        for point, result in (ensembles or Ensembles()).run(pending, at_once):
-            show(point, own.record(point, result, point.config.run.select))
-    return Sweep(mine if shard else points, known)
+    with _claimed(out, _Begun(plain_values(config), settings), shard, resume) as (own, known):
+        own.add(mine)
+        begun = Sweep(mine, known)
+        pending = [point for point in mine if point.id not in begun.outcomes]
+        with Bar(progress) as bar:
+            show = _watch(bar, begun) if progress else lambda: None
+            for point, result in (ensembles or Ensembles()).run(pending, at_once):
+                begun.outcomes[point.id] = own.record(point, result, point.config.run.select)
+                show()
+        return Sweep(mine if shard else points, known)
 
 
 def load(out: str | Path) -> Sweep:
@@ -96,7 +97,7 @@ def resume(
     Raises:
       FileNotFoundError: if there is none.
     """
-    begun = _read(Path(out))
+    begun = _read(files.named(out))
     return sweep(begun.config, begun.space, out, shard=shard, resume=True, at_once=at_once, progress=progress)
 
 
@@ -105,7 +106,7 @@ def is_sweep(out: str | Path) -> bool:
     try:
         _read(Path(out))
     except (OSError, ValueError):
-        return False
+        return bool(paths(Path(out)))
     return True
 
 
@@ -120,8 +121,9 @@ def merge(out: str | Path) -> list[str]:
       FileNotFoundError: if `out` holds no sweep.
     """
     _read(Path(out))
-    merged = Ledger(path_of(Path(out), None))
-    conflicts = [merged.absorb(ledger) for ledger in ledgers(Path(out)) if ledger.path != merged.path]
+    with files.held(out, path_of(Path(out), None).name):
+        merged = Ledger(path_of(Path(out), None))
+        conflicts = [merged.absorb(ledger) for ledger in ledgers(Path(out)) if ledger.path != merged.path]
     return sorted({id for ids in conflicts for id in ids})
 
 
@@ -134,67 +136,78 @@ class _Begun(NamedTuple):
 
 def _read(out: Path) -> _Begun:
     path = out / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{out} holds no sweep: config.json is missing")
-    try:
-        begun = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): start the sweep again") from error
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{out} holds no sweep: config.json is missing{_AGAIN if paths(out) else ''}")
+    begun = files.read_json(path, _AGAIN.removeprefix("; "))
     if set(begun) != set(_Begun._fields):
         raise FileNotFoundError(f"{out} holds a run, not a sweep")
     return _Begun(**begun)
 
 
-def _claim(out: Path, config: dict[str, Any], space: Space, shard: tuple[int, int] | None, resume: bool) -> None:
-    """Makes `out` the folder of this sweep, or finds that it is."""
-    begun = _Begun(config, [])
-    if (out / "config.json").is_file():
-        try:
-            begun = _read(out)
-        except FileNotFoundError as error:
-            raise FileExistsError(f"{error}: choose another folder") from error
-        if digest(begun.config) != digest(config):
-            raise FileExistsError(f"{out} holds a sweep of another configuration: choose another folder")
-        ended = [path_of(out, shard)] if shard else list(out.glob("ledger*.sqlite"))
-        if not resume and any(path.exists() for path in ended):
-            raise FileExistsError(f"{out} holds this sweep already: resume it or choose another folder")
-    else:
-        results.vacant(out)
-    known = {digest(setting) for setting in begun.space}
-    fresh = [setting for setting in space if digest(setting) not in known]
-    if not fresh:
-        return
-    content = begun._replace(space=begun.space + fresh)._asdict()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        partial = out / f"config.json.{os.getpid()}"
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        partial.replace(out / "config.json")
-    except OSError as error:
-        raise PermissionError(f"cannot write to {out}: {error.strerror}; choose another folder") from error
-
-
 @contextmanager
-def _bar(visible: bool, total: int, begun: Sweep) -> Iterator[Callable[[Point, Outcome], None]]:
-    """A live line: how many points have ended, how many diverged, the best so far."""
-    columns = SpinnerColumn(finished_text="✓"), TextColumn("points"), BarColumn(bar_width=24), MofNCompleteColumn()
-    bar = Progress(
-        *columns,
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=not visible,
-    )
-    diverged, best = begun.counts["diverged"], (-math.inf, "")
+def _claimed(
+    out: str | Path | None, begun: _Begun, shard: tuple[int, int] | None, resume: bool
+) -> Iterator[tuple[Ledger, list[Ledger]]]:
+    """The ledger of this process and all that there are, while `out` is the folder of this sweep."""
+    if out is None:
+        if shard is not None:
+            raise ValueError(f"shard {shard[0]}/{shard[1]} needs a folder that the shards share: give out")
+        if resume:
+            raise ValueError("resume=True without a folder: give the one of the sweep, out=...")
+        own = Ledger()
+        yield own, [own]
+        return
+    out = files.named(out)
+    mine = path_of(out, shard)
+    with files.held(out, mine.name):
+        with files.held(out, "config.json", wait=True):
+            _enter(out, begun, shard, resume)
+        for path in paths(out):
+            with suppress(BlockingIOError), nullcontext() if path == mine else files.held(out, path.name):
+                mend(path)
+        own = Ledger(mine)
+        yield own, ledgers(out)
 
-    def show(point: Point, outcome: Outcome) -> None:
-        nonlocal diverged, best
-        diverged += outcome.status == "diverged"
-        split = "test" if outcome.validation is None else "validation"
-        if (score := getattr(outcome, split)) is not None:
-            best = max(best, (score, f"best {split} {100 * score:.1f}%: {spaces.spell(point.chosen)}"))
-        bar.update(line, advance=1, state=", ".join(filter(None, [f"{diverged} diverged" * bool(diverged), best[1]])))
 
-    with bar:
-        line = bar.add_task("", total=total, completed=len(begun.outcomes), state="compiling ...")
-        yield show
+def _enter(out: Path, begun: _Begun, shard: tuple[int, int] | None, resume: bool) -> None:
+    """Makes `out` the folder of this sweep, or finds that it is."""
+    known = _known(out, begun, resume)
+    if digest(known.config) != digest(begun.config):
+        raise FileExistsError(f"{out} holds a sweep of another configuration: choose another folder")
+    if not resume and any(path.exists() for path in ([path_of(out, shard)] if shard else paths(out))):
+        raise FileExistsError(f"{out} holds this sweep already: resume it or choose another folder")
+    names = {digest(setting) for setting in known.space}
+    fresh = [setting for setting in begun.space if digest(setting) not in names]
+    if fresh:
+        files.write_json(
+            out / "config.json", files.sealed(known._replace(space=known.space + fresh)._asdict()), indent=1
+        )
+
+
+def _known(out: Path, begun: _Begun, resume: bool) -> _Begun:
+    """What `out` holds so far; `begun` without points where nothing readable says so."""
+    if not os.path.exists(out / "config.json"):
+        results.vacant(out)
+        return begun._replace(space=[])
+    try:
+        return _read(out)
+    except FileNotFoundError as error:
+        raise FileExistsError(f"{error}: choose another folder") from error
+    except ValueError:
+        if not resume:
+            raise
+        return begun._replace(space=[])
+
+
+def _watch(bar: Bar, begun: Sweep) -> Callable[[], None]:
+    """A line with how many points have ended, how many diverged, and the best setting so far, as the table has it."""
+    line = bar.line("sweep", "point", len(begun.points), len(begun.outcomes))
+
+    def show() -> None:
+        news, standings = [f"{begun.counts['diverged']} diverged"] * bool(begun.counts["diverged"]), begun.standings()
+        if any(standing.validation.count for standing in standings):
+            best, what = begun.best(), begun.compared()
+            news.append(f"best validation {what.say(best.validation.mean)}: {spaces.spell(best.setting)}")
+        line(len(begun.outcomes), ", ".join(news))
+
+    return show

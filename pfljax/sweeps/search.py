@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pfljax import experiment
+from pfljax import experiment, scores
 from pfljax.experiment import Config
+from pfljax.scores import Metric
 from pfljax.sweeps.ensembles import Ensembles
 from pfljax.sweeps.outcomes import estimate
 from pfljax.sweeps.points import lay_out, plain_values
@@ -36,15 +37,16 @@ def optimize(
 ) -> optuna.Study:
     """Asks a study for points, runs them batch by batch, tells it how they fared. All batches are one program.
 
-    A trial's value is the mean over seeds of the mean accuracy of the clients on validation examples, at the evaluation
-    that `run.select` reports. A trial of which a seed diverged has failed.
+    A trial's value is the mean over seeds of what the clients score on validation examples by `run.metric`, at the
+    evaluation that `run.select` reports. A trial of which a seed diverged has failed.
 
     Args:
       config: what the points share.
-      study: of Optuna, with the direction `"maximize"`; keep it in a database to go on later or from several processes.
+      study: of Optuna, with the direction `"maximize"`, or `"minimize"` where less of the metric is better; keep it in
+        a database to go on later or from several processes.
       space: field -> a range of `spaces`, or a list of values.
       trials: how many to run.
-      out: a folder for the ledger of all points, see `sweep`; kept in memory if None.
+      out: a folder for the ledger of all points, see `sweep`, one for each process; kept in memory if None.
       batch: trials that are asked for at a time, without knowing of each other.
       seeds: values of `run.seed` that each trial is run with; as the configuration has it if None.
       at_once: see `sweep`.
@@ -54,19 +56,18 @@ def optimize(
 
     Raises:
       ImportError: if Optuna is not installed.
-      ValueError: if the study minimizes, counts are below 1, or no client has validation examples.
+      ValueError: if the study goes the wrong way, counts are below 1, or no client has validation examples.
     """
     try:
-        from optuna.study import StudyDirection
         from optuna.trial import TrialState
     except ImportError as error:
         raise ImportError("the search needs Optuna: pip install 'pfljax[search]'") from error
-    if study.direction != StudyDirection.MAXIMIZE:
-        raise ValueError("the study minimizes, but accuracy is to be maximized: create_study(direction='maximize')")
     if trials < 1 or batch < 1:
         raise ValueError(f"trials={trials}, batch={batch}: both must be at least 1")
     values, ensembles = plain_values(config), Ensembles(groups=_GROUPS)
-    if not experiment.from_config_dict(values).data.validation:
+    checked = experiment.from_config_dict(values)
+    _check(study, scores.read(checked.run.metric or "accuracy"))
+    if not checked.data.validation:
         raise ValueError("a search needs validation examples: set data.validation=0.2")
     repeats: list[Setting] = [{}] if seeds is None else [{"run.seed": seed} for seed in seeds]
     for first in range(0, trials, batch):
@@ -77,6 +78,7 @@ def optimize(
             space_of_batch = list(itertools.chain(*points))
             resume = out is not None
             swept = sweep(values, space_of_batch, out, resume=resume, at_once=at_once, ensembles=ensembles)
+            _check(study, swept.compared())
         except BaseException:
             for trial in asked:
                 study.tell(trial, state=TrialState.FAIL)
@@ -88,6 +90,15 @@ def optimize(
             else:
                 study.tell(trial, estimate(outcome.validation for outcome in ended).mean)
     return study
+
+
+def _check(study: optuna.Study, metric: Metric) -> None:
+    wanted = "minimize" if metric.lower_is_better else "maximize"
+    if study.direction.name.lower() != wanted:
+        raise ValueError(
+            f"the study {study.direction.name.lower()}s, but {metric.name} is to be {wanted}d: "
+            f"create_study(direction={wanted!r}), or set run.metric"
+        )
 
 
 def _suggest(trial: optuna.Trial, space: Mapping[str, Range | Iterable[Any]]) -> Setting:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from pfljax import checks
 from pfljax.algorithms import method
-from pfljax.recipe import check_names
 
 Setting = dict[str, Any]
 Space = list[Setting]
@@ -48,6 +48,7 @@ class Range(NamedTuple):
         return self.low + q * (self.high - self.low)
 
 
+@checks.by_hints()
 def uniform(low: float, high: float) -> Range:
     """Numbers between `low` and `high`.
 
@@ -57,17 +58,17 @@ def uniform(low: float, high: float) -> Range:
     return _ordered(Range(float(low), float(high)))
 
 
-def loguniform(low: float, high: float) -> Range:
+@checks.by_hints()
+def loguniform(low: checks.Positive, high: float) -> Range:
     """Numbers between `low` and `high`, uniform in their logarithm.
 
     Raises:
       ValueError: unless 0 < low < high.
     """
-    if low <= 0:
-        raise ValueError(f"loguniform({low}, {high}): the lower bound must be above 0")
     return _ordered(Range(float(low), float(high), log=True))
 
 
+@checks.by_hints()
 def integers(low: int, high: int) -> Range:
     """Whole numbers from `low` to `high`, both included.
 
@@ -100,7 +101,8 @@ def points(settings: Iterable[Mapping[str, Any]]) -> Space:
     >>> points([{"local.lr": 0.1, "local.epochs": 1}, {"local.lr": 0.02, "local.epochs": 5}])
     [{'local.lr': 0.1, 'local.epochs': 1}, {'local.lr': 0.02, 'local.epochs': 5}]
     """
-    return [{str(name): plain(value) for name, value in setting.items()} for setting in settings]
+    known = checks.value(list(settings), list[Mapping[str, Any]], "settings")
+    return [{str(name): plain(value) for name, value in setting.items()} for setting in known]
 
 
 def random(
@@ -122,8 +124,8 @@ def random(
     Raises:
       ValueError: if `count` is below 1, or a field has no values.
     """
-    if count < 1:
-        raise ValueError(f"random({count}): it must be at least 1")
+    checks.each(checks.Count, count=count)
+    checks.each(checks.Size, seed=seed)
     columns = {}
     for name, values in ranges.items():
         quantiles = np.random.default_rng([seed, *name.encode()]).random(count)
@@ -173,15 +175,15 @@ def parse(text: str) -> tuple[str, Any]:
     name, equals, values = text.partition("=")
     if not equals or not name or not values:
         raise ValueError(f"{text!r}: write NAME=VALUE,VALUE,... or NAME=FIRST:END or NAME=loguniform(LOW, HIGH)")
-    if re.fullmatch(r"-?\d+:-?\d+(:-?\d+)?", values):
+    if re.fullmatch(r"-?\d+:-?\d+(:-?0*[1-9]\d*)?", values):
         return name, list(range(*map(int, values.split(":"))))
     if call := re.fullmatch(r"(\w+)\((.*)\)", values):
         kinds = {kind.__name__: kind for kind in (uniform, loguniform, integers)}
-        check_names([call[1]], kinds, text)
-        try:
-            return name, kinds[call[1]](*map(literal, call[2].split(",")))
-        except TypeError as error:
-            raise ValueError(f"{text!r}: write {call[1]}(LOW, HIGH)") from error
+        checks.choice(call[1], kinds, name)
+        bounds = [literal(bound.strip()) for bound in call[2].split(",")]
+        if len(bounds) != 2 or any(isinstance(bound, str) for bound in bounds):
+            raise ValueError(f"{text!r}: write {call[1]}(LOW, HIGH)")
+        return name, kinds[call[1]](*bounds)
     listed = literal(f"[{values}]")
     return name, listed if isinstance(listed, list) else [literal(part.strip()) for part in values.split(",")]
 

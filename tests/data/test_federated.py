@@ -228,7 +228,7 @@ def test_describe() -> None:
 
 @quick
 @given(order=st.permutations(range(12)))
-def test_canonical_order_forgets_the_order_of_the_source(order: list[int]) -> None:
+def test_rows_keep_their_order_and_partitions_forget_it(order: list[int]) -> None:
     x = np.random.default_rng(0).integers(0, 256, (12, 4), np.uint8)
     x[6:9] = x[5]  # equal inputs are told apart by their labels
     y, groups = np.arange(12) % 4, np.arange(12)
@@ -236,9 +236,14 @@ def test_canonical_order_forgets_the_order_of_the_source(order: list[int]) -> No
         from_arrays(x, y, groups=groups),
         from_arrays(x[order], y[order].astype(np.uint8), groups=groups[order]),
     )
-    for a, b in ((one.x, other.x), (one.y, other.y), (one.groups, other.groups)):
+    assert (one.x == x).all()
+    assert (other.x == x[order]).all()
+    one, other = (data.take(data.order) for data in (one, other))  # type: ignore[arg-type]
+    for a, b in ((one.x, other.x), (one.y, other.y), (one.groups, other.groups), (one.order, np.arange(12))):
         assert np.array_equal(a, b)  # type: ignore[arg-type]
     assert (one.x == x[one.groups]).all()
+    dealt = (federate(data, p.iid(3)).fingerprint for data in (from_arrays(x, y), from_arrays(x[order], y[order])))
+    assert len(set(dealt)) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,31 +12,33 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pfljax"
 
 FLOORS = {
-    0: ["types", "checks"],
+    0: ["types", "checks", "printing", "tables", "files"],
     1: ["tree", "masks", "shuffle", "models", "schedules"],
-    2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data"],
+    2: ["losses", "local", "server", "reduce", "skeletons", "tasks", "data", "sampling"],
     3: ["algorithms"],
     4: [
         *(
             "engine",
             "course",
+            "deployed",
             "rounds",
             "programs",
             "executors",
             "store",
             "ensemble",
             "hosts",
-            "sampling",
             "sharding",
             "process",
             "memory",
             "metrics",
+            "scores",
+            "progress",
             "results",
             "plots",
             "checkpoint",
             "accounting",
         ),
-        *("recipe", "experiment", "sweeps"),
+        *("recipe", "experiment", "listing", "sweeps"),
     ],
     5: ["__init__", "cli", "__main__", "quadratics", "benchmark"],
 }

@@ -1,0 +1,91 @@
+"""The models that a run deploys: by name, for unseen clients too, and saved for programs that know JAX alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from pfljax import algorithms, data, local, models, quadratics, tasks
+from pfljax.engine import simulate
+
+TASK, DATA = quadratics.problem(w=[0.0, 8.0])
+STEP = local.descent(optax.sgd(1.0), local.full_batch(1, 1))
+
+
+def test_models_are_what_the_method_deploys():
+    """Fine-tuning to the end gives each client its own center; local-only too."""
+    for method in (algorithms.fedavg_finetuned(TASK, STEP, tune=STEP), algorithms.local_only(TASK, STEP)):
+        found = simulate(TASK, method, DATA, rounds=2).models
+        assert found is not None
+        assert [float(found[name].params.trainable["w"]) for name in found] == [0.0, 8.0]
+        assert float(found[1].params.trainable["w"]) == 8.0
+
+
+def named(store: Any = "auto", **options: Any) -> Any:
+    draw = np.random.default_rng(0)
+    clients = [(draw.normal(size=(6, 3)).astype(np.float32), np.arange(6) % 2) for _ in range(4)]
+    federation = data.from_clients(clients, clients, unseen=1, names=["north", "south", "east", "west"])
+    task = tasks.classification(models.mlp((3,), 2, hidden=(4,)))
+    solver = local.descent(optax.sgd(0.1, momentum=0.9), local.full_batch(2, 6))
+    method = algorithms.ditto(task, solver, personal_local=solver, lam=0.1)
+    return simulate(task, method, federation, rounds=3, store=store, **options), federation
+
+
+@pytest.mark.parametrize("store", ["device", "host"])
+def test_a_model_predicts_what_its_client_was_scored_by(store: str):
+    """Unseen clients too, after their onboarding."""
+    result, federation = named(store)
+    assert list(result.models) == ["north", "south", "east", "west"]
+    for number, name in enumerate(result.models):
+        view = federation.client(number, "test")
+        rows = slice(int(view.start), int(view.start + view.size))
+        x, y = np.asarray(federation.examples.x)[rows], np.asarray(federation.examples.y)[rows]
+        accuracy = np.mean(result.models[name].predict(x).argmax(1) == y)
+        model, place = ("unseen_personal", 0) if name == "west" else ("personal", number)
+        assert accuracy == pytest.approx(result.scores[f"{model}/test/accuracy"][-1][place], abs=1e-6)
+
+
+def test_unknown_clients_are_named():
+    result, _ = named()
+    with pytest.raises(KeyError, match="no client 'nort': did you mean 'north'"):
+        result.models["nort"]
+    for number in (4, -1):
+        with pytest.raises(KeyError, match=f"no client {number}"):
+            result.models[number]
+
+
+PLAIN = """
+import json, pathlib, sys
+import jax, numpy as np, orbax.checkpoint as ocp
+folder = pathlib.Path(sys.argv[1])
+predict = jax.export.deserialize(bytearray((folder / "predict.bin").read_bytes()))
+params = ocp.StandardCheckpointer().restore(folder / "params")
+x = np.arange(15, dtype=np.float32).reshape(5, 3) / 10
+assert json.loads((folder / "model.json").read_text()) == {"client": "west", "input": "float32[3]"}
+assert "pfljax" not in sys.modules
+shapes = jax.tree.map(np.shape, params["trainable"])
+print(json.dumps({"outputs": np.asarray(predict.call(x)).tolist(), "leaves": len(jax.tree.leaves(params))}))
+"""
+
+
+def test_a_saved_model_is_used_without_this_package(tmp_path: Path):
+    model = named()[0].models["west"]
+    model.save(tmp_path / "west")
+    told = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(tmp_path / "west")], check=True, capture_output=True, text=True
+    ).stdout
+    x = np.arange(15, dtype=np.float32).reshape(5, 3) / 10
+    expected = {"outputs": model.predict(x), "leaves": len(jax.tree.leaves(model.params))}
+    found = json.loads(told)
+    assert found["leaves"] == expected["leaves"]
+    np.testing.assert_allclose(found["outputs"], expected["outputs"], rtol=1e-6)
+    with pytest.raises(FileExistsError, match="holds a model already"):
+        model.save(tmp_path / "west")
