@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+import pfljax as pfl
 from pfljax.models.convolve import VARIANTS, convolve
 from pfljax.types import Array
 
@@ -83,6 +84,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5, help="steps in one program")
     parser.add_argument("--layers", nargs="*", choices=list(LAYERS), default=list(LAYERS), metavar="LAYER")
     options = parser.parse_args()
+    pfl.configure()
     title = f"ms a client-step on {jax.default_backend()}, {options.clients} clients, batch {options.batch}"
     table = Table("layer", *VARIANTS, "fastest", title=title)
     for name in options.layers:

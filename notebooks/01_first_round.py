@@ -14,12 +14,15 @@
 # look at every client, not only at the average.
 
 # %%
-try:
-    import pfljax as pfl
-except ImportError:
-    # %pip install -q "pfljax[demo] @ git+https://github.com/pfljax/pfljax"
-    import pfljax as pfl
+import importlib.util
+import subprocess
+import sys
 
+if importlib.util.find_spec("pfljax") is None:  # as on Colab, whose jax is kept
+    source = "pfljax[demo] @ git+https://github.com/pfljax/pfljax"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+
+# %%
 import os
 import tempfile
 from pathlib import Path
@@ -28,6 +31,9 @@ import jax
 import optax
 from IPython.display import Image
 
+import pfljax as pfl
+
+pfl.configure()  # every core of a CPU trains, and compiled programs are kept
 print(pfl.__version__, jax.devices())
 rounds = 10 if os.environ.get("PFLJAX_FAST") else 40
 

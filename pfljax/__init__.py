@@ -4,9 +4,7 @@
 algorithms from solvers, `simulate` or `compare` them. README.md shows it in fifteen lines.
 """
 
-import contextlib
-
-from pfljax import losses, masks, metrics, models, plots, programs, reduce, sampling, schedules, sharding, sweeps, tree
+from pfljax import losses, masks, metrics, models, plots, reduce, sampling, schedules, sweeps, tree
 from pfljax.algorithms import (
     METHODS,
     apfl,
@@ -51,6 +49,7 @@ from pfljax.engine import Simulation, simulate
 from pfljax.ensemble import Ensemble, Point, simulate_many
 from pfljax.experiment import Config, compare, compare_methods, run
 from pfljax.local import descent, epochs, full_batch, only, proximal_descent, same, steps
+from pfljax.process import configure
 from pfljax.results import Comparison, Result
 from pfljax.server import fedopt
 from pfljax.skeletons import averaging, decoupled, fine_tuned
@@ -70,10 +69,6 @@ from pfljax.types import (
     State,
     Task,
 )
-
-with contextlib.suppress(RuntimeError):  # JAX has computed already; a simulation says so
-    sharding.use_cores()
-programs.keep()
 
 __version__ = "0.1.0"
 
@@ -109,6 +104,7 @@ __all__ = [
     "classification",
     "compare",
     "compare_methods",
+    "configure",
     "decoupled",
     "descent",
     "dirichlet",

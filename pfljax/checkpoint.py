@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from pfljax import files, hosts
 from pfljax.types import State
@@ -50,6 +49,8 @@ class Checkpoints:
         files.made(self._folder)
         for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(half, ignore_errors=True)
+        import orbax.checkpoint as ocp
+
         # Orbax's manager would read all checkpoints at once, and fail with an older one that is damaged.
         self._orbax = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(),
@@ -69,6 +70,8 @@ class Checkpoints:
         leaves = {str(n): leaf for n, leaf in enumerate(hosts.gathered(jax.tree.leaves(state)))}
         if not hosts.leads():
             return
+        import orbax.checkpoint as ocp
+
         content = ocp.args.Composite(
             state=ocp.args.StandardSave(leaves),  # pyright: ignore[reportCallIssue]
             record=ocp.args.StandardSave(record),  # pyright: ignore[reportCallIssue]
@@ -124,6 +127,8 @@ class Checkpoints:
         )
 
     def _read(self, number: int) -> tuple[dict[str, np.ndarray], Record, dict[str, Any]]:
+        import orbax.checkpoint as ocp
+
         path = self._folder / str(number)
         with _quiet():
             content = self._orbax.restore(

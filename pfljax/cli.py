@@ -21,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pfljax import benchmark, checks, data, experiment, files, hosts, listing, plots, results, sweeps
+from pfljax import benchmark, checks, data, experiment, files, hosts, listing, plots, process, results, sweeps
 from pfljax.algorithms import METHODS
 from pfljax.data.sources import NAMES
 from pfljax.experiment import Config
@@ -354,6 +354,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _doctor(options: argparse.Namespace) -> None:
     del options
+    process.begin()
     table = Table(show_header=False, box=None)
     for name, version in results.versions().items():
         table.add_row(name, version)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax import export
 
 from pfljax import checks, files
@@ -44,6 +43,8 @@ class Deployed(NamedTuple):
         Raises:
           FileExistsError: if it holds a model already.
         """
+        import orbax.checkpoint as ocp
+
         out = Path(out).absolute()
         if (out / "model.json").exists():
             raise FileExistsError(f"{out} holds a model already: choose another folder")

@@ -23,6 +23,7 @@ from pfljax import (
     files,
     hosts,
     memory,
+    process,
     sampling,
     schedules,
     sharding,
@@ -102,9 +103,8 @@ class Simulation:
             raise ValueError("devices=[]: give at least one, such as jax.devices()[:1], or None for all")
         if store == "host" and hosts.together():
             raise ValueError("store='host' serves one process; several spread the client states over their devices")
+        process.begin(warn=devices is None)
         tasks.check(task, data)
-        if devices is None:
-            sharding.hint()
         self._build, self._executor, self._store = build, executor, store
         axis = sharding.clients(devices)
         self._everywhere, self._spread = sharding.placements(axis, devices)

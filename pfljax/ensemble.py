@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import checks, executors, sharding
+from pfljax import checks, executors, process, sharding
 from pfljax.course import Course, Diverged
 from pfljax.data import FederatedData
 from pfljax.engine import Build, Hyper, Simulation, Traced, check_length, traced
@@ -67,6 +67,7 @@ class Ensemble:
         check_length(data, rounds, eval_every, patience)
         self._task, self._rounds, self._eval_every, self._patience = task, rounds, eval_every, patience
         self._method, self._plan = method, plan
+        process.begin(warn=devices is None)
         self._devices = sharding.usable(jax.local_devices()) if devices is None else list(devices)
         self._simulation = Simulation(task, build, data, devices=self._devices[:1], **options)
         self._at_once = at_once

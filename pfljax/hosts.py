@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from pfljax import files
+from pfljax.process import configure
 from pfljax.types import Tree
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         raise ValueError(f"several processes need {missing} too (none of them under SLURM or on a TPU pod)")
     try:
         jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+        configure()
     except ValueError as error:
         raise ValueError(f"{error}: give --coordinator, --processes and --process") from error
 

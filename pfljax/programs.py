@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import time
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,19 +17,6 @@ from pfljax.sharding import Device
 from pfljax.types import Tree
 
 _log = logging.getLogger(__name__)
-
-
-def keep() -> None:
-    """Keeps compiled programs in the user's cache folder for later processes; importing the package does it.
-
-    Leaves things as they are where `JAX_COMPILATION_CACHE_DIR` or `jax_compilation_cache_dir` already say where;
-    `JAX_ENABLE_COMPILATION_CACHE=0` turns it off.
-    """
-    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
-        caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(caches / "pfljax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 class Programs:

@@ -5,8 +5,6 @@ One code path for every executor: a block of 1 is one client after another, a bl
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,7 +18,9 @@ from pfljax import tree
 from pfljax.types import Array, Tree
 
 _ALIGNMENT = 64  # bytes; JAX takes an aligned NumPy buffer on a CPU as it is
-_SHARDS_CONVOLUTIONS = jax.__version_info__ >= (0, 8)
+SHARDS_CONVOLUTIONS = jax.__version_info__ >= (0, 8)
+"""Whether this JAX can differentiate convolutions in a mesh."""
+
 Device: TypeAlias = Any
 """A `jax.Device`."""
 
@@ -45,47 +45,13 @@ class Layout(NamedTuple):
     axis: Axis | None  # devices that share the blocks, None for one device
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _told() -> bool:
-    return "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get("XLA_FLAGS", "")
-
-
-def use_cores(count: int | None = None) -> None:
-    """Makes each CPU core a device, so that clients are trained on all of them; importing the package does it.
-
-    Leaves things as they are where `XLA_FLAGS` or `JAX_NUM_CPU_DEVICES` already say how many.
-
-    Args:
-      count: how many devices; the number of cores if None.
-
-    Raises:
-      RuntimeError: if JAX has computed already.
-    """
-    if not _told():
-        jax.config.update("jax_num_cpu_devices", count or cores())
-
-
-def hint() -> None:
-    """Warns where only one of several CPU cores will train."""
-    if jax.default_backend() == "cpu" and len(jax.devices()) == 1 < cores() and not _told() and _SHARDS_CONVOLUTIONS:
-        warnings.warn(
-            f"JAX computed before pfljax was imported, so one of {cores()} CPU cores trains: import pfljax first, or "
-            f"set JAX_NUM_CPU_DEVICES={cores()} (1 to silence this)",
-            stacklevel=3,
-        )
-
-
 def usable(devices: Sequence[Device]) -> Sequence[Device]:
     """Those of `devices` that can work together with this jax."""
-    return devices if _SHARDS_CONVOLUTIONS else devices[:1]
+    return devices if SHARDS_CONVOLUTIONS else devices[:1]
 
 
 def _mesh(devices: Sequence[Device], **sizes: int) -> Mesh:
-    if not _SHARDS_CONVOLUTIONS:
+    if not SHARDS_CONVOLUTIONS:
         raise RuntimeError(f"jax {jax.__version__} cannot train on several devices: install jax>=0.8 or use one device")
     return Mesh(np.array(devices).reshape(*sizes.values()), tuple(sizes))
 

@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pfljax.process import configure
+
 _SIZES = (512, 1024, 2048)
 _LARGE = (4096, 8192)
 """On an accelerator also these."""
@@ -60,6 +62,7 @@ def _memory() -> int | None:
 def prepare(workload: dict[str, Any], source: str | None) -> Callable[[], None]:
     """Products of the size that this machine multiplies fastest."""
     del workload, source
+    configure()
     on_cpu = jax.devices()[0].platform == "cpu"
     speeds = {size: _speed(size) for size in (_SIZES if on_cpu else _SIZES + _LARGE)}
     best = max(speeds, key=lambda size: speeds[size])

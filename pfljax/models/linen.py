@@ -111,7 +111,7 @@ def from_linen(
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
-        made = jax.eval_shape(variables, jax.random.key(0))
+        made = jax.eval_shape(lambda: variables(jax.random.key(0)))
     if unknown := set(made) - {"params", "batch_stats"}:
         raise ValueError(f"module keeps {sorted(unknown)}, but a model holds parameters and running statistics only")
     held = {

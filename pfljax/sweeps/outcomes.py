@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 from pfljax import checks, results, scores
 from pfljax.experiment import Config
@@ -47,6 +46,8 @@ def estimate(values: Iterable[float | None]) -> Estimate:
     >>> estimate([1.0, 2.0, 3.0])
     Estimate(mean=2.0, margin=2.48..., count=3)
     """
+    from scipy.special import stdtrit
+
     known = np.array([value for value in values if value is not None and not math.isnan(value)])
     if not known.size:
         return Estimate(math.nan, math.nan, 0)

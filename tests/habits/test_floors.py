@@ -28,6 +28,7 @@ FLOORS = {
             "ensemble",
             "hosts",
             "sharding",
+            "process",
             "memory",
             "metrics",
             "scores",
