@@ -24,6 +24,8 @@ from pfljax.types import State
 Record = dict[str, np.ndarray]
 """What a run has reported so far: flat named arrays."""
 
+_KEPT = 2
+
 _log = logging.getLogger(__name__)
 
 
@@ -49,14 +51,10 @@ class Checkpoints:
             shutil.rmtree(half, ignore_errors=True)
         import orbax.checkpoint as ocp
 
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=2,
-                enable_async_checkpointing=False,
-                create=False,
-                multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
-            ),
+        # Orbax's manager would read all checkpoints at once, and fail with an older one that is damaged.
+        self._orbax = ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler(),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
         )
 
     def rounds(self) -> list[int]:
@@ -79,10 +77,11 @@ class Checkpoints:
             record=ocp.args.StandardSave(record),  # pyright: ignore[reportCallIssue]
         )
         about = {"identity": self._identity, "digest": _digest(leaves, record, self._identity)}
-        number = int(state.round)
-        with files.unbroken(), files.writing(self._folder / str(number)), _orbax():
-            self._manager.save(number, args=content, custom_metadata=about, force=True)
-            self._manager.wait_until_finished()
+        path = self._folder / str(int(state.round))
+        with files.unbroken(), files.writing(path), _quiet():
+            self._orbax.save(path, args=content, custom_metadata=about, force=True)
+            for number in self._rounds()[:-_KEPT]:
+                shutil.rmtree(self._folder / str(number))
 
     def restore(self, like: State) -> tuple[State, Record]:
         """The newest checkpoint that is sound, with the structure of `like`; corrupt ones are put aside.
@@ -93,6 +92,9 @@ class Checkpoints:
         """
         leaves, record = hosts.shared(self._newest)
         return self._rebuild(leaves, like), record
+
+    def __repr__(self) -> str:
+        return f"Checkpoints({str(self._folder)!r})"
 
     def _rounds(self) -> list[int]:
         return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
@@ -127,15 +129,16 @@ class Checkpoints:
     def _read(self, number: int) -> tuple[dict[str, np.ndarray], Record, dict[str, Any]]:
         import orbax.checkpoint as ocp
 
-        with _orbax():
-            content = self._manager.restore(
-                number,
+        path = self._folder / str(number)
+        with _quiet():
+            content = self._orbax.restore(
+                path,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(),  # pyright: ignore[reportCallIssue]
                     record=ocp.args.StandardRestore(),  # pyright: ignore[reportCallIssue]
                 ),
             )
-            about = self._manager.metadata(number).custom_metadata or {}
+            about = self._orbax.metadata(path).custom_metadata or {}
         leaves, record = ({name: np.asarray(x) for name, x in content[part].items()} for part in ("state", "record"))
         if about.get("digest") != _digest(leaves, record, about.get("identity", {})):
             raise ValueError("its content does not have the digest that was stored with it")
@@ -146,7 +149,6 @@ class Checkpoints:
         with files.writing(aside):
             shutil.rmtree(aside, ignore_errors=True)
             (self._folder / str(number)).rename(aside)
-        self._manager.reload()
 
     def _rebuild(self, leaves: dict[str, np.ndarray], like: State) -> State:
         wanted, structure = jax.tree.flatten(like)
@@ -180,7 +182,7 @@ def _digest(leaves: Mapping[str, np.ndarray], record: Record, identity: Any) -> 
 
 
 @contextlib.contextmanager
-def _orbax() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Orbax without its log; what the system refused becomes an error of the system again."""
     log = logging.getLogger("absl")
     level = log.level

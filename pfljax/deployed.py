@@ -12,9 +12,11 @@ import numpy as np
 from jax import export
 
 from pfljax import checks, files
+from pfljax.printing import in_brief
 from pfljax.types import Params, Tree
 
 
+@in_brief
 class Deployed(NamedTuple):
     """The model of one client."""
 
@@ -71,7 +73,7 @@ class Models(Mapping[str, Deployed]):
 
     def __init__(self, names: Sequence[str], ready: Callable[[], Deploy]):
         self._numbers = {name: number for number, name in enumerate(names)}
-        self._ready = functools.cache(ready)
+        self.ready = functools.cache(ready)
 
     def __getitem__(self, client: str | int) -> Deployed:
         """The model of a client, by name or by number.
@@ -82,7 +84,7 @@ class Models(Mapping[str, Deployed]):
         number = self._numbers.get(client, -1) if isinstance(client, str) else int(client)
         if not 0 <= number < len(self):
             raise KeyError(f"no client {client!r}: {checks.nearest(client, self._numbers)}")
-        return self._ready()(number)
+        return self.ready()(number)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._numbers)

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal, ParamSpec, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,6 @@ from pfljax.programs import Programs
 from pfljax.results import Result, versions
 from pfljax.rounds import Rounds
 from pfljax.sampling import Sampler
-from pfljax.schedules import Schedule
 from pfljax.sharding import Device
 from pfljax.types import Algorithm, Array, Params, Plan, State, Task, Tree
 
@@ -51,7 +50,7 @@ P = ParamSpec("P")
 Build = Algorithm | Callable[..., Algorithm]
 """An algorithm, or what makes one from hyperparameters `**hyper`, which are then traced."""
 
-Hyper = Array | float | Schedule
+Hyper: TypeAlias = Any
 """A hyperparameter: a number, or a function of the round."""
 
 Traced = dict[str, Tree]
@@ -395,9 +394,8 @@ class Simulation:
             server, rows, log = self.rounds.seated_round(algorithm, server, rows, number, draw, seats, key, train)
             return server, rows, log, number + 1
 
-        cohorts = self._programs.call(
-            ("seats", at_most), seat, key, state.round, values, self.train, out=self._everywhere
-        )
+        args = key, state.round, values, self.train
+        cohorts = self._programs.call(("seats", at_most), seat, *args, out=self._everywhere)
         draws, seatings = jax.tree.map(np.asarray, cohorts)
         ids = seatings.ids
         out = self._everywhere, self._spread, self._everywhere, self._everywhere
@@ -576,11 +574,11 @@ def simulate(
         if progress is not None:
             progress(course.done, scores)
     result = course.end()
-    if hosts.together():
-        return result
-    kept = jax.tree.map(np.asarray, state)
+    kept = None if hosts.together() else jax.tree.map(np.asarray, state)
 
     def again() -> Deploy:
+        if kept is None:
+            raise ValueError("several processes hold these clients: give the folder to pfljax.resume in a single one")
         return Simulation(task, build, data, **options).deploy(kept, key, **hyper)
 
     return dataclasses.replace(result, models=Models(data.names, again))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import json
 import logging
@@ -24,14 +25,15 @@ from pfljax import data as data_layer
 from pfljax.algorithms import METHODS, method
 from pfljax.checkpoint import differences
 from pfljax.checks import When
+from pfljax.course import Diverged
 from pfljax.data import FederatedData, partition, synthetic
 from pfljax.data.sources import NAMES
+from pfljax.deployed import Deploy, Models
 from pfljax.executors import Executor
 from pfljax.progress import Bar
 from pfljax.recipe import Recipe, ServerConfig, SolverConfig, build, check_options, options_of, sections_of, traced
 from pfljax.results import Comparison, Result, Select
 from pfljax.sampling import Sampler
-from pfljax.schedules import Schedule
 from pfljax.types import Task
 
 PARTITIONS = partition.PARTITIONS
@@ -41,7 +43,7 @@ _SOLVERS = ("local", "tune", "head_local", "personal_local")
 SOLVED = (*_SOLVERS, "server")
 """Sections that only some methods read."""
 # What may change when a run is continued.
-_FREE = ("rounds", "eval_every", "executor", "store", "select")
+_FREE = ("rounds", "eval_every", "patience", "executor", "store", "select")
 
 # Says, sealed, what a folder was begun as, should `config.json` be lost.
 _COPY = Path("checkpoint") / "begun.json"
@@ -360,7 +362,7 @@ def check_effect(config: Config, methods: Iterable[str], changes: Iterable[str] 
     methods = list(methods)
     idle = config.idle(methods)
     if changes is None:
-        changes = [] if config.methods else [path for path in idle if _value(config, path) != _value(Config(), path)]
+        changes = [] if config.methods else [path for path in idle if _differs(config, path)]
     for path in changes:
         section, _, name = path.partition(".")
         if path in idle:
@@ -374,6 +376,13 @@ def check_effect(config: Config, methods: Iterable[str], changes: Iterable[str] 
 def _value(config: Config, path: str) -> Any:
     section, _, name = path.partition(".")
     return getattr(getattr(config, section), name, None) if name else getattr(config, section)
+
+
+def _differs(config: Config, path: str) -> bool:
+    """Whether a section or a field is not as by default; one of a section that may be left out follows `local`."""
+    section, _, name = path.partition(".")
+    follows = bool(name) and getattr(Config(), section) is None
+    return not follows and _value(config, path) != _value(Config(), path)
 
 
 class Experiment(typing.NamedTuple):
@@ -424,7 +433,7 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     return Experiment(data, task, recipe, _sampler(config.cohort))
 
 
-def hyperparameters(config: Config) -> dict[str, float | Schedule]:
+def hyperparameters(config: Config) -> dict[str, Any]:
     """The numbers that one compiled program serves, by the names of `Recipe.hyper`; loads and builds nothing.
 
     Raises:
@@ -479,7 +488,7 @@ def run(
       BlockingIOError: if another process uses `out`; the message says which.
       PermissionError, OSError: if a file cannot be written.
       ValueError, FileNotFoundError: if the configuration cannot be met, or asks for fewer rounds than are done.
-      engine.Diverged: if a model is no longer finite.
+      Diverged: if a model is no longer finite; `out` and the error's `result` have the evaluations before.
     """
     if not resume:
         check_effect(config, [config.algorithm.name])
@@ -517,8 +526,11 @@ def compare_methods(
         for name, each in configs.items():
             stack.enter_context(_claimed(folders[name], _Begun(each), resume))
         bar = stack.enter_context(Bar(progress))
-        comparison = Comparison(
-            {name: _run(each, experiments[name], folders[name], resume, bar) for name, each in configs.items()}
+        comparison = _compared(
+            {
+                name: functools.partial(_run, each, experiments[name], folders[name], resume, bar)
+                for name, each in configs.items()
+            }
         )
         if out is not None and hosts.leads():
             comparison.save(out, replace=True)
@@ -602,50 +614,97 @@ def compare(
     data: FederatedData,
     *,
     rounds: checks.Count,
+    checkpoint: str | Path | None = None,
     progress: bool = False,
     **options: Any,
 ) -> Comparison:
-    """Runs algorithms on the same data.
+    """Runs algorithms on the same data. One that diverges stands with its evaluations before, if it has any.
 
     Args:
       task: the model, for predictions.
       algorithms: name -> algorithm; `local_only` is what the others are compared with.
       data: the federation.
       rounds: how many in total.
+      checkpoint: a folder for checkpoints, with one for each name below it, or None.
       progress: a live bar on the standard error.
       **options: of `engine.simulate`, such as `eval_every`, `seed`, `cohort`.
     """
     with Bar(progress) as bar:
-        return Comparison(
-            {
-                name: engine.simulate(
-                    task, algorithm, data, method=name, rounds=rounds, progress=_watch(bar, name, rounds), **options
-                )
-                for name, algorithm in algorithms.items()
-            }
-        )
+        runs = {}
+        for name, algorithm in algorithms.items():
+            own = {"method": name, "rounds": rounds, "progress": _watch(bar, name, rounds)}
+            own["checkpoint"] = None if checkpoint is None else Path(checkpoint) / name
+            runs[name] = functools.partial(engine.simulate, task, algorithm, data, **own, **options)
+        return _compared(runs)
+
+
+def _compared(runs: Mapping[str, Callable[[], Result]]) -> Comparison:
+    """What came of each run; of one that diverged its evaluations before, if there are any.
+
+    Raises:
+      Diverged: if nothing came of any.
+    """
+    ended, lost = {}, []
+    for name, run in runs.items():
+        try:
+            ended[name] = run()
+        except Diverged as error:
+            if error.result is not None:
+                ended[name] = error.result
+                continue
+            lost.append(error)
+            logging.getLogger(__name__).warning("%s is left out, it has no evaluation: %s", name, error)
+    if not ended:
+        raise lost[0]
+    return Comparison(ended)
 
 
 def _run(config: Config, experiment: Experiment, out: str | Path | None, resume: bool, bar: Bar) -> Result:
     if out is not None and resume:
         finished = hosts.shared(lambda: _finished(Path(out), config.run.rounds))
         if finished is not None:
-            return finished
-    recipe, name = experiment.recipe, config.algorithm.name
-    result = engine.simulate(
+
+            def again() -> Deploy:
+                return typing.cast(Models, _simulated(config, experiment, out, resume=True).models).ready()
+
+            return replace(finished, models=Models(finished.names, again))
+    name, run = config.algorithm.name, config.run
+    try:
+        result = _simulated(config, experiment, out, resume, _watch(bar, name, run.rounds, run.metric))
+    except Diverged as error:
+        if error.result is not None:
+            error.result = _kept(error.result, config, out)
+        raise
+    return _kept(result, config, out)
+
+
+def _simulated(
+    config: Config,
+    experiment: Experiment,
+    out: str | Path | None,
+    resume: bool,
+    progress: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+) -> Result:
+    recipe = experiment.recipe
+    return engine.simulate(
         experiment.task,
         recipe.make,
         experiment.data,
         seed=config.run.seed,
         hyper=recipe.hyper,
-        method=name,
+        method=config.algorithm.name,
         checkpoint=None if out is None else Path(out) / "checkpoint",
         resume=resume,
         identity=_Begun(config).fixed(),
-        progress=_watch(bar, name, config.run.rounds, config.run.metric),
+        progress=progress,
         store=config.run.store,
         **experiment.options(config.run),
-    ).configured(config.to_dict())
+    )
+
+
+def _kept(result: Result, config: Config, out: str | Path | None) -> Result:
+    """The result with its configuration, in its folder."""
+    result = result.configured(config.to_dict())
     if out is not None and hosts.leads():
         result.save(out, replace=True)
     return result
@@ -680,9 +739,9 @@ def _claimed(out: str | Path | None, begun: _Begun, resume: bool) -> Iterator[No
         elif changes := differences(_before(out, begun).fixed(), begun.fixed()):
             raise FileExistsError(f"{out} holds a run with another configuration ({changes}): choose another folder")
         engine.check_rounds(begun.config.run.rounds, _done(out), out)
-        files.write_json(out / _COPY, files.sealed(begun.plain()))
         if not os.path.exists(out / "summary.json"):
             files.write_json(out / "config.json", begun.plain())
+        files.write_json(out / _COPY, files.sealed(begun.plain()))
         yield
 
 

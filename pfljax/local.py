@@ -13,6 +13,9 @@ from pfljax.checks import Count
 from pfljax.shuffle import permute
 from pfljax.types import Array, Batch, ClientData, LocalSolver, LossFn, Mask, Params, Plan, Tree
 
+# Phase of the losses' random numbers: plans fold in the number of an epoch.
+_NOISE = 2**32 - 1
+
 
 def gather(data: ClientData, places: Array) -> Batch:
     """The client's examples at `places` [B]; places beyond its size are padding.
@@ -22,6 +25,7 @@ def gather(data: ClientData, places: Array) -> Batch:
     >>> gather(data, jnp.arange(3)).mask.tolist()
     [1.0, 1.0, 0.0]
     """
+    places = places.astype(data.size.dtype)
     valid = places < data.size
     rows = data.start + jnp.where(valid, places, 0)
     x, y = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), data.examples)
@@ -30,7 +34,7 @@ def gather(data: ClientData, places: Array) -> Batch:
 
 def _worked(steps: Array, data: ClientData) -> Array:
     """The part of `steps` that the client manages, none without examples."""
-    managed = jnp.ceil(steps * jnp.asarray(data.work, float)).astype(jnp.int32)
+    managed = jnp.ceil(steps.astype(float) * jnp.asarray(data.work, float)).astype(jnp.int32)
     return jnp.where(data.size > 0, managed, 0)
 
 
@@ -51,12 +55,11 @@ def epochs(count: int, batch_size: int, *, drop_last: bool = False) -> Plan:
     checks.each(Count, count=count, batch_size=batch_size)
 
     def per_epoch(data: ClientData) -> Array:
-        whole, rest = data.size // batch_size, data.size % batch_size
-        return jnp.maximum(whole if drop_last else whole + (rest > 0), 1)
+        return jnp.maximum(data.size // batch_size if drop_last else -(-data.size // batch_size), 1)
 
     def batch(data: ClientData, key: Array, step: Array) -> Batch:
         epoch, number = step // per_epoch(data), step % per_epoch(data)
-        places = number * batch_size + jnp.arange(batch_size)
+        places = number * batch_size + jnp.arange(batch_size, dtype=number.dtype)
         shuffled = permute(places, data.size, jax.random.fold_in(key, epoch))
         return gather(data, jnp.where(places < data.size, shuffled, places))
 
@@ -137,10 +140,12 @@ def descent(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
     checks.each(Plan, plan=plan)
 
     def solve(loss: LossFn, params: Params, data: ClientData, key: Array) -> Params:
+        noise = jax.random.fold_in(key, _NOISE)
+
         def step(number: Array, carry: tuple[Params, optax.OptState]) -> tuple[Params, optax.OptState]:
             params, opt_state = carry
             batch = plan.batch(data, key, number)
-            grads, stats = losses.gradient(loss, params, batch, jax.random.fold_in(key, number))
+            grads, stats = losses.gradient(loss, params, batch, jax.random.fold_in(noise, number))
             updates, opt_state = optimizer.update(grads, opt_state, params.trainable)
             return Params(optax.apply_updates(params.trainable, updates), stats), opt_state
 
@@ -207,20 +212,21 @@ def only(mask: Mask, solver: LocalSolver) -> LocalSolver:
     return solve
 
 
-def average(of: Callable[[Batch], Tree], data: ClientData, batch_size: int) -> Tree:
-    """The mean over the client's examples of `of(batch)`, itself a mean over the rows of a batch.
+def average(of: Callable[[Batch, Array], Tree], data: ClientData, batch_size: int) -> Tree:
+    """The mean over the client's examples of `of(batch, its number)`, itself a mean over the rows of a batch.
 
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[3.0], sizes=[10])
-    >>> float(average(lambda batch: jnp.sum(batch.x["c"]["w"] * batch.mask) / jnp.sum(batch.mask), data.client(0), 4))
+    >>> center = lambda batch, number: jnp.sum(batch.x["c"]["w"] * batch.mask) / jnp.sum(batch.mask)
+    >>> float(average(center, data.client(0), batch_size=4))
     3.0
     """
 
     def add(number: Array, total: Tree) -> Tree:
-        batch = gather(data, number * batch_size + jnp.arange(batch_size))
-        return tree.axpy(jnp.sum(batch.mask), of(batch), total)
+        batch = gather(data, number * batch_size + jnp.arange(batch_size, dtype=number.dtype))
+        return tree.axpy(jnp.sum(batch.mask), of(batch, number), total)
 
-    probe = jax.eval_shape(lambda: of(gather(data, jnp.arange(batch_size))))
+    probe = jax.eval_shape(lambda: of(gather(data, jnp.arange(batch_size)), jnp.asarray(0)))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), probe)
     total = jax.lax.fori_loop(0, -(-data.size // batch_size), add, zeros)
     return tree.scale(1 / jnp.maximum(data.size, 1).astype(float), total)
@@ -235,7 +241,7 @@ def mean_loss(loss: LossFn, params: Params, data: ClientData, key: Array, batch_
     >>> float(mean_loss(task.loss, task.init(key), data.client(0), key))
     32.0
     """
-    return average(lambda batch: loss(params, batch, key)[0], data, batch_size)
+    return average(lambda batch, number: loss(params, batch, jax.random.fold_in(key, number))[0], data, batch_size)
 
 
 def mean_gradient(loss: LossFn, params: Params, data: ClientData, key: Array, batch_size: int = 128) -> Tree:
@@ -247,4 +253,8 @@ def mean_gradient(loss: LossFn, params: Params, data: ClientData, key: Array, ba
     >>> float(mean_gradient(task.loss, task.init(key), data.client(0), key)["w"])
     -8.0
     """
-    return average(lambda batch: losses.gradient(loss, params, batch, key)[0], data, batch_size)
+
+    def of(batch: Batch, number: Array) -> Tree:
+        return losses.gradient(loss, params, batch, jax.random.fold_in(key, number))[0]
+
+    return average(of, data, batch_size)

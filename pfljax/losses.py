@@ -31,11 +31,15 @@ def gradient(loss: LossFn, params: Params, batch: Batch, key: Array) -> tuple[Tr
 def given(loss: LossFn, fixed: Params) -> LossFn:
     """`loss` as a function of the leaves that `fixed` lacks; those it has are constants, their statistics too.
 
+    A `Proximal` stays one: its quadratic is that of the leaves left, less the constant of the others.
+
     >>> f = lambda params, batch, key: (params.trainable["a"] * params.trainable["b"], {})
     >>> of_a = given(f, Params({"a": None, "b": 3.0}))
     >>> of_a(Params({"a": 2.0, "b": None}), batch=None, key=None)
     (6.0, {})
     """
+    if isinstance(loss, Proximal):
+        return Proximal(given(loss.loss, fixed), loss.lam, tree.without(loss.anchor, fixed.trainable))
 
     def conditioned(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
         value, stats = loss(tree.merge(params, fixed), batch, key)
@@ -99,7 +103,7 @@ def after_adaptation(loss: LossFn, alpha: Array | float, order: Order = "exact",
     >>> f = lambda params, batch, key: ((params.trainable["w"] - 1) ** 2 / 2, {})
     >>> w = Params({"w": jnp.asarray(3.0)})
     >>> rows = Batch(jnp.zeros(2), jnp.zeros(2), mask=jnp.ones(2))
-    >>> float(gradient(after_adaptation(f, alpha=0.5), w, rows, key=None)[0]["w"])
+    >>> float(gradient(after_adaptation(f, alpha=0.5), w, rows, jax.random.key(0))[0]["w"])
     0.5
     """
     if order not in ("exact", "first", "hessian_free"):
@@ -111,9 +115,10 @@ def after_adaptation(loss: LossFn, alpha: Array | float, order: Order = "exact",
         if order != "exact":
             step = jax.lax.stop_gradient(step)
         moved = params._replace(trainable=tree.axpy(-alpha, step, params.trainable))
-        value, stats = loss(moved, query, key)
+        query_key = jax.random.fold_in(key, 1)
+        value, stats = loss(moved, query, query_key)
         if order == "hessian_free":
-            curved, _ = gradient(loss, moved, query, key)
+            curved, _ = gradient(loss, moved, query, query_key)
 
             def shifted(by: float) -> Tree:
                 there = params._replace(trainable=tree.axpy(by, curved, params.trainable))

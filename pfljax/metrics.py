@@ -6,7 +6,9 @@ A statistic of nobody is NaN.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import wraps
 
 import numpy as np
@@ -30,6 +32,13 @@ def _of_present(statistic: Callable[..., float]) -> Statistic:
         return statistic(scores[present], *(other[present] for other in others), **options)
 
     return called
+
+
+def _part(share: float, clients: int) -> int:
+    """`floor(share n)` of the decimal number that `share` is written as, not of the binary one beside it."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"share={share}: a share lies in [0, 1]")
+    return math.floor(Fraction(repr(float(share))) * clients)
 
 
 @_of_present
@@ -70,34 +79,43 @@ def median(scores: np.ndarray) -> float:
 
 @_of_present
 def quantile(scores: np.ndarray, *, share: float = 0.1) -> float:
-    """`a_(floor(share n))` of the sorted scores, counted from 0: FederatedScope's bottom decile."""
-    return float(np.sort(scores)[min(int(share * len(scores)), len(scores) - 1)])
+    """`a_(floor(share n))` of the sorted scores, counted from 0: FederatedScope's bottom decile.
+
+    `share` is taken as it is written: 0.29 of 100 clients are 29.
+
+    Raises:
+      ValueError: if `share` does not lie in [0, 1].
+    """
+    return float(np.sort(scores)[min(_part(share, len(scores)), len(scores) - 1)])
 
 
 @_of_present
 def tail_mean(scores: np.ndarray, *, share: float = 0.1, top: bool = False) -> float:
     """Mean of the lowest (`top`: highest) `max(1, floor(share n))` clients: the "worst 10%" of q-FFL and Ditto.
 
+    Raises:
+      ValueError: if `share` does not lie in [0, 1].
+
     >>> tail_mean(np.array([0.5, 0.9, 0.7])), tail_mean(np.array([0.5, 0.9, 0.7]), top=True)
     (0.5, 0.9)
     """
-    count = max(1, int(share * len(scores)))
+    count = max(1, _part(share, len(scores)))
     ordered = np.sort(scores)
     return float(np.mean(ordered[-count:] if top else ordered[:count]))
 
 
 @_of_present
 def jain(scores: np.ndarray) -> float:
-    """Jain's index `(sum a)^2 / (n sum a^2)` in (0, 1]; 1 if all are equal. NaN if all are 0."""
-    squares = np.sum(scores**2)
+    """Jain's index `(sum a)^2 / (n sum a^2)` in (0, 1]; 1 if all are equal. NaN if all are 0, or one is below."""
+    squares = np.sum(scores**2) if np.min(scores) >= 0 else 0
     return float(np.sum(scores) ** 2 / (len(scores) * squares)) if squares > 0 else np.nan
 
 
 @_of_present
 def gini(scores: np.ndarray) -> float:
-    """`sum_ij |a_i - a_j| / (2 n^2 mean)`, 0 if all are equal. NaN if the mean is 0."""
+    """`sum_ij |a_i - a_j| / (2 n^2 mean)`, 0 if all are equal. NaN if the mean is 0, or a score is below."""
     average = np.mean(scores)
-    if average == 0:
+    if average == 0 or np.min(scores) < 0:
         return np.nan
     ranks = 2 * np.arange(1, len(scores) + 1) - len(scores) - 1
     return float(ranks @ np.sort(scores) / (len(scores) ** 2 * average))
@@ -105,9 +123,9 @@ def gini(scores: np.ndarray) -> float:
 
 @_of_present
 def entropy(scores: np.ndarray) -> float:
-    """Entropy `-sum p log p` (natural) of the normalised scores `p = a / sum a`. NaN if all are 0."""
+    """Entropy `-sum p log p` (natural) of the normalised scores `p = a / sum a`. NaN if all are 0, or one is below."""
     total = np.sum(scores)
-    if total == 0:
+    if total == 0 or np.min(scores) < 0:
         return np.nan
     shares = scores[scores > 0] / total
     return float(-np.sum(shares * np.log(shares)))

@@ -49,7 +49,7 @@ def brief(value: Any) -> str:
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     if hasattr(value, "_fields"):
         fields = zip(value._fields, value, strict=True)
-        return f"{type(value).__name__}({', '.join(f'{name}={brief(field)}' for name, field in fields)})"
+        return f"{type(value).__name__.lstrip('_')}({', '.join(f'{name}={brief(field)}' for name, field in fields)})"
     if isinstance(value, Mapping | list | tuple):
         return _listed(value)
     if isinstance(value, functools.partial):

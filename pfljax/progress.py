@@ -23,9 +23,11 @@ class Bar:
     """
 
     def __init__(self, visible: bool):
-        widgets = importlib.util.find_spec("ipywidgets") is not None
-        self._console = Console(stderr=True, force_jupyter=None if widgets else False)
-        moving = self._console.is_jupyter or (self._console.is_terminal and not self._console.is_dumb_terminal)
+        self._console, moving = Console(stderr=True), importlib.util.find_spec("ipywidgets") is not None
+        if not self._console.is_jupyter:
+            moving = self._console.is_terminal and not self._console.is_dumb_terminal
+        elif not moving:
+            self._console = Console(stderr=True, force_jupyter=False)
         visible = visible and hosts.leads()
         self._plain = visible and not moving
         self._live = Progress(

@@ -122,7 +122,7 @@ class Recipe(NamedTuple):
     """A method, ready to simulate."""
 
     make: Callable[..., Algorithm]  # (**hyper) -> algorithm
-    hyper: dict[str, float | Schedule]  # `lam`, `local.lr`, `server.lr`, ...: all traced
+    hyper: dict[str, Any]  # `lam`, `local.lr`, `server.lr`, ...: all traced
     plan: Plan  # of the local steps, to count them
     pooled: bool  # trains on `FederatedData.pooled()`
 
@@ -226,7 +226,7 @@ def traced(
     personal_local: SolverConfig | None = None,
     server: ServerConfig | None = None,
     rounds: int = 1,
-) -> dict[str, float | Schedule]:
+) -> dict[str, Any]:
     """The hyperparameters that one program of `build` serves, with their values; arguments as there.
 
     Raises:
@@ -244,7 +244,8 @@ def traced(
         elif key == "server":
             hyper |= _rates(server or ServerConfig(), "server", rounds)
         elif _is_float(hints[key]) and (key in options or parameter.default is not parameter.empty):
-            hyper[key] = _number(options.get(key, parameter.default), hints[key], f"algorithm.{key}", rounds)
+            value = options.get(key, parameter.default)
+            hyper |= {} if value is None else {key: _number(value, hints[key], f"algorithm.{key}", rounds)}
     return hyper
 
 

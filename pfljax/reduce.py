@@ -29,6 +29,22 @@ stack = Reduce(lambda upload, weight: upload, lambda terms, weights: terms, summ
 """The uploads themselves, leaves [M, ...]."""
 
 
+def handed(uploads: Tree, expected: Tree, needs: str) -> Tree:
+    """`uploads`, if a reduction has made them as `expected` is: the same tree of the same shapes.
+
+    Raises:
+      ValueError: if it has not; the sentence ends with what the method `needs`.
+
+    >>> handed(jnp.zeros((3, 2)), jnp.zeros(2), "one tree, see `mean`")
+    Traceback (most recent call last):
+    ValueError: the reduction hands on leaves [(3, 2)] where [(2,)] are expected: this method needs one tree, see `mean`
+    """
+    made, wanted = ([jnp.shape(leaf) for leaf in jax.tree.leaves(part)] for part in (uploads, expected))
+    if made != wanted or jax.tree.structure(uploads) != jax.tree.structure(expected):
+        raise ValueError(f"the reduction hands on leaves {made} where {wanted} are expected: this method needs {needs}")
+    return uploads
+
+
 def _one_each(weight: Array) -> Array:
     return (weight > 0).astype(weight.dtype)
 
@@ -61,6 +77,8 @@ def grouped(clusters: int, reduce: Reduce) -> Reduce:
 
     def lift(upload: tuple[Array, Tree], weight: Array) -> tuple[Tree, Array]:
         cluster, content = upload
+        if not jax.tree_util.all_leaves([cluster]):
+            raise ValueError("grouped reduces uploads `(cluster, upload)`, as ifca makes them: use the inner reduction")
         weights = jnp.where(jnp.arange(clusters) == cluster, weight, 0)
         return jax.vmap(reduce.lift, (None, 0))(content, weights), weights
 

@@ -58,7 +58,8 @@ class Result(Shown):
       scores: `"{model}/{split}/{metric}"` -> [E, clients]; models are `personal`, `global`, `unseen_personal`,
         `unseen_global`; NaN where a client has no examples.
       sizes: split -> [N + U] examples of each client, unseen ones last.
-      log: what happened in every round: `ids`, `replied`, `work`, `finite` [rounds, M], `server_finite` [rounds].
+      log: what happened in every round: `ids`, `replied`, `work`, `heard`, `finite` [rounds, M], `server_finite`
+        [rounds].
       seconds: running time without compilation.
       compile_seconds: time spent compiling.
       client_steps: local steps of all clients that replied, 0 if not counted.
@@ -128,11 +129,13 @@ class Result(Shown):
         done = f"seed {self.seed}, round {self.rounds[-1]}" if len(self.rounds) else f"seed {self.seed}, no evaluation"
         summary = self.summary() if len(self.rounds) else {}
         rows = {model.replace("_", " "): summary[model] for model in _MODELS if summary.get(model)}
-        hyper = [f"{name}={value:.4g}" for name, value in self.hyper.items()]
-        title = ", ".join(filter(None, [self.method, *hyper, done]))
-        table = _tabulated(title, "model", rows, ["clients", *_SHOWN], what)
-        table.caption = f"Test {what.title}; {cost}"
-        return table
+        hyper = [
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in self.hyper.items()
+        ]
+        title = ", ".join(filter(None, [self.method, *hyper, done, self.reason]))
+        columns = [_column(name, what)._replace(sign=0) for name in ("clients", *_SHOWN)]
+        return _tabulated(title, "model", rows, columns, f"Test {what.title}; {cost}")
 
     def evaluation(self, select: Select = "last", *, metric: str | None = None) -> int:
         """The index of the evaluation that is reported.
@@ -377,9 +380,8 @@ class Result(Shown):
             return None
         scores = self.scores[f"{model}/test/{what.name}"][at]
         sizes = self.sizes["test"][-len(scores) :] if model.startswith("unseen_") else self.sizes["test"][: len(scores)]
-        other = None
-        if reference is not None:
-            same = "unseen_personal" if model.startswith("unseen_") else "personal"
+        other, same = None, "unseen_personal" if model.startswith("unseen_") else "personal"
+        if reference is not None and f"{same}/test/{what.name}" in reference.scores:
             other = reference.clients(same, select=select, metric=str(what))
         statistics = metrics.summarize(scores, sizes, other, lower_is_better=what.lower_is_better)
         if f"{model}/test/loss" in self.scores:
@@ -499,7 +501,10 @@ class Comparison(Mapping[str, Result], Shown):
         checks.names(columns, dict.fromkeys(name for row in rows.values() for name in row), "columns")
         clients = max(row.get("clients", 0) for row in rows.values())
         lower = ", lower is better" * what.lower_is_better
-        return _tabulated(f"Test {what.title}{lower}, over {clients} clients", "method", rows, columns, what)
+        shown = [_column(name, what) for name in columns]
+        title = f"Test {what.title}{lower}, over {clients} clients"
+        ended = "\n".join(f"{name}: {result.reason}" for name, result in self.items() if result.reason)
+        return _tabulated(title, "method", rows, shown, caption=ended or None)
 
     def by_client(self, worst: int | None = None, *, select: Select = "last", metric: str | None = None) -> Table:
         """One row for each client by name, those that fare worst over all methods first: its score with each method.
@@ -526,7 +531,7 @@ class Comparison(Mapping[str, Result], Shown):
         for name in scored:
             table.add_names(name, justify="right")
         for client in worst_first(by_client.T, what)[:worst]:
-            best = _best(by_client[client].tolist(), what.sign)
+            best = _best(by_client[client].tolist(), what.sign if len(scored) > 1 else 0)
             cells = [_cell(what.spell(score), score == best) for score in by_client[client].tolist()]
             table.add(first.names[client], str(first.sizes["test"][client]), *cells)
         return table
@@ -639,19 +644,22 @@ def _column(name: str, metric: Metric) -> _Column:
 
 
 def _tabulated(
-    title: str, kind: str, rows: Mapping[str, Mapping[str, Any]], names: Sequence[str], metric: Metric
+    title: str,
+    kind: str,
+    rows: Mapping[str, Mapping[str, Any]],
+    columns: Sequence[_Column],
+    caption: str | None = None,
 ) -> Table:
-    """A row of statistics for each name; the best of each column is bold."""
-    table = Table(title)
+    """A row of statistics for each name; the best of several is bold."""
+    table = Table(title, caption)
     table.add_names(kind)
-    columns = [_column(name, metric) for name in names]
     best = [_best([row.get(column.name) for row in rows.values()], column.sign) for column in columns]
     for column in columns:
         table.add_numbers(column.title)
     for name, row in rows.items():
         values = [row.get(column.name) for column in columns]
         pairs = zip(columns, values, best, strict=True)
-        table.add(name, *(_cell(column.spell(value), value == top) for column, value, top in pairs))
+        table.add(name, *(_cell(column.spell(value), value == top and len(rows) > 1) for column, value, top in pairs))
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from pfljax import local, sharding, tree
 from pfljax.data import FederatedData
 from pfljax.sharding import Axis
-from pfljax.types import Algorithm, Array, ClientData, Cohort, Draw, Params, Sampler, State, Task, Tree
+from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, Draw, Params, Sampler, State, Task, Tree
 
 Logs = dict[str, Array]
 """What happened: `ids`, `replied`, `work`, `heard`, `finite`: [M]; `server_finite`: []."""
@@ -111,7 +111,8 @@ class Rounds:
         plan = sharding.layout(cohort, self.block, self.axis)
         padding = plan.slots - cohort
         ids = jnp.pad(draw.ids, (0, padding), constant_values=num_clients)
-        replied, work, heard = (jnp.pad(part, (0, padding)) for part in (draw.replied, draw.work, draw.heard))  # pyright: ignore
+        drawn = draw.replied, draw.work, draw.heard
+        replied, work, heard = jax.tree.map(lambda part: jnp.pad(part, (0, padding)), drawn)
         sizes = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
         weights = jnp.where(heard, sizes, 0)
         order = sharding.order(sizes * work, plan)
@@ -238,7 +239,7 @@ class Rounds:
         personal, common = self._deployed(algorithm, shared, id, client)
 
         def score(params: Params, view: ClientData) -> dict[str, Array]:
-            def of(batch: Any) -> dict[str, Array]:
+            def of(batch: Batch, number: Array) -> dict[str, Array]:
                 measured = self.task.measure(self.task.predict(params, batch.x), batch.y)
                 count = jnp.maximum(jnp.sum(batch.mask), 1)
                 return OrderedDict((k, jnp.sum(v * batch.mask) / count) for k, v in measured.items())

@@ -6,13 +6,15 @@ A sampler maps `(key, sizes [N])` to a `Draw`. Cohorts are sets: ids ascend, and
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from pfljax.printing import in_brief
 from pfljax.shuffle import permute
 from pfljax.types import Array, Draw, Sampler
 
@@ -23,6 +25,7 @@ Change = Callable[[Draw, Array, int], Draw]
 """`(draw, key, N) -> draw`: what happens to a cohort."""
 
 
+@in_brief
 class _Sampled(NamedTuple):
     """A draw and what happens to it afterwards, each with a key that nothing else uses."""
 
@@ -91,7 +94,7 @@ def uniform(size: int) -> Sampler:
     return _Sampled(sample)
 
 
-def weighted(size: int, weights: Array | None = None) -> Sampler:
+def weighted(size: int, weights: ArrayLike | Sequence[float] | None = None) -> Sampler:
     """`size` clients without replacement, one after the other with probability in proportion to `weights` [N].
 
     Without `weights`, in proportion to the clients' numbers of examples. Clients of weight 0 are never drawn: where
@@ -119,7 +122,7 @@ def weighted(size: int, weights: Array | None = None) -> Sampler:
     return _Sampled(sample)
 
 
-def _weights(weights: Array) -> np.ndarray:
+def _weights(weights: ArrayLike | Sequence[float]) -> np.ndarray:
     try:
         given = np.asarray(weights, float)
     except (TypeError, ValueError):
@@ -201,6 +204,10 @@ def stragglers(sampler: Sampler, rate: float, *, partial: bool = True) -> Sample
         return draw._replace(work=jnp.where(slow, share * draw.work, draw.work))
 
     return _after(sampler, slow_down)
+
+
+Participation = Literal["cohort", "all"]
+"""Who trains in a method: whom the run's sampler draws, or everybody."""
 
 
 def everyone(sampler: Sampler) -> Sampler:

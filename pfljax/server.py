@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import optax
 
 from pfljax import checks, tree
 from pfljax.printing import in_brief
+from pfljax.reduce import handed
 from pfljax.types import Params
 
 
@@ -47,7 +49,9 @@ def fedopt(optimizer: optax.GradientTransformation | None = None) -> ServerOptim
 
     def step(server: Server, difference: Params) -> Server:
         trainable, stats = server.params
-        updates, opt_state = optimizer.update(difference.trainable, server.opt_state, trainable)
+        handed(difference, server.params, "one tree like the model, as `reduce.mean` makes it")
+        with jax.numpy_dtype_promotion("standard"):  # optax raises betas, which may be traced, to a whole power
+            updates, opt_state = optimizer.update(difference.trainable, server.opt_state, trainable)
         return Server(Params(optax.apply_updates(trainable, updates), tree.sub(stats, difference.stats)), opt_state)
 
     return ServerOptimizer(init, step)

@@ -184,7 +184,7 @@ def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask)
     """
 
     def personalize(download: Tree, client: Tree, data: ClientData, key: Array) -> Params:
-        start = algorithm.personalize(download, client, data, key)
+        start = algorithm.personalize(download, client, data, jax.random.fold_in(key, 1))
         return local.only(tuned, tune)(task.loss, start, data, jax.random.fold_in(key, 0))
 
     return algorithm._replace(personalize=personalize)

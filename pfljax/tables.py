@@ -33,8 +33,8 @@ class Table(Shown, rich.table.Table):
 
     def __init__(self, title: str | None = None, caption: str | None = None):
         super().__init__(
-            title=title,
-            caption=caption,
+            title=title and Text(title, "table.title", no_wrap=True, overflow="ignore"),
+            caption=caption and Text(caption, "table.caption", no_wrap=True, overflow="ignore"),
             title_justify="left",
             caption_justify="left",
             box=box.SIMPLE_HEAD,
@@ -116,4 +116,4 @@ def _markdown(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"[,%]", "", text) if re.fullmatch(r"-?[\d,]+(\.\d+)?%?", text) else text
+    return re.sub("[,%]", "", text) if re.fullmatch(r"[-+\d.,e%± ]+", text) else text

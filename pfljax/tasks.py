@@ -48,7 +48,7 @@ def check(task: Task, data: FederatedData) -> None:
         given = jax.eval_shape(outputs, jax.random.key(0), x)
     except Exception as error:
         inputs = ", ".join(map(_spell, jax.tree.leaves(x)))
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].replace(str(_PROBE), "B")
         raise ValueError(f"the model does not take {data.name}, inputs {inputs}: {reason}") from error
     if task.fits is not None:
         task.fits(given, data)

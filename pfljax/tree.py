@@ -41,6 +41,15 @@ def like(tree: Tree, half: T) -> T:
     return jax.tree.map(lambda leaf, h: None if h is None else leaf, tree, half, is_leaf=_none)
 
 
+def without(tree: T, half: Tree) -> T:
+    """The leaves of `tree` at the places that `half` lacks.
+
+    >>> without({"a": 1, "b": 2}, {"a": 0, "b": None})
+    {'a': None, 'b': 2}
+    """
+    return jax.tree.map(lambda leaf, h: leaf if h is None else None, tree, half, is_leaf=_none)
+
+
 def sub(a: T, b: T) -> T:
     """`a - b`, leaf by leaf."""
     return jax.tree.map(jnp.subtract, a, b)

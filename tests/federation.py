@@ -23,7 +23,12 @@ OPTIMIZERS = {
     name: dataclasses.replace(LOCAL, **fields)
     for name, fields in {"sgd": {}, "momentum": {"momentum": 0.9}, "adam": {"optimizer": "adam"}}.items()
 }
-OPTIONS = {"ifca": {"clusters": 2}, "apfl": {"alpha_lr": 0.1}, "pfedme": {"inner_steps": 2, "lam": 2.0}}
+OPTIONS = {
+    "local_only": {"participation": "cohort"},
+    "ifca": {"clusters": 2},
+    "apfl": {"alpha_lr": 0.1},
+    "pfedme": {"inner_steps": 2, "lam": 2.0},
+}
 FEDERATED = [name for name, row in METHODS.items() if "pooled data" not in row.needs]
 
 

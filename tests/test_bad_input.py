@@ -1,20 +1,28 @@
 """Bad input gets one sentence that names the value and the remedy."""
 
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
-from pfljax import algorithms, local, memory, sampling
+from pfljax import algorithms, local, memory, models, sampling, tasks
 from pfljax.checkpoint import Checkpoints
 from pfljax.course import Diverged
-from pfljax.data import federate, from_arrays, from_clients, partition
+from pfljax.data import FederatedData, federate, from_arrays, from_clients, partition
 from pfljax.engine import Simulation, simulate
-from tests.federation import TASK, federation, recipe_of
+from pfljax.experiment import Config, RunConfig, compare, compare_methods, run
+from pfljax.recipe import SolverConfig
+from pfljax.types import Algorithm
+from tests.federation import MODEL, TASK, federation, recipe_of
 
 PLAN = local.full_batch(2, 12)
 
@@ -91,3 +99,75 @@ def test_memory_is_foreseen_and_the_advice_works(monkeypatch: pytest.MonkeyPatch
     assert simulation.rounds.block == 8
     simulation.evaluate(simulation.init(jax.random.key(0)), jax.random.key(0))
     assert simulation.rounds.block < 6
+
+
+SOLVER = local.descent(optax.sgd(0.1), PLAN)
+COSINE = local.descent(optax.sgd(optax.cosine_decay_schedule(0.1, 10)), PLAN)
+ONE = {"rounds": 1}
+
+
+def ditto(lam: float) -> Algorithm:
+    return algorithms.ditto(TASK, SOLVER, SOLVER, lam=lam)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda data: simulate(TASK, fedavg(), data, rouds=2), "simulate takes no 'rouds': did you mean 'rounds'"),
+        (lambda data: simulate(TASK, fedavg(), data), "simulate: missing a required argument: 'rounds'"),
+        (lambda data: simulate(TASK, fedavg(), data, cohort=5, **ONE), r"cohort=5: it must be a sampler.*uniform\(5\)"),
+        (lambda data: simulate(TASK, fedavg(), data, cohort=sampling.full, **ONE), "cohort is the function full"),
+        (lambda data: simulate(MODEL, fedavg(), data, **ONE), r"task is a Model: .*pfl\.classification\(model\)"),
+        (lambda data: simulate(TASK, data, fedavg(), **ONE), "build is a FederatedData: it must be an algorithm"),
+        (lambda data: simulate(TASK, "ditto", data, **ONE), r"build='ditto': .* such as pfl\.fedavg\(task, local\)"),
+        (lambda data: simulate(TASK, fedavg(), data.examples, **ONE), "data is an Examples: it must be a federation"),
+        (lambda data: simulate(TASK, fedavg(), data, rounds=1.5), "rounds=1.5: it must be a whole number"),
+        (lambda data: simulate(TASK, fedavg(), data, seed=-1, **ONE), "seed=-1: it must be a whole number from 0"),
+        (lambda data: simulate(TASK, fedavg(), data, seed=2**32, **ONE), "seed=4294967296"),
+        (lambda data: simulate(TASK, fedavg(), data, devices=[], **ONE), r"devices=\[\]: give at least one"),
+        (lambda data: simulate(TASK, fedavg(), data, executor=True, **ONE), "executor=True"),
+        (lambda data: simulate(TASK, fedavg(), data, onboard_rounds=-1, **ONE), "onboard_rounds=-1"),
+        (lambda data: simulate(TASK, fedavg(), data, resume=True, **ONE), "resume=True needs the folder"),
+        (
+            lambda data: simulate(TASK, fedavg(), data, hyper={"lam": 0.1}, **ONE),
+            "an Algorithm has its numbers already",
+        ),
+        (
+            lambda data: simulate(TASK, ditto, data, hyper={"lma": 0.1}, **ONE),
+            "ditto takes no 'lma': did you mean 'lam'",
+        ),
+        (lambda data: simulate(TASK, ditto, data, **ONE), "ditto: missing a required argument: 'lam'"),
+        (
+            lambda data: simulate(TASK, ditto, data, hyper={"lam": np.nan}, **ONE),
+            "'lam'.=nan: it must be a finite number",
+        ),
+        (lambda data: simulate(TASK, algorithms.fedavg(TASK, COSINE), data, **ONE), "begins anew in every round"),
+        (lambda data: compare(TASK, [fedavg()], data, **ONE), "algorithms is a list: it must be a dictionary"),
+        (lambda data: compare(TASK, {"a": fedavg()}, data, rouds=1), "compare takes no 'rouds': did you mean 'rounds'"),
+        (lambda data: compare_methods(Config(), "fedavg"), "methods='fedavg': it must be a list"),
+        (lambda data: run({"run": {"rounds": 1}}), r"it must be a Config, such as .*from_config_dict"),
+        (lambda data: algorithms.fedavg(TASK, optax.sgd(0.1)), r"local is a Gradient.*pfl\.descent\(optax\.sgd"),
+        (lambda data: algorithms.fedavg(TASK, SOLVER, server=optax.adam(0.1)), r"pfl\.fedopt\(optax\.adam\(0.01"),
+        (lambda data: algorithms.ditto(TASK, SOLVER), "ditto: missing a required argument: 'personal_local'"),
+        (lambda data: algorithms.ditto(TASK, SOLVER, SOLVER, lma=1), "ditto takes no 'lma': did you mean 'lam'"),
+        (lambda data: ditto(-1), "ditto: lam=-1: it must be a number of at least 0"),
+        (lambda data: algorithms.fedper(TASK, SOLVER, 1), r"personal=1: it must be a mask, such as pfl\.masks\.head"),
+        (lambda data: tasks.classification(nn.Dense(3)), r"model is a Dense: .*pfl\.models\.from_linen\(module, shape"),
+        (lambda data: tasks.classification(TASK), "model is a Task: it must be a model"),
+        (lambda data: local.descent(0.1, PLAN), r"optimizer=0.1: it must be an optimizer, such as optax\.sgd\(0.1\)"),
+        (
+            lambda data: local.descent(optax.sgd(0.1), 5),
+            r"plan=5: it must be a plan, such as pfl\.epochs\(1, batch_size",
+        ),
+        (lambda data: local.epochs(1.5, 10), "count=1.5: it must be a whole number of at least 1"),
+        (lambda data: SolverConfig(plan="x"), "plan='x': choose 'epochs', 'steps', 'full_batch'"),
+        (lambda data: RunConfig(rouds=2), "RunConfig takes no 'rouds': did you mean 'rounds'"),
+        (lambda data: Config(algorithm="ditto"), r"algorithm='ditto': it must be a Choice, such as Choice\('ditto'"),
+        (lambda data: models.mlp((4,), 3, hidden=(0,)), "hidden=0: it must be a whole number of at least 1"),
+        (lambda data: models.resnet8((4, 4, 3), 3, norm="grup"), "norm='grup': did you mean 'group'"),
+    ],
+)
+def test_the_usual_slips(call: Callable[[FederatedData], Any], message: str):
+    """One sentence each with the nearest right thing, before anything is compiled."""
+    with pytest.raises(ValueError, match=message):
+        call(federation())

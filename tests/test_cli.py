@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pfljax import cli
+import pfljax
+from pfljax import cli, experiment
 from pfljax.algorithms import METHODS
 from pfljax.results import Comparison, Result
 
@@ -107,13 +109,27 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == first
 
 
+def test_table(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table of a folder, as text and for papers, by any metric that was measured."""
+    mean = Result.load(finished).summary(metric="loss")["personal"]["mean"]
+    assert cli.main(["table", str(finished), "--format=csv", "--metric=loss", "--columns=mean,round"]) == 0
+    assert capsys.readouterr().out == f"method,mean,round\nditto,{mean:.3f},4\n"
+    assert cli.main(["table", str(finished)]) == 0
+    assert "Test accuracy, %, over 3 clients" in capsys.readouterr().out
+    assert cli.main(["table", str(finished), "--metric=acuracy"]) == 1
+    assert "did you mean 'accuracy'" in capsys.readouterr().err
+    assert cli.main(["table", "nowhere"]) == 1
+    assert "nowhere holds no comparison" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["run", "--config.run.metric=acuracy"], "metric='acuracy': did you mean 'accuracy'"),
         (["run", "--config.algorithm.name=dito"], "did you mean 'ditto'"),
         (["run", "--config.algorithm.name=ditto", "--config.algorithm.lamb=3"], "did you mean 'lam'"),
         (["run", "--config.local.lr"], "write --config.local.lr=VALUE"),
-        (["run", "--config=configs/digits_quickstart.py", "--config.run.rounds.more=3"], "is a value, not a section"),
+        (["run", "--config=configs/digits_quickstart.py", "--config.data.name.more=3"], "is a value, not a section"),
         (["run", "--config=nowhere.py"], "no configuration file nowhere.py"),
         (["run", "--config=pyproject.toml"], "is not a Python file"),
         (["run", "--config=pfljax/types.py"], "defines no get_config()"),
@@ -121,6 +137,22 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "--methods=fedavg,fedavgg"], "did you mean"),
         (["resume", "nowhere"], "holds no run to resume"),
         (["run", "--config.data.name=fashion_mnits"], "did you mean 'fashion_mnist'"),
+        (["run", "--config.algorithm.lma=0.5"], "did you mean 'lam'"),
+        (["run", "--config.algorithm=ditto"], "set config.algorithm.name='ditto'"),
+        (["run", "--config.rum.rounds=3"], "config takes no 'rum': did you mean 'run'"),
+        (["run", "--config.run.rounds", "100"], "write --config.run.rounds=VALUE"),
+        (["run", "--config.server.lr=1.0", "--config.algorithm.name=scaffold"], "set algorithm.server_lr"),
+        (["run", "--config.tune.lr=0.1"], "config.tune.lr=0.1 has no effect on fedavg"),
+        (["run", "--config=configs/digits_quickstart.py", "--config.tune.lr=0.1"], "has no effect on ditto"),
+        (["run", "--config.methods.ditto.lam=0.1"], "config.methods.ditto.lam is for ditto, which is not run"),
+        (["run", "--config=configs"], "configs is a folder"),
+        (["run", "--config=configs/synthetic.py:much"], "configs/synthetic.py, line "),
+        (["run", "--config=configs/synthetic.py:much"], "ValueError: could not convert string to float: 'much'"),
+        (["compare", "--methods=fedavg,apfl", "--config.tune.lr=0.1"], "has no effect on fedavg, apfl"),
+        (["sweep", "--over=tune.lr=0.1,0.2"], "tune.lr has no effect on fedavg"),
+        (["sweep", "--over=run.seed=0:2", "--config.tune.lr=0.1"], "tune.lr has no effect on fedavg"),
+        (["sweep", "--random=2", "--over=local.lr=uniform(a,b)"], "write uniform(LOW, HIGH)"),
+        (["config", "--method=dito"], "did you mean 'ditto'"),
     ],
 )
 def test_failures_are_one_line(
@@ -140,7 +172,47 @@ def test_unknown_arguments_are_usage_errors(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as stop:
         cli.main(["run", "--rounds=3"])
     assert stop.value.code == 2
-    assert "unknown argument '--rounds=3'" in capsys.readouterr().err
+    assert "unknown argument '--rounds=3': did you mean --config.run.rounds?" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """That of the package."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"pfljax {pfljax.__version__}\n"
+
+
+def test_the_help_shows_overrides_that_work(capsys: pytest.CaptureFixture[str]) -> None:
+    """Alone, without a file."""
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    assert cli.EXAMPLE in " ".join(capsys.readouterr().out.split())
+    config = cli.read_config(None, cli.EXAMPLE.split())
+    experiment.check_effect(config, [config.algorithm.name], ["algorithm.name", "algorithm.lam", "run.rounds"])
+    assert (config.algorithm.options["lam"], config.run.rounds) == (0.5, 100)
+
+
+def test_fields_of_a_configuration(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them with a type and a meaning, or those of a method; within 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["config", "--json"]) == 0
+    listed = {field["name"]: field for field in json.loads(capsys.readouterr().out)}
+    assert all(field["type"] and field["meaning"] for field in listed.values())
+    defaults = experiment.Config().to_dict()
+    assert {name.split(".")[0] for name in listed} == set(defaults)
+    for name, field in listed.items():
+        value: Any = defaults
+        for part in name.split("."):
+            value = value[part]
+        assert field["default"] == value, name
+    assert listed["local.batch_size"]["type"] == "whole >= 1"
+    assert cli.main(["config", "--method=scaffold"]) == 0
+    table = capsys.readouterr().out
+    assert "algorithm.server_lr" in table
+    assert "local.epochs" in table
+    assert "local.lr" not in table
+    assert max(map(len, table.splitlines())) <= 80
 
 
 def test_debug_shows_the_traceback() -> None:

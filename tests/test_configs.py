@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
+import math
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -14,6 +19,7 @@ from experiments import demo
 from pfljax import algorithms, cli, data, engine, experiment, local, models, tasks
 from pfljax.algorithms import METHODS
 from pfljax.experiment import Config, from_config_dict
+from pfljax.recipe import SolverConfig
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -107,6 +113,22 @@ def test_options_of_methods() -> None:
     assert experiment.prepare(config.of_method("fedprox"), data).recipe.hyper["mu"] == 0.3
 
 
+def test_regression(tmp_path: Path) -> None:
+    """Real-valued targets are met by least squares, with as many outputs as there are targets."""
+    for name, y in {"one": np.arange(40.0), "two": np.ones((40, 2))}.items():
+        np.savez(tmp_path / f"{name}.npz", x=np.ones((40, 3), np.float32), y=y.astype(np.float32))
+        values = {
+            "data": {"name": name, "path": str(tmp_path / f"{name}.npz"), "partition": {"name": "iid", "clients": 4}}
+        }
+        values |= {"model": {"name": "logistic"}, "run": {"rounds": 1, "metric": "squared_error"}}
+        task = experiment.prepare(from_config_dict(values)).task
+        outputs = task.predict(task.init(jax.random.key(0)), jnp.ones((5, 3)))
+        assert outputs.shape == (5, y[:1].size)
+        assert list(task.measure(outputs, jnp.asarray(y[:5]))) == ["loss", "squared_error"]
+        with pytest.raises(ValueError, match="metric='accuracy': choose 'loss', 'squared_error'"):
+            experiment.prepare(from_config_dict(values | {"run": {"metric": "accuracy"}}))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -127,9 +149,114 @@ def test_options_of_methods() -> None:
         ({"data": {"test": "miror"}}, "it must be a number .* or 'mirror' or 'pooled'; did you mean 'mirror'"),
         ({"algorithm": {"name": "dito"}}, "did you mean 'ditto'"),
         ({"methods": {"dito": {}}}, "did you mean 'ditto'"),
+        ({"methods": {"ditto": 5}}, "config.methods.ditto=5: it must be a dictionary"),
+        ({"methods": {"ditto": {"lam": -1}}}, "config.methods.ditto.lam=-1: it must be a number of at least 0"),
+        ({"algorithm": "ditto"}, "set config.algorithm.name='ditto'"),
+        ({"algorithm": {"name": "apfl", "alpha": 1.5}}, "config.algorithm.alpha=1.5: it must be a number from 0 to 1"),
+        ({"algorithm": {"name": "ifca", "clusters": 0}}, "config.algorithm.clusters=0: it must be a whole number"),
+        ({"algorithm": {"name": "fedper", "personal": -1}}, "config.algorithm.personal=-1: it must be a whole number"),
+        ({"algorithm": {"name": "fedavg", "lam": 1.0}}, "config.algorithm.lam is no option of fedavg: 'lam' is an opt"),
+        ({"algorithm": {"name": "fedavg", "lma": 1.0}}, "did you mean 'lam'.* is an option of .*ditto"),
+        ({"data": {"name": "nope"}}, "config.data.name='nope': choose 'digits'"),
+        ({"data": {"name": "synthetic", "path": "x"}}, "config.data.path='x' is for files"),
+        ({"data": {"seed": -1}}, "config.data.seed=-1"),
+        ({"data": {"partition": {"name": "iid", "clients": 0}}}, "config.data.partition.clients=0"),
+        ({"model": {"name": "mlp", "hidden": (0,)}}, "config.model.hidden=0"),
+        ({"model": {"name": "char_lstm", "hiden": 3}}, "did you mean 'hidden'"),
+        ({"local": {"lr": math.nan}}, "config.local.lr=nan: it must be a finite number of at least 0"),
+        ({"local": {"momentum": 3}}, "config.local.momentum=3"),
+        ({"local": {"plan": "steps", "epochs": 1}}, "config.local.epochs=1 is for plan='epochs', not 'steps'"),
+        ({"tune": {"plan": "steps", "drop_last": False}}, "config.tune.drop_last=False is for plan='epochs'"),
+        ({"server": {"optimizer": "adam", "momentum": 0.9}}, "config.server.momentum=0.9 is for optimizer='sgd'"),
+        ({"cohort": {"size": 10}}, "config.cohort.size=10 is for sampling='uniform' or"),
+        ({"cohort": {"sampling": "uniform", "size": -3}}, "config.cohort.size=-3"),
+        ({"cohort": {"dropouts": 7.0}}, "config.cohort.dropouts=7.0: it must be a number from 0 to 1"),
+        ({"run": {"seed": 2**70}}, "config.run.seed=1180591620717411303424"),
+        ({"run": {"executor": True}}, "config.run.executor=True"),
+        ({"run": {"onboard_rounds": -1}}, "config.run.onboard_rounds=-1"),
+        ({"run": {"select": "best_validation"}}, "set data.validation=0.2"),
+        (3, "config=3: it must be a dictionary"),
     ],
 )
 def test_mistakes(values: dict[str, Any], message: str) -> None:
     """Each is one sentence with the place, the value and the remedy."""
     with pytest.raises(ValueError, match=message):
         from_config_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"server": {"lr": 0.5}, "algorithm": {"name": "scaffold"}}, "config.server has no effect on scaffold"),
+        ({"local": {"lr": 0.5}, "algorithm": {"name": "scaffold"}}, "config.local.lr=0.5 .* set algorithm.lr"),
+        ({"local": {"solver": "proximal_descent"}, "algorithm": {"name": "apfl"}}, "config.local.solver='proximal_"),
+        ({"tune": {}}, "config.tune has no effect on fedavg: it is for fedavg_finetuned, fedbabu, reptile"),
+        ({"cohort": {"dropouts": 0.3}, "algorithm": {"name": "centralized"}}, "config.cohort.dropouts=0.3 has no eff"),
+        ({"run": {"onboard_rounds": 3}}, "config.run.onboard_rounds=3 is for unseen clients"),
+    ],
+)
+def test_what_changes_nothing_is_refused(values: dict[str, Any], message: str) -> None:
+    """Before data are loaded; a configuration of several methods has sections for others than the one that is run."""
+    config = from_config_dict(values)
+    with pytest.raises(ValueError, match=message):
+        experiment.run(config)
+    with pytest.raises(ValueError, match=message):
+        experiment.compare_methods(config, [config.algorithm.name])
+    experiment.check_effect(dataclasses.replace(config, methods={"ditto": {}}), [config.algorithm.name])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_reads_has_an_effect(name: str) -> None:
+    """The numbers of sections that are traced are those of the fields that are not idle."""
+    solver = {"lr": 0.2, "momentum": 0.5, "weight_decay": 0.1}
+    sections = dict.fromkeys(("local", "tune", "head_local", "personal_local"), solver)
+    config = from_config_dict({"algorithm": {"name": name}, "server": {"momentum": 0.5}, **sections})
+    numbers = {f"{section}.{key}" for section in sections for key in solver} | {"server.lr", "server.momentum"}
+    assert numbers - set(config.idle([name])) == {key for key in experiment.hyperparameters(config) if "." in key}
+
+
+def test_a_comparison_reads_what_one_of_its_methods_reads() -> None:
+    config = Config(tune=SolverConfig(epochs=5))
+    experiment.check_effect(config, ["fedavg", "fedavg_finetuned"])
+    with pytest.raises(ValueError, match="tune has no effect on fedavg, ditto"):
+        experiment.check_effect(config, ["fedavg", "ditto"])
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "expected"),
+    [
+        ({}, {"local.plan": "steps", "local.steps": 3}, ("local", {"plan": "steps", "steps": 3, "lr": 0.05})),
+        ({"local": {"epochs": 5}}, {"local.plan": "steps"}, ("local", {"plan": "steps"})),
+        ({"local": {"momentum": 0.9}}, {"local.optimizer": "adam"}, ("local", {"optimizer": "adam"})),
+        ({"tune": {"epochs": 5}}, {"local.plan": "steps"}, ("tune", {})),
+        ({"algorithm": {"name": "ditto", "lam": 3}}, {"algorithm.name": "apfl"}, ("algorithm", {"name": "apfl"})),
+        ({"model": {"name": "mlp", "hidden": [3]}}, {"model.name": "cnn"}, ("model", {"name": "cnn"})),
+        ({}, {"algorithm.reduce": "uniform"}, ("algorithm", {"name": "fedavg", "reduce": "uniform"})),
+    ],
+)
+def test_changes_leave_behind_what_they_make_idle(
+    values: dict[str, Any], changes: dict[str, Any], expected: tuple[str, dict[str, Any]]
+) -> None:
+    """And only that; what is given is not changed."""
+    before = json.dumps(values)
+    changed = experiment.overridden(values, changes)
+    section, content = expected
+    assert content.items() <= changed[section].items()
+    assert not values.get(section) or changed[section] == content
+    assert json.dumps(values) == before
+    from_config_dict(changed)
+
+
+def test_splits_and_keys_of_a_configuration(tmp_path: Path) -> None:
+    """Groups, times and the way of splitting reach the data from the command line."""
+    people, day = np.repeat(["al", "bo"], 20), np.arange(40)[::-1]
+    np.savez(tmp_path / "mine.npz", x=np.arange(40.0)[:, None], y=np.arange(40) % 2, who=people, day=day)
+    texts = ["name=mine", f"path={tmp_path / 'mine.npz'}", "groups=who", "times=day"]
+    texts += ["stratify=true", "chronological=true"]
+    config = cli.read_config(None, [f"--config.data.{text}" for text in texts])
+    dealt = experiment.load_data(dataclasses.replace(config.data, partition=experiment.Choice("natural")))
+    assert dealt.names == ("al", "bo")
+    assert dealt.label_counts("test").tolist() == [[2, 2], [2, 2]]
+    x = np.asarray(dealt.examples.x)[:, 0]
+    starts = zip(dealt.test.start, dealt.test.size, strict=True)
+    assert [sorted(x[a : a + n].tolist()) for a, n in starts] == [[0, 1, 2, 3], [20, 21, 22, 23]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from pfljax import accounting, sampling, tree
 from pfljax.data import FederatedData
 from pfljax.engine import Simulation
-from pfljax.types import Algorithm, Params, State, Task
+from pfljax.types import Algorithm, Params, State, Task, keep
 from tests.federation import CLIENTS, FEDERATED, MODEL, TASK, UNSEEN, federation, recipe_of
 
 KEY = jax.random.key(7)
@@ -40,6 +41,7 @@ def same(a: Any, b: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("name", METHODS)
 def test_absent_clients_leave_no_trace(name: str):
     """Rows outside the cohort and of dropped clients keep their bits; if nobody replied, so does the server."""
@@ -57,6 +59,7 @@ def test_absent_clients_leave_no_trace(name: str):
     assert silent, "no round was silent: the draw no longer tests it"
 
 
+@pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("name", METHODS)
 def test_one_program_serves_all_values_and_a_dropped_clients_nan_does_not_leak(name: str):
     recipe, traces = recipe_of(name), []
@@ -100,6 +103,7 @@ def test_blocks_of_any_size_give_the_same(name: str):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), *finals)
 
 
+@pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("name", METHODS)
 def test_everybody_is_evaluated_and_newcomers_are_personalized(name: str):
     run = simulation(name, onboard_rounds=2)
@@ -118,6 +122,29 @@ def test_everybody_is_evaluated_and_newcomers_are_personalized(name: str):
     jax.tree.map(lambda leaf, one: np.testing.assert_equal(leaf.shape, (CLIENTS, *one.shape)), models, expected)
 
 
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("name", METHODS)
+def test_each_round_of_onboarding_changes_what_a_newcomer_keeps(name: str):
+    recipe, data = recipe_of(name), federation()
+    algorithm = recipe.make(**recipe.hyper)
+
+    @jax.jit
+    def onboarded(data: FederatedData) -> list[Any]:
+        id = jax.numpy.asarray(CLIENTS)
+        download = algorithm.download(algorithm.init_server(KEY, CLIENTS), id)
+        states = [algorithm.init_client(download, id, KEY)]
+        for _ in range(3):
+            states.append(algorithm.onboard(download, states[-1], data.client(id), KEY))
+        return states
+
+    states = onboarded(data)
+    for before, now in itertools.pairwise(states):
+        if algorithm.onboard is keep:
+            same(before, now)
+        else:
+            assert any(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), before, now)))
+
+
 SHARED: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
     # name -> (all, head, norms) -> (down, up), in parameters; statistics count
     "local_only": lambda w, head, norms: (0, 0),
@@ -131,6 +158,7 @@ SHARED: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
 }
 
 
+@pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("name", METHODS)
 def test_traffic_is_that_of_the_paper(name: str):
     """|w| = (8*6 + 6) + (6 + 6 scale and shift, 6 + 6 statistics) + (6*4 + 4) = 106; head 28; norms 24."""
@@ -145,7 +173,7 @@ def test_the_order_of_clients_does_not_matter(name: str):
     """Client i of the reversed federation is client N-1-i, when nothing is drawn: one batch a client, common start."""
     forward = federation()
     backward = _reversed(forward)
-    options = {"init": "common"} if name == "fedper" else {}
+    options: dict[str, Any] = {"init": "common"} if name == "fedper" else {}
     finals = []
     for data in (forward, backward):
         run = Simulation(TASK, recipe_of(name, **options).make, data, devices=jax.devices()[:1])

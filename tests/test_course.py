@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, data, local, quadratics
+from pfljax import algorithms, data, experiment, local, quadratics
 from pfljax.course import Diverged
 from pfljax.engine import simulate
 from pfljax.ensemble import Point, simulate_many
+from pfljax.recipe import SolverConfig
 from pfljax.results import Result
 from pfljax.types import Algorithm, Array
 
@@ -73,7 +75,7 @@ def test_points_of_an_ensemble_end_by_their_own_patience():
 def test_patience_without_validation_examples_is_refused():
     with pytest.raises(ValueError, match=r"patience=3: no client has validation examples; .*validation=0\.2"):
         simulate(TASK, fedavg, TRAINED, patience=3, **OPTIONS)
-    with pytest.raises(ValueError, match="patience=0: it must be at least 1"):
+    with pytest.raises(ValueError, match="patience=0: it must be a whole number of at least 1"):
         simulate(TASK, fedavg, validated(3.0, 3.0), patience=0, **OPTIONS)
 
 
@@ -109,3 +111,34 @@ def test_evaluations_stay_at_multiples_when_a_run_is_made_longer(tmp_path: Path)
     assert whole.rounds.tolist() == [4, 8, 12, 14]
     for name, rows in whole.scores.items():
         np.testing.assert_array_equal(longer.scores[name][[0, 2, 3, 4]], rows)
+
+
+DIVERGING = {
+    "data": {"partition": {"name": "iid", "clients": 4}}, "model": {"name": "logistic"}, "run": {"rounds": 60},
+    "local": {"lr": 1.0, "plan": "steps", "steps": 1, "weight_decay": 10.0},
+}  # fmt: skip
+
+
+def test_a_folder_keeps_the_rounds_before_a_divergence(tmp_path: Path):
+    config = experiment.from_config_dict(DIVERGING)
+    with pytest.raises(Diverged) as caught:
+        experiment.run(config, tmp_path / "run")
+    kept = Result.load(tmp_path / "run")
+    assert caught.value.result is not None
+    assert kept.reason == str(caught.value)
+    assert len(kept.rounds) > 3
+    assert kept.rounds.tolist() == caught.value.result.rounds.tolist()
+    assert kept.config == config.to_dict()
+
+
+def test_a_comparison_goes_on_without_a_method_that_diverges(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    config = experiment.from_config_dict(DIVERGING | {"methods": {"fedavgm": {"server_lr": 1e38}}})
+    config = dataclasses.replace(config, local=SolverConfig(lr=1000.0), run=experiment.RunConfig(rounds=2))
+    compared = experiment.compare_methods(config, ["fedavg", "fedavgm"], tmp_path / "compared")
+    assert list(compared) == ["fedavg"]
+    assert "fedavgm is left out, it has no evaluation: round 1" in caplog.text
+    growing = {"schedule": "exponential", "from": 1.0, "decay": 1e38}
+    later = dataclasses.replace(config, methods={"fedavgm": {"server_lr": growing}})
+    compared = experiment.compare_methods(later, ["fedavg", "fedavgm"], tmp_path / "later")
+    assert list(compared) == ["fedavg", "fedavgm"]
+    assert "fedavgm: round 2: the model" in str(compared.table())

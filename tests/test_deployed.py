@@ -13,8 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, data, local, models, quadratics, tasks
+from pfljax import algorithms, data, experiment, local, models, quadratics, tasks
 from pfljax.engine import simulate
+from pfljax.results import Result
 
 TASK, DATA = quadratics.problem(w=[0.0, 8.0])
 STEP = local.descent(optax.sgd(1.0), local.full_batch(1, 1))
@@ -89,3 +90,18 @@ def test_a_saved_model_is_used_without_this_package(tmp_path: Path):
     np.testing.assert_allclose(found["outputs"], expected["outputs"], rtol=1e-6)
     with pytest.raises(FileExistsError, match="holds a model already"):
         model.save(tmp_path / "west")
+
+
+def test_a_finished_run_in_a_folder_gives_its_models_again(tmp_path: Path):
+    config = experiment.from_config_dict(
+        {"data": {"name": "synthetic", "partition": {"name": "natural"}, "unseen": 0.1}, "model": {"name": "logistic"},
+         "algorithm": {"name": "ditto"}, "run": {"rounds": 2}}
+    )  # fmt: skip
+    first = experiment.run(config, tmp_path / "run")
+    again = experiment.resume(tmp_path / "run")
+    assert isinstance(again, Result)
+    assert first.models is not None
+    assert again.models is not None
+    assert list(again.models) == list(first.models) == list(again.names)
+    for client in (0, len(first.models) - 1):
+        jax.tree.map(np.testing.assert_array_equal, again.models[client].params, first.models[client].params)

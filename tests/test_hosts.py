@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from pfljax import hosts
 
@@ -90,3 +91,15 @@ def test_one_process_leads_and_shares_with_itself():
     assert hosts.leads()
     assert hosts.shared(lambda: {"round": 3}) == {"round": 3}
     assert hosts.gathered({"w": np.ones(2)})["w"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("size", [1, 6, 7, 8, 70])
+def test_what_is_shared_travels_in_pieces(size: int, monkeypatch: pytest.MonkeyPatch):
+    """A length above 2 GiB is no int32; here a piece has seven bytes."""
+    told = []
+    monkeypatch.setattr(hosts, "_PIECE_BYTES", 7)
+    monkeypatch.setattr(hosts, "together", lambda: True)
+    monkeypatch.setattr(hosts, "leads", lambda: True)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", lambda x: told.append(x.size) or np.asarray(x))
+    assert hosts.shared(lambda: b"x" * size) == b"x" * size
+    assert max(told) == 7

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import local, losses
+from pfljax import local, losses, masks, quadratics
 from pfljax.types import Batch, ClientData, Examples, Params, Plan
 
 KEY = jax.random.key(0)
@@ -90,6 +90,49 @@ def test_proximal_descent_is_stable_at_any_strength():
     assert float(solve(strong, Params(jnp.asarray(0.0)), client(5), KEY).trainable) == pytest.approx(7, rel=1e-3)
 
 
+@pytest.mark.parametrize(("mask", "expected"), [("head", (0, 2.5)), ("body", (2.75, 0))])
+def test_proximal_descent_on_a_part_solves_that_part(mask: str, expected: tuple[float, float]):
+    """(8 + 3 * 1) / 4 for the body, (4 + 3 * 2) / 4 for the head; masks on masks too."""
+    task, data = quadratics.problem(body=[8.0], head=[4.0])
+    loss = losses.proximal(task.loss, 3.0, {"body": jnp.asarray(1.0), "head": jnp.asarray(2.0)})
+    solve = local.only(masks.named(mask), local.proximal_descent(0.5, local.full_batch(60, 1)))
+    for solver in (solve, local.only(masks.everything, solve)):
+        solved = solver(loss, task.init(KEY), data.client(0), KEY).trainable
+        np.testing.assert_allclose((solved["body"], solved["head"]), expected, rtol=1e-5)
+
+
+def noise(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+    """Its gradient is a standard normal number."""
+    return params.trainable * jax.random.normal(key), params.stats
+
+
+def test_the_noise_of_a_step_has_a_key_that_no_shuffle_has():
+    """The steps of SGD with lr 1 are minus the normal numbers of their keys."""
+    seen = []
+    for steps in (1, 2):
+        solve = local.descent(optax.sgd(1.0), local.full_batch(steps, 5))
+        seen.append(float(solve(noise, Params(jnp.asarray(0.0)), client(5), KEY).trainable))
+    drawn = [-seen[0], seen[0] - seen[1]]
+    epochs = [float(jax.random.normal(jax.random.fold_in(KEY, epoch))) for epoch in range(4)]
+    assert not np.isclose(np.subtract.outer(drawn, [*epochs, float(jax.random.normal(KEY))]), 0, atol=1e-5).any()
+    assert abs(drawn[0] - drawn[1]) > 1e-3
+
+
+def test_batches_of_a_mean_have_noise_of_their_own():
+    whole = float(local.mean_gradient(noise, Params(jnp.asarray(0.0)), client(10), KEY, batch_size=10))
+    halves = float(local.mean_gradient(noise, Params(jnp.asarray(0.0)), client(10), KEY, batch_size=5))
+    assert abs(whole - halves) > 1e-3
+
+
+def test_support_and_query_have_noise_of_their_own():
+    """After a step of 1 along the support's number, the loss of the query is -(its number) times the support's."""
+    adapted = losses.after_adaptation(noise, 1.0, "first")
+    rows = Batch(jnp.zeros(2), jnp.zeros(2), jnp.ones(2))
+    value = float(adapted(Params(jnp.asarray(0.0)), rows, KEY)[0])
+    first = float(jax.random.normal(KEY))
+    assert abs(value + first**2) > 1e-3
+
+
 def test_the_mean_over_a_client_does_not_depend_on_the_batches():
     data = client(10)
     values = [local.mean_loss(quadratic, Params(jnp.asarray(0.0)), data, KEY, batch_size=b) for b in (1, 3, 16)]
@@ -100,5 +143,5 @@ def test_the_mean_over_a_client_does_not_depend_on_the_batches():
     "make", [lambda: local.epochs(0, 4), lambda: local.steps(1, 0), lambda: local.full_batch(1, 0)]
 )
 def test_counts_below_one_are_refused(make):
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="a whole number of at least 1"):
         make()

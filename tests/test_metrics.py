@@ -50,6 +50,23 @@ def test_quantile_is_an_element(clients: int, place: int) -> None:
     assert metrics.quantile(np.arange(clients)[::-1]) == place
 
 
+@pytest.mark.parametrize("clients", [1, 7, 100, 1000])
+@pytest.mark.parametrize("hundredths", range(0, 101, 1))
+def test_a_share_is_the_decimal_that_is_written(hundredths: int, clients: int) -> None:
+    """0.29 of 100 clients are 29, although the product of the two in binary is below."""
+    share, place = hundredths / 100, hundredths * clients // 100
+    assert metrics.quantile(np.arange(clients), share=share) == min(place, clients - 1)
+    assert metrics.tail_mean(np.arange(clients), share=share) == (max(1, place) - 1) / 2
+    assert metrics.tail_mean(np.arange(clients), share=np.float64(share), top=True) == clients - (max(1, place) + 1) / 2
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, np.nan])
+def test_what_is_no_share_is_refused(share: float) -> None:
+    for statistic in (metrics.quantile, metrics.tail_mean):
+        with pytest.raises(ValueError, match=r"share=.*: a share lies in \[0, 1\]"):
+            statistic(np.arange(5), share=share)
+
+
 def test_better_off_is_strict() -> None:
     """Two of four clients gain, one loses, one ties."""
     scores, reference = np.array([0.5, 0.6, 0.7, 0.8]), np.array([0.4, 0.6, 0.8, 0.7])
@@ -104,3 +121,11 @@ def test_losses_mirror_scores(scores: np.ndarray) -> None:
 def test_all_zero_has_no_indices() -> None:
     """0/0 is NaN, not a number."""
     assert np.isnan([metrics.jain(np.zeros(3)), metrics.gini(np.zeros(3)), metrics.entropy(np.zeros(3))]).all()
+
+
+def test_scores_below_zero_have_no_indices() -> None:
+    """Shares of a sum are of what is not negative; means and ranks are of anything."""
+    scores = np.array([-0.5, 0.2, 0.9])
+    summary = metrics.summarize(scores, np.ones(3))
+    assert np.isnan([summary["jain"], summary["gini"], summary["uniformity"]]).all()
+    assert (summary["mean"], summary["worst"]) == pytest.approx((0.2, -0.5))

@@ -103,8 +103,8 @@ def test_outputs_are_logits(factory, norm):
 
 
 def test_unknown_norm():
-    with pytest.raises(ValueError, match="'bath' is not one of"):
-        models.resnet8((8, 8, 3), 4, norm="bath")
+    with pytest.raises(ValueError, match="norm='bath': did you mean 'batch'"):
+        models.resnet8((8, 8, 3), 4, norm="bath")  # pyright: ignore
 
 
 def test_by_name():
@@ -112,7 +112,7 @@ def test_by_name():
     assert count(models.by_name("char_lstm", (20,), 90)) == 820_522
     with pytest.raises(ValueError, match="did you mean 'resnet18'"):
         models.by_name("resnet_18", (8, 8, 3), 4)
-    with pytest.raises(ValueError, match="no model 'xyz'; there are"):
+    with pytest.raises(ValueError, match="no model 'xyz': there are"):
         models.by_name("xyz", (4,), 3)
 
 
@@ -512,3 +512,43 @@ def test_the_classifier_starts_with_unit_variance():
     kernel = params.trainable["classifier"]["kernel"]
     assert kernel.shape == (4, 10_000)
     np.testing.assert_allclose(10_000 * jnp.var(kernel), 1, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet8", "resnet18", "resnet34", "mobilenet_v1"])
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            (3, 32, 32),
+            r"\(3, 32, 32\) looks like channels first, and images are \[height, width, channels\]: transpose",
+        ),
+        ((1, 28, 28), "channels first"),
+        ((3, 224, 160), "channels first"),
+        ((28,), r"\(28,\): images are \[height, width\] or"),
+        ((10, 28, 28, 1), "images are"),
+        ((28, 28, 0), "without the axis of the batch"),
+    ],
+)
+def test_what_is_no_image(name, shape, message):
+    with pytest.raises(ValueError, match=message):
+        models.by_name(name, shape, 10)
+
+
+@pytest.mark.parametrize(("shape", "padding"), [((3, 3), None), ((8, 3, 1), None), ((15, 20, 3), "VALID")])
+def test_images_that_are_too_small_to_pool(shape, padding):
+    with pytest.raises(ValueError, match=r"needs at least (4 x 4|16 x 16) pixels"):
+        models.cnn(shape, 10, padding)
+
+
+@pytest.mark.parametrize(("shape", "padding"), [((4, 4), None), ((16, 16, 1), None), ((16, 16, 1), "VALID")])
+def test_the_smallest_images(shape, padding):
+    made = models.cnn(shape, 2, padding)
+    logits, _ = jax.eval_shape(lambda key, x: made.apply(made.init(key), x), KEY, jnp.zeros((5, *shape)))
+    assert logits.shape == (5, 2)
+
+
+def test_tokens_and_features_have_sizes():
+    with pytest.raises(ValueError, match=r"\(28, 28, 1\): char_lstm reads tokens \[length\]"):
+        models.by_name("char_lstm", (28, 28, 1), 10)
+    with pytest.raises(ValueError, match=r"shape=\(0,\): give the shape of one example"):
+        models.mlp((0,), 2)

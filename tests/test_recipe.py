@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from pfljax import accounting, checks, losses, models, tasks, tree
+from pfljax import accounting, losses, models, tasks, tree
 from pfljax.algorithms import METHODS
 from pfljax.data import FederatedData, from_clients
 from pfljax.recipe import ServerConfig, SolverConfig, build
-from pfljax.types import Algorithm, Array, Batch
+from pfljax.types import Algorithm, Array, Batch, as_drawn
 
 SIZES = (4, 7)
 CAPACITY = max(SIZES)
@@ -77,6 +77,34 @@ def test_every_hyperparameter_is_traced(name: str) -> None:
 def test_sweepable_hyperparameters_are_hyperparameters(name: str) -> None:
     """What the table says may be swept is traced."""
     assert set(METHODS[name].sweep) <= set(build(name, TASK, MODEL).hyper)
+
+
+@pytest.mark.parametrize("name", ["alpha", "sigma"])
+def test_what_follows_the_federation_is_traced_where_it_is_given(name: str) -> None:
+    """FedAMP finds its step and its scale by itself; a value for them is a hyperparameter like others."""
+    assert name not in build("fedamp", TASK, MODEL).hyper
+    assert build("fedamp", TASK, MODEL, options={name: 2}).hyper[name] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("fedadam", {"form": "paper", "reduce": "uniform"}),
+        ("fedavgm", {"reduce": "uniform"}),
+        ("apfl", {"reduce": "uniform"}),
+        ("fedrep", {"reduce": "uniform"}),
+        ("fedprox", {"reduce": "uniform"}),
+        ("pfedme", {"participation": "all"}),
+        ("local_only", {"participation": "cohort"}),
+    ],
+)
+def test_the_papers_way_can_be_configured(name: str, options: dict[str, Any]) -> None:
+    """Options as plain values; what they do is tested with the methods."""
+    usual, papers = (build(name, TASK, MODEL, options=chosen).make() for chosen in ({}, options))
+    weights = jnp.asarray(4.0)
+    lifted = [jax.tree.leaves(made.reduce.lift(jnp.ones(1), weights)) for made in (usual, papers)]
+    assert (lifted[0] != lifted[1]) == ("reduce" in options)
+    assert (usual.participation is as_drawn) != (papers.participation is as_drawn) or "participation" not in options
 
 
 def test_learning_rates_are_taken() -> None:
@@ -191,13 +219,3 @@ def test_bad_solvers(values: dict[str, Any], message: str) -> None:
     """Refused where they are written, before anything is built."""
     with pytest.raises(ValueError, match=message):
         SolverConfig(**values)
-
-
-def test_types_are_checked() -> None:
-    """Whole numbers serve as numbers, not the other way round; flags are no numbers."""
-    assert checks.value(1, float, "x") == 1.0
-    assert checks.value([1, 2], tuple[int, ...], "x") == (1, 2)
-    assert checks.value("mirror", float | str, "x") == "mirror"
-    for value, hint in ((1.5, int), (True, int), (True, float), (1, bool), (1, str), ("a", int | None)):
-        with pytest.raises(ValueError, match="it must be"):
-            checks.value(value, hint, "x")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from rich.console import Console
 
+import pfljax as pfl
 from pfljax.results import Comparison, Result
 
 ACCURACY = np.array([[0.1, 0.2, 0.6], [0.9, 0.5, 0.4], [0.7, 0.5, np.nan]])
@@ -174,3 +178,174 @@ def test_comparison_needs_one_federation() -> None:
         Comparison({"a": result(), "b": result(fingerprint="other")})
     with pytest.raises(ValueError, match="no results"):
         Comparison({})
+
+
+OWN = {
+    "personal/validation/f1": np.array([[0.5, 0.7], [0.6, 0.9], [0.2, 0.2]]),
+    "personal/validation/bits": np.array([[4.0, 4.0], [3.0, 5.0], [1.0, 1.0]]),
+    "personal/test/f1": np.array([[0.1, 0.3], [0.4, 0.8], [0.9, 0.7]]),
+    "personal/test/bits": np.array([[3.0, 1.0], [2.0, 2.0], [8.0, 0.0]]),
+    "global/test/f1": np.array([[0.1, 0.3], [0.4, 0.8], [0.8, 0.8]]),
+    "global/test/bits": np.array([[3.0, 1.0], [2.0, 2.0], [9.0, 1.0]]),
+}
+TWO = {"train": np.array([4, 2]), "validation": np.array([1, 1]), "test": np.array([3, 1])}
+
+
+def own(**changes: Any) -> Result:
+    """Two clients, three evaluations, two scores of one's own: more `f1` is better, fewer `bits`."""
+    return result(scores=OWN, sizes=TWO, **changes)
+
+
+def test_a_metric_of_ones_own() -> None:
+    """The first score is what is compared; `-` before a name turns it round. All by hand from the arrays above."""
+    assert own().measured == ["f1", "bits"]
+    assert own().metric == own().summary()["metric"] == "f1"
+    personal = own().summary()["personal"]
+    assert (personal["mean"], personal["worst"], personal["weighted_mean"]) == pytest.approx((0.8, 0.7, 0.85))
+    assert personal["better_than_global"] == 0.5
+    assert own().evaluation("best_validation") == 1
+    assert own().evaluation("best_validation", metric="-bits") == 2
+    assert own().evaluation("best_test", metric="bits") == 2
+    assert own().evaluation("best_test", metric="-bits") == 0
+    assert own().curve(metric="-bits").tolist() == [2, 2, 4]
+    assert own().clients(select="best_test", metric="-bits").tolist() == [3, 1]
+    turned = own().summary(own(method="local_only", metric="bits"), metric="-bits")
+    assert (turned["metric"], turned["personal"]["worst"], turned["personal"]["best"]) == ("-bits", 8, 0)
+    assert (turned["personal"]["better_than_global"], turned["personal"]["tied"]) == (1, 1)
+    assert "jain" not in turned["personal"]
+    assert set(own().frame(metric="bits")["metric"]) == {"bits"}
+    for call in (own().curve, own().clients, own().summary, own().frame):
+        with pytest.raises(ValueError, match="metric='bit': did you mean 'bits'"):
+            call(metric="bit")
+    with pytest.raises(ValueError, match="metric='bit': did you mean 'bits'"):
+        own().evaluation("best_test", metric="bit")
+    with pytest.raises(ValueError, match="choose 'f1', 'bits'"):
+        own(metric="recall")
+
+
+def test_metric_and_names_come_back(tmp_path: Path) -> None:
+    """With the sign that says which way is better; names are text, and files without them number the clients."""
+    own(metric="-bits", names=["Nord", "Süd, 2"]).save(tmp_path / "run")
+    read = Result.load(tmp_path / "run")
+    assert (read.metric, read.lower_is_better, read.names) == ("-bits", True, ["Nord", "Süd, 2"])
+    with np.load(tmp_path / "run" / "clients.npz", allow_pickle=False) as file:
+        assert json.loads(str(file["axes"]))["names"] == ["client"]
+        rest = {name: file[name] for name in file.files if name != "names"}
+    stream = io.BytesIO()
+    np.savez(stream, **rest)  # pyright: ignore[reportArgumentType]
+    assert Result.restored(own().summary(), {}, stream.getvalue()).names == ["0", "1"]
+    assert own(metric="-f1").configured({"run": {"metric": "+bits"}}).metric == "bits"
+    assert own(metric="-f1").configured({"run": {"metric": None}}).metric == "-f1"
+    with pytest.raises(ValueError, match="3 names of 2 clients"):
+        own(names=["a", "b", "c"])
+
+
+def test_frames_name_clients_and_leave_out_what_nobody_has() -> None:
+    """No validation examples, no rows; unseen clients have the last names."""
+    sizes = result().sizes | {"validation": np.zeros(4, int)}
+    frame = result(sizes=sizes, names=list("abcz")).frame()
+    assert set(frame["split"]) == {"test"}
+    assert set(frame.query("model == 'unseen_personal'")["name"]) == {"z"}
+    assert frame.query("client == 1")["name"].unique().tolist() == ["b"]
+    nothing = result(sizes={split: np.zeros(4, int) for split in sizes}).frame()
+    assert nothing.empty
+    assert list(nothing) == list(frame)
+
+
+def test_comparisons_by_any_metric() -> None:
+    """Classification beside regression is compared by what both measured; what is missing is a dash."""
+    classified = result(method="classified")
+    error = {"personal/test/loss": np.full((3, 3), 0.25), "personal/test/squared_error": np.full((3, 3), 0.5)}
+    both = Comparison({"classified": classified, "regressed": result(scores=error)})
+    assert both.metric == "loss"
+    assert both.csv(["mean"]) == "method,mean\nclassified,0.400\nregressed,0.250\n"
+    assert both.csv(["mean"], metric="accuracy") == "method,mean\nclassified,60.0\nregressed,-\n"
+    assert both.summary(metric="accuracy")["regressed"]["metric"] == "loss"
+    with pytest.raises(ValueError, match="did you mean 'accuracy'"):
+        both.table(metric="acuracy")
+    with pytest.raises(ValueError, match="did you mean 'worst'"):
+        both.table(["worts"])
+    apart = Comparison({"a": own(), "b": result(scores={"personal/test/loss": np.ones((3, 3))})})
+    assert apart.csv(["mean"]) == "method,mean\na,0.800\nb,-\n"
+
+
+def paper() -> Comparison:
+    alone = {"personal/test/accuracy": np.full((3, 3), 0.5)}
+    runs = {
+        "local_only": result(scores=result().scores | alone),
+        "fedavg_finetuned": result(names=["North", "South", "a|b", "z"]),
+    }
+    return Comparison(runs)
+
+
+def test_tables_for_papers() -> None:
+    """Names are escaped, the best of a column is bold, columns are chosen."""
+    columns = ["mean", "worst", "better_off", "sent"]
+    assert paper().latex(columns) == (
+        "% Test accuracy, %, over 3 clients; needs \\usepackage{booktabs}\n"
+        "\\begin{tabular}{lrrrr}\n\\toprule\n"
+        "method & mean & worst & $>$alone & MB sent \\\\\n\\midrule\n"
+        "local\\_only & 50.0 & \\textbf{50.0} & - & 2.0 \\\\\n"
+        "fedavg\\_finetuned & \\textbf{60.0} & \\textbf{50.0} & \\textbf{50\\%} & 2.0 \\\\\n"
+        "\\bottomrule\n\\end{tabular}\n"
+    )
+    assert paper().markdown(columns) == (
+        "| method | mean | worst | >alone | MB sent |\n|---|---:|---:|---:|---:|\n"
+        "| local_only | 50.0 | **50.0** | - | 2.0 |\n"
+        "| fedavg_finetuned | **60.0** | **50.0** | **50%** | 2.0 |\n"
+    )
+    assert paper().csv() == (
+        "method,mean,std,worst,worst 10%,>alone,MB sent,seconds\n"
+        "local_only,50.0,0.0,50.0,50.0,-,2.0,3.0\nfedavg_finetuned,60.0,10.0,50.0,50.0,50,2.0,3.0\n"
+    )
+    assert "fedavg\\_finetuned & 30.0" in paper().latex(["mean"], select="best_validation")
+
+
+def test_client_by_client() -> None:
+    """By name, the worst over all methods first; a client without a score with one method is last but one."""
+    runs = dict(paper()) | {
+        "local_only": result(scores=paper()["local_only"].scores, names=["North", "South", "a|b", "z"])
+    }
+    assert Comparison(runs).by_client().csv() == (
+        "client,examples,local_only,fedavg_finetuned\nSouth,3,50.0,50.0\na|b,0,50.0,-\nNorth,1,50.0,70.0\n"
+    )
+    assert Comparison(runs).by_client(1).markdown().splitlines()[-1] == "| South | 3 | **50.0** | **50.0** |"
+    assert "a\\|b" in Comparison(runs).by_client().markdown()
+
+
+def test_results_print_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of text without arrays, HTML for notebooks, and names that are never cut at 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = str(result()).splitlines()
+    assert lines[0] == "ditto, lam=0.5, seed 3, round 5"
+    assert lines[3].split() == ["personal", "2", "60.0", "10.0", "50.0", "50.0"]
+    assert lines[-1] == "Test accuracy, %; 2.0 MB sent, 3.0 s"
+    ended = str(result(hyper={"lr": {"name": "cosine"}}, reason="round 6 diverged")).splitlines()[0]
+    assert ended == "ditto, lr={'name': 'cosine'}, seed 3, round 5, round 6 diverged"
+    nothing = result(scores={}, rounds=np.array([], int))
+    assert "no evaluation" in repr(nothing)
+    comparison = Comparison({"fedavg_finetuned": result(), "a method [bold] " + "x" * 30: result()})
+    text = repr(comparison)
+    assert text == str(comparison) == str(comparison.table())
+    assert max(map(len, text.splitlines())) <= 80
+    assert "[bold]" in text
+    assert text.count("x") == 30
+    assert "fedavg_finetuned" in text
+    for shown in (result(), comparison, comparison.table()):
+        assert "<pre" in shown._repr_html_()
+
+
+@pytest.mark.parametrize("unseen", [0, 1])
+def test_scores_keep_the_order_of_the_task(unseen: int) -> None:
+    """JAX sorts the keys of dictionaries; the first score of a task is still the one that is compared."""
+    draw = np.random.default_rng(0)
+    clients = [(draw.normal(size=(6, 2)).astype(np.float32), np.array([0, 1, 0, 1, 1, 0])) for _ in range(3)]
+    data = pfl.from_clients(clients, clients, unseen=unseen)
+    task = pfl.classification(pfl.models.logistic((2,), 2))
+    hit = task.measure
+    task = task._replace(measure=lambda o, y: {"top2": jnp.ones(len(y)), "hits": hit(o, y)["accuracy"]})
+    solve = pfl.descent(optax.sgd(0.1), pfl.full_batch(1, 6))
+    compared = pfl.compare(task, {"fedavg": pfl.fedavg(task, solve)}, data, rounds=1)
+    assert compared["fedavg"].measured == ["top2", "hits"]
+    assert compared.csv(["mean", "worst"]) == "method,mean,worst\nfedavg,1.000,1.000\n"
+    assert compared["fedavg"].summary()["unseen_personal" if unseen else "personal"]["mean"] == 1

@@ -109,6 +109,53 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
         Checkpoints(tmp_path / "file" / "below")
 
 
+_COUNTED = """
+import os, signal, sys
+left, folder = int(sys.argv[1]), sys.argv[2]
+
+def count(event, arguments):
+    global left
+    if event.startswith(("open", "os.", "shutil.")) and arguments and str(arguments[0]).startswith(folder):
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count)
+from pfljax import cli
+assert cli.main(sys.argv[3:]) == 0
+print(left)
+"""
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random_moments(tmp_path: Path):
+    """A moment is a use of the folder's files, and every third one lies among those of the results."""
+
+    def run(moment: int, out: Path, *arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", _COUNTED, str(moment), str(out), *arguments, "--quiet"]
+        return subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+
+    never, short = 1 << 30, [text for text in RUN if "rounds" not in text] + ["--config.run.rounds=4"]
+    alone = run(never, whole := tmp_path / "whole", "run", *short, f"--out={whole}")
+    moments = never - int(alone.stdout.split()[-1])
+    draw, kills = np.random.default_rng(0), 0
+    while kills < 20:
+        out = tmp_path / f"killed-{kills}"
+        while True:
+            begun = ["resume", str(out)] if (out / "config.json").exists() else ["run", *short, f"--out={out}"]
+            moment = moments - draw.integers(30) if kills % 3 == 0 else draw.integers(1, moments)
+            ended = run(int(moment), out, *begun)
+            if ended.returncode == 0:
+                break
+            assert ended.returncode == -signal.SIGKILL, ended.stderr
+            kills += 1
+        expected, resumed = arrays(whole), arrays(out)
+        assert expected.keys() == resumed.keys()
+        for name in expected:
+            np.testing.assert_array_equal(expected[name], resumed[name], err_msg=name)
+        Result.load(out)
+
+
 # In this process, with a network of one layer
 
 
@@ -269,15 +316,15 @@ def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str],
 ):
     """The signal comes while the second checkpoint is written: that one is whole."""
-    out, save = tmp_path / "a run", ocp.CheckpointManager.save
+    out, save = tmp_path / "a run", ocp.Checkpointer.save
 
-    def interrupted(self: Any, step: int, **options: Any) -> bool:
-        if step == 2:
+    def interrupted(self: Any, path: Path, **options: Any) -> None:
+        if path.name == "2":
             signal.raise_signal(number)
-        return save(self, step, **options)
+        save(self, path, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ocp.CheckpointManager, "save", interrupted)
+        patched.setattr(ocp.Checkpointer, "save", interrupted)
         patched.setattr(cli, "read_config", lambda *_: configuration())
         assert cli.main(["run", f"--out={out}", "--quiet"]) == 128 + number
         assert capsys.readouterr().err == f"{word}; continue with pfljax resume '{out}'\n"
@@ -294,7 +341,7 @@ def test_a_full_disk_is_named_and_costs_nothing(
     name: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Wherever it strikes, what was written before is enough to go on."""
-    out, write, save = tmp_path / "run", files.write, ocp.CheckpointManager.save
+    out, write, save = tmp_path / "run", files.write, ocp.Checkpointer.save
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def fails(path: Path, content: bytes) -> Path:
@@ -303,14 +350,14 @@ def test_a_full_disk_is_named_and_costs_nothing(
                 raise full
         return write(path, content)
 
-    def fails_to_save(self: Any, step: int, **options: Any) -> bool:
-        if step == 2 and name == "checkpoint":
+    def fails_to_save(self: Any, path: Path, **options: Any) -> None:
+        if path.name == "2" and name == "checkpoint":
             raise ValueError("DATA_LOSS: Failed to write 1 byte [os_error_code='28']")
-        return save(self, step, **options)
+        save(self, path, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(files, "write", fails)
-        patched.setattr(ocp.CheckpointManager, "save", fails_to_save)
+        patched.setattr(ocp.Checkpointer, "save", fails_to_save)
         with pytest.raises(OSError, match=rf"cannot write {out}/.*: No space left on device; free some space"):
             experiment.run(configuration(), out)
     if name == "config.json":
@@ -374,10 +421,53 @@ def test_a_flipped_bit_in_a_checkpoint_is_found_or_harmless(tmp_path: Path, capl
     assert check_flips(tmp_path, 30, caplog) > 5
 
 
+def test_an_older_checkpoint_that_is_damaged_is_not_in_the_way(tmp_path: Path):
+    for number in (1, 2, 3):
+        Checkpoints(tmp_path).save(STATE._replace(round=jax.numpy.asarray(number)), RECORD)
+    for damage in (b"item_handhers", b"{"):
+        described = tmp_path / "2" / "_CHECKPOINT_METADATA"
+        described.write_bytes(described.read_bytes().replace(b"item_handlers", damage))
+        assert Checkpoints(tmp_path).rounds() == [2, 3]
+        assert int(Checkpoints(tmp_path).restore(STATE)[0].round) == 3
+
+
 @unfinished
 @pytest.mark.slow
 def test_many_flipped_bits(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     assert check_flips(tmp_path, 150, caplog) > 30
+
+
+@unfinished
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["run", "comparison"])
+def test_a_flipped_bit_anywhere_gives_no_other_numbers_and_no_dead_end(
+    kind: str, finished: Path, compared: Path, tmp_path: Path
+):
+    """What is read is what was written, or refused with the folder; to resume always ends with the same numbers."""
+    whole, load = (finished, Result.load) if kind == "run" else (compared, Comparison.load)
+
+    def results(folder: Path) -> list[Result]:
+        loaded = load(folder)
+        return [loaded] if isinstance(loaded, Result) else list(loaded.values())
+
+    for path, bit in flips(whole, 150):
+        copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+        place = copy / path.relative_to(whole)
+        place.write_bytes(damaged(path, bit))
+        for checkpoints in (folder for folder in place.parents if folder.name == "checkpoint"):
+            (checkpoints.parent / "summary.json").unlink()
+        refused, found = "", []
+        try:
+            found = results(copy)
+        except (ValueError, OSError) as error:
+            refused = str(error)
+        assert str(copy) in refused if refused else len(found) == len(results(whole))
+        experiment.resume(copy)
+        for expected, again in zip(results(whole), results(copy), strict=True):
+            same(expected, again)
+        for expected, read in zip(results(whole), found, strict=False):
+            same(expected, read)
+        shutil.rmtree(copy)
 
 
 def test_other_numbers_under_the_same_digest_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -66,5 +66,5 @@ def test_a_checkpoint_of_host_states_is_restored_to_the_host(tmp_path):
 
 
 def test_an_unknown_store():
-    with pytest.raises(ValueError, match="store='disk': choose 'auto', 'device' or 'host'"):
+    with pytest.raises(ValueError, match="store='disk': choose 'auto', 'device', 'host'"):
         Simulation(TASK, recipe_of("ditto").make, federation(), store="disk")  # pyright: ignore[reportArgumentType]

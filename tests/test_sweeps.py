@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pfljax import cli, engine, ensemble, experiment, sweeps
+from pfljax import cli, engine, ensemble, experiment, files, sweeps
 from pfljax.algorithms import METHODS
 from pfljax.course import Diverged
 from pfljax.experiment import Config, from_config_dict
@@ -66,7 +68,7 @@ class StandIn:
                 place,
                 Result(
                     method=self.method,
-                    hyper=hyper,
+                    hyper=dict(hyper),
                     seed=seed,
                     rounds=np.array([0, rounds]),
                     scores=scores,
@@ -350,6 +352,8 @@ def test_every_method_has_a_space(name: str) -> None:
         ({"local.lr": math.nan}, "point local.lr=nan"),
         ({"local.lr.more": 1}, "is a value, not a section"),
         ({"run.store": "host"}, "on the devices"),
+        ({"tune.lr": [0.1, 0.2]}, "tune.lr has no effect on fedavg"),
+        ([{"run.seed": 0}, 5], "it must be a dictionary"),
     ],
 )
 def test_bad_spaces(space: Any, message: str) -> None:
@@ -378,7 +382,7 @@ def test_bad_texts(text: str) -> None:
     "make", [lambda: spaces.uniform(1, 1), lambda: spaces.loguniform(0, 1), lambda: spaces.random(0, {})]
 )
 def test_bad_ranges(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"bound|at least 1"):
+    with pytest.raises(ValueError, match=r"bound|above 0|at least 1"):
         make()
 
 
@@ -453,6 +457,77 @@ def test_nothing_is_chosen_on_test_examples_unasked(monkeypatch: pytest.MonkeyPa
         sweeps.sweep({"run": {"select": "best_validation"}}, GRID)
 
 
+class Own(StandIn):
+    """Beside the accuracy, `bits`: the learning rate itself, then twice that. Of 0.5 the first seed is lucky."""
+
+    def run(self, points: Sequence[ensemble.Point]) -> Iterator[Any]:
+        for place, result in super().run(points):
+            assert isinstance(result, Result)
+            scores, lr = result.scores, result.hyper["local.lr"]
+            if lr == 0.5:
+                scores["personal/validation/accuracy"][:] = (0.95, 0.1)[result.seed]
+            for split in ("validation", "test"):
+                scores[f"personal/{split}/bits"] = np.outer([lr, 2 * lr], np.ones(CLIENTS))
+            yield place, dataclasses.replace(result, names=["a", "b", "c"])
+
+
+def test_sweeps_by_any_metric(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Accuracy is highest at 0.1, there are fewest bits at 0.01 and most at 0.5."""
+    monkeypatch.setattr(ensemble, "Ensemble", Own)
+    swept = sweeps.sweep(BASE, GRID, tmp_path, progress=True)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "sweep  point 6/6  best validation accuracy 85.5 %: local.lr=0.1"
+    assert swept.metric == "accuracy"
+    chosen = {metric: swept.best(metric=metric).setting["local.lr"] for metric in (None, "-bits", "bits")}
+    assert chosen == {None: 0.1, "-bits": 0.01, "bits": 0.5}
+    assert swept.best("best_test", metric="-bits").test.mean == 0.02
+    with pytest.raises(ValueError, match="did you mean 'bits'"):
+        swept.best(metric="-bit")
+    assert cli.main(["table", str(tmp_path), "--format=csv", "--metric=-bits"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "0.01,0.020 ± 0.000,0.020 ± 0.000,2/2"
+    assert cli.main(["table", str(tmp_path), "--columns=mean"]) == 1
+    chosen_round = sweeps.sweep({**BASE, "run": {**BASE["run"], "select": "best_validation"}}, GRID)
+    assert [chosen_round.best(metric=metric).validation.mean for metric in ("-bits", "bits")] == [0.01, 1.0]
+    asked = sweeps.sweep({**BASE, "run": {**BASE["run"], "metric": "-accuracy"}}, GRID)
+    assert (asked.metric, asked.best().setting["local.lr"]) == ("-accuracy", 0.5)
+    result = next(iter(asked.results.values()))
+    assert (result.metric, result.names) == ("-accuracy", ["a", "b", "c"])
+
+
+def test_the_best_for_each_value_of_a_field(calls: list[Any]) -> None:
+    """In the order of the space, and their runs for a figure; what diverged everywhere is left out."""
+    space = {"algorithm.name": ["fedavg", "local_only"], "local.lr": [0.01, 0.1, 2.0], "run.seed": range(2)}
+    swept = sweeps.sweep(BASE, space)
+    best = swept.best_by("algorithm.name")
+    assert {name: standing.setting["local.lr"] for name, standing in best.items()} == {"fedavg": 0.1, "local_only": 0.1}
+    assert list(swept.best_by("local.lr")) == [0.01, 0.1]
+    runs = swept.runs(best)
+    assert [(name, [run.seed for run in each]) for name, each in runs.items()] == [
+        ("fedavg", [0, 1]),
+        ("local_only", [0, 1]),
+    ]
+    assert {run.hyper["local.lr"] for run in runs["fedavg"]} == {0.1}
+    assert list(swept.runs()) == [
+        f"algorithm.name={n}, local.lr={lr}" for n in space["algorithm.name"] for lr in (0.01, 0.1)
+    ]
+    with pytest.raises(ValueError, match="did you mean 'name'"):
+        swept.best_by("algorithm.nam")
+
+
+def test_sweeps_print_themselves(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns headers and names stay whole; of many settings the first are shown."""
+    monkeypatch.setenv("COLUMNS", "80")
+    space = {"algorithm.name": ["fedavg_finetuned"], "algorithm.tuned": ["everything"], "tune.lr": [0.1234]}
+    text = str(sweeps.sweep(BASE, space | {"local.lr": [0.01, 0.1]}))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for word in ("fedavg_finetuned", "everything", "0.1234", "algorithm.", "validation"):
+        assert word in text
+    assert "the first 30 of 40 settings; 40 done" in str(sweeps.sweep(BASE, {"local.lr": np.linspace(0.01, 0.4, 40)}))
+
+
 # The ledger
 
 
@@ -473,10 +548,77 @@ def test_nothing_is_repeated(calls: list[Any], tmp_path: Path) -> None:
     assert sorted(point.id for point in sweeps.load(tmp_path).points) == sorted(point.id for point in grown.points)
 
 
+def test_a_damaged_ledger_is_put_aside_and_only_what_was_lost_is_run_again(
+    calls: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One outcome of six has other numbers: status refuses, resume keeps five and repeats it."""
+    whole = sweeps.sweep(BASE, GRID, tmp_path)
+    changed, ledger = whole.points[2].id, tmp_path / "ledger.sqlite"
+    for column, value in (("test", 0.99), ("summary", "{}"), ("arrays", b"PK"), ("status", "diverged")):
+        with sqlite3.connect(ledger) as connection:
+            connection.execute(f"update outcomes set {column} = ? where id = ?", (value, changed))
+        connection.close()
+        del calls[:]
+        with pytest.raises(
+            ValueError, match=rf"{ledger} is damaged \(.*{changed} .*changed.*\): pfljax resume puts it"
+        ):
+            Ledger(ledger).check()
+        assert sweeps.resume(tmp_path).standings() == whole.standings()
+        assert f"{ledger} is damaged" in caplog.text
+        assert len(_ran(calls)) == 1
+        assert (tmp_path / "damaged-ledger.sqlite").exists()
+    ledger.write_bytes(ledger.read_bytes()[:1000])
+    assert cli.main(["resume", str(tmp_path), "--quiet"]) == 0
+    assert sweeps.load(tmp_path).standings() == whole.standings()
+
+
+def test_a_damaged_configuration_is_that_of_the_command(calls: list[Any], tmp_path: Path) -> None:
+    """The ledger knows its points by what they are, so that nothing is run twice."""
+    whole = sweeps.sweep(BASE, GRID, tmp_path)
+    path = tmp_path / "config.json"
+    for content in (b"", b"null", path.read_bytes().replace(b"rounds", b"round:"), None):
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(
+            (ValueError, FileNotFoundError), match=r"config\.json .*: .*|; repeat the command .* --resume"
+        ):
+            sweeps.resume(tmp_path)
+        assert cli.main(["resume", str(tmp_path), "--quiet"]) == 1
+        assert sweeps.sweep(BASE, GRID, tmp_path, resume=True).outcomes == whole.outcomes
+    assert len(calls) == 1
+    with pytest.raises(ValueError, match="resume=True without a folder"):
+        sweeps.sweep(BASE, GRID, resume=True)
+
+
+def test_one_process_runs_a_shard(calls: list[Any], tmp_path: Path) -> None:
+    """Another shard may run beside it."""
+    with files.held(tmp_path, "ledger-0-of-2.sqlite"):
+        with pytest.raises(BlockingIOError, match=r"ledger-0-of-2.sqlite is in use by process \d+ on"):
+            sweeps.sweep(BASE, GRID, tmp_path, shard=(0, 2), resume=True)
+        sweeps.sweep(BASE, GRID, tmp_path, shard=(1, 2))
+    sweeps.sweep(BASE, GRID, tmp_path, shard=(0, 2))
+    assert sweeps.load(tmp_path).counts["pending"] == 0
+
+
+def test_a_ledger_of_the_first_version_is_read(calls: list[Any], tmp_path: Path) -> None:
+    """Without digests; what is entered from now on has them."""
+    whole = sweeps.sweep(BASE, GRID, tmp_path)
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
+        for column in ("content", "digest"):
+            connection.execute(f"alter table outcomes drop column {column}")
+        connection.execute("pragma user_version = 1")
+    connection.close()
+    assert sweeps.resume(tmp_path).outcomes == whole.outcomes
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
+        connection.execute("pragma user_version = 3")
+    connection.close()
+    with pytest.raises(ValueError, match="is a ledger of version 3, and this program writes 2: move it away"):
+        sweeps.load(tmp_path)
+
+
 def test_folders_are_not_mixed(calls: list[Any], tmp_path: Path) -> None:
     """Another configuration, a run, damage."""
     sweeps.sweep(BASE, GRID, tmp_path)
-    with pytest.raises(FileExistsError, match="another configuration"):
+    with pytest.raises(FileExistsError, match=r"another configuration \(run.rounds is 3 there and 7 here"):
         sweeps.sweep(BASE | {"run": {"rounds": 7}}, GRID, tmp_path, resume=True)
     run = tmp_path / "run"
     run.mkdir()
@@ -680,6 +822,8 @@ def test_optuna(calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {trial.state.name for trial in study.trials} == {"COMPLETE", "FAIL"}
     with pytest.raises(ValueError, match="maximize"):
         sweeps.optimize(BASE, optuna.create_study(), space, trials=1)
+    with pytest.raises(ValueError, match="the study maximizes, but loss is to be minimized"):
+        sweeps.optimize({**BASE, "run": {"metric": "loss"}}, study, space, trials=1)
     with pytest.raises(ValueError, match=r"data\.validation"):
         sweeps.optimize({}, study, space, trials=1)
     with pytest.raises(ValueError, match="did you mean 'lr'"):

@@ -3,9 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from pfljax import models, tasks
+from pfljax import algorithms, local, models, tasks
+from pfljax.data import federate, from_arrays, from_clients, partition
+from pfljax.engine import simulate
 from pfljax.types import Batch, Model, Params
 
 KEY = jax.random.key(0)
@@ -104,3 +107,155 @@ def test_logistic_gradient_in_closed_form():
     leaf = gradient.trainable["classifier"]
     np.testing.assert_allclose(leaf["kernel"], error.T @ np.asarray(x) / 5, atol=1e-6)
     np.testing.assert_allclose(leaf["bias"], error.mean(0), atol=1e-6)
+
+
+IGNORED = 255
+PLACES = np.array([[0, 2, IGNORED], [IGNORED] * 3, [1, 1, 1], [IGNORED, 0, 2]])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("mask", [[1, 1, 1, 1], [1, 1, 0, 1], [0, 1, 0, 0]])
+def test_ignored_labels_count_neither_in_loss_nor_in_scores(smoothing, mask):
+    """A row is the mean over its places that count; a row without any has no weight."""
+    logits = np.random.default_rng(0).normal(size=(4, 3, 3))
+    task = tasks.classification(fixed(logits), smoothing, ignore=IGNORED)
+    counted = PLACES != IGNORED
+    places = cross_entropy(logits.reshape(-1, 3), np.where(counted, PLACES, 0).ravel(), smoothing).reshape(4, 3)
+    rows = (places * counted).sum(1) / np.maximum(counted.sum(1), 1)
+    weight = np.asarray(mask) * counted.any(1)
+    batch = Batch(jnp.zeros((4, 1)), jnp.asarray(PLACES, jnp.uint8), jnp.asarray(mask, float))
+    loss, _ = task.loss(task.init(KEY), batch, KEY)
+    np.testing.assert_allclose(loss, (rows * weight).sum() / max(weight.sum(), 1), rtol=1e-6)
+    scores = task.measure(jnp.asarray(logits), batch.y)
+    right = (logits.argmax(-1) == PLACES) & counted
+    np.testing.assert_allclose(scores["accuracy"], right.sum(1) / np.maximum(counted.sum(1), 1), rtol=1e-6)
+    if not smoothing:
+        np.testing.assert_allclose(scores["loss"], rows, rtol=1e-6)
+
+
+def test_ignored_labels_pull_at_nothing():
+    """The gradient of a place that does not count is exactly 0."""
+    logits = np.random.default_rng(1).normal(size=(4, 3, 3))
+    task = tasks.classification(fixed(logits), ignore=IGNORED)
+    batch = Batch(jnp.zeros((4, 1)), jnp.asarray(PLACES), jnp.ones(4))
+    pull = jax.grad(lambda w: task.loss(Params(w), batch, KEY)[0])(jnp.asarray(logits))
+    assert (np.abs(pull).sum(-1) > 0).tolist() == (PLACES != IGNORED).tolist()
+
+
+def shaped(*outputs):
+    """A model whose outputs have this shape; -1 is the batch."""
+
+    def apply(params, x, **_):
+        shape = tuple(x.shape[0] if n == -1 else n for n in outputs)
+        return jnp.zeros(shape) + params.trainable, params.stats
+
+    return Model(lambda key: Params(jnp.zeros(())), apply)
+
+
+def labelled(y, **more):
+    y = np.asarray(y)
+    return from_clients([(np.zeros((len(y), 2), np.float32), y)], name="toy", **more)
+
+
+CLASSES, SEQUENCES = labelled([0, 1, 2, 3]), labelled([[0, 1, 1]] * 4)
+MASKS = labelled([[0, 1, 255]] * 4, ignore=255)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "data", "message"),
+    [
+        ((-1, 3), CLASSES, r"outputs \[B, 3\] for labels \[B\] of toy, which lie in 0\.\.3: give the model 4 outputs"),
+        ((-1, 2), labelled([0, 4]), r"lie in 0\.\.4: give the model 5 outputs instead of 2"),
+        ((-1, 1), labelled([0, 1]), "give the model 2 outputs instead of 1"),
+        ((-1,), CLASSES, r"outputs \[B\] for labels \[B\] of toy: classification needs outputs \[B, C\]"),
+        ((4,), CLASSES, r"outputs \[4\] for labels \[B\]"),
+        ((2, 4), CLASSES, r"outputs \[2, 4\] for labels \[B\]"),
+        ((-1, 3, 4), CLASSES, r"outputs \[B, 3, 4\] for labels \[B\]"),
+        ((-1, 4, 2), SEQUENCES, r"outputs \[B, 4, 2\] for labels \[B, 3\] of toy: .* needs outputs \[B, 3, C\]"),
+        ((-1, 2), SEQUENCES, r"outputs \[B, 2\] for labels \[B, 3\]"),
+        ((-1, 3), labelled(np.eye(3, dtype=int)), r"of one-hot labels give y\.argmax\(-1\)"),
+        ((-1, 2), labelled([0.0, 1.0]), r"labels of float64, and classification needs classes: give y\.astype"),
+        ((-1, 3, 2), labelled([[0, 1, 255]]), r"lie in 0\.\.255: .* or say classification\(model, ignore=255\)"),
+        ((-1, 3, 2), MASKS, r"marks with 255 what does not count: say classification\(model, ignore=255\)"),
+    ],
+)
+def test_outputs_that_do_not_fit_the_labels(outputs, data, message):
+    task = tasks.classification(shaped(*outputs))
+    with pytest.raises(ValueError, match=message):
+        tasks.check(task, data)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "data", "message"),
+    [
+        ((-1, 2), labelled([0.5]), r"outputs \[B, 2\] for targets \[B\] of toy: give it as many outputs an example, 1"),
+        ((-1,), labelled([[0.5, 1.0]]), r"outputs \[B\] for targets \[B, 2\]"),
+        ((2,), labelled([0.5]), r"outputs \[2\] for targets \[B\]"),
+        ((1,), labelled([0.5]), r"outputs \[1\] for targets \[B\]"),
+        ((), labelled([0.5]), r"outputs \[\] for targets \[B\]"),
+    ],
+)
+def test_outputs_that_do_not_fit_the_targets(outputs, data, message):
+    with pytest.raises(ValueError, match=message):
+        tasks.check(tasks.regression(shaped(*outputs)), data)
+
+
+@pytest.mark.parametrize(
+    ("task", "data"),
+    [
+        (tasks.classification(shaped(-1, 4)), CLASSES),
+        (tasks.classification(shaped(-1, 9)), CLASSES),
+        (tasks.classification(shaped(-1, 3, 2)), SEQUENCES),
+        (tasks.classification(shaped(-1, 3, 2), ignore=255), MASKS),
+        (tasks.classification(shaped(-1, 3, 2), ignore=255), labelled([[0, 1, 255]])),
+        (tasks.regression(shaped(-1)), labelled([0.5, 1.0])),
+        (tasks.regression(shaped(-1, 1)), labelled([0.5, 1.0])),
+        (tasks.regression(shaped(-1, 6)), labelled(np.ones((4, 2, 3)))),
+        (tasks.regression(shaped(-1, 1)), CLASSES),
+    ],
+)
+def test_outputs_that_fit(task, data):
+    tasks.check(task, data)
+
+
+def test_examples_without_a_label_that_counts_are_left_out_where_the_data_are_made():
+    y = [[0, 1], [255, 255], [255, 0]]
+    task = tasks.classification(shaped(-1, 2, 2), ignore=255)
+    with pytest.raises(ValueError, match="1 examples of toy have no label besides ignore=255: say ignore=255 where"):
+        tasks.check(task, labelled(y))
+    tasks.check(task, labelled(y, ignore=255))
+
+
+def test_inputs_that_a_model_does_not_take_and_scores_that_are_no_rows():
+    with pytest.raises(ValueError, match=r"the model does not take toy, inputs \[B, 2\]: .*shape"):
+        tasks.check(tasks.classification(models.mlp((3,), 4)), CLASSES)
+    task = tasks.classification(shaped(-1, 4))
+    mean = task._replace(measure=lambda outputs, y: {"mean": outputs.mean()})
+    with pytest.raises(ValueError, match=r"measures 'mean' as \[\]: give one number for each example, \[B\]"):
+        tasks.check(mean, CLASSES)
+
+
+def test_a_run_refuses_what_does_not_fit_before_its_first_round():
+    task = tasks.classification(models.logistic((2,), 3))
+    algorithm = algorithms.fedavg(task, local.descent(optax.sgd(0.1), local.full_batch(1, 4)))
+    with pytest.raises(ValueError, match="give the model 4 outputs instead of 3"):
+        simulate(task, algorithm, CLASSES, rounds=1)
+
+
+def test_a_run_with_ignored_labels_scores_the_others():
+    """Inputs are the labels at places that count; the accuracy of the exact rule is 1, half the places count."""
+    rng = np.random.default_rng(0)
+    x = rng.choice([-1.0, 1.0], (24, 4)).astype(np.float32)
+    y = (x > 0).astype(int)
+    y[:, 2:] = 255
+    y[5] = 255
+    data = federate(from_arrays(x, y, ignore=255), partition.iid(2), test=0.5)
+
+    def apply(params, x, **_):
+        return x[..., None] * params.trainable[None, None], params.stats
+
+    task = tasks.classification(Model(lambda key: Params(jnp.array([-1.0, 1.0])), apply), ignore=255)
+    algorithm = algorithms.fedavg(task, local.descent(optax.sgd(0.0), local.full_batch(1, 12)))
+    scores = simulate(task, algorithm, data, rounds=1).scores
+    np.testing.assert_array_equal(scores["global/test/accuracy"], [[1.0, 1.0]])
+    np.testing.assert_allclose(scores["global/test/loss"], np.log1p(np.exp(-2.0)), rtol=1e-6)

@@ -110,13 +110,7 @@ METHODS: dict[str, Method] = {
     "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
     "apfl": Method(apfl, "mixture", {"alpha": _UNIT, "alpha_lr": (0.0, 0.1)}, _STATE, {"alpha": _SHARE}),
     "ifca": Method(ifca, "clustering"),
-    "fedamp": Method(
-        fedamp,
-        "attention",
-        {"lam": (0.1, 10.0), "alpha": (1e-3, 1.0), "sigma": (0.1, 100.0)},
-        _STATE,
-        {"sigma": _POSITIVE},
-    ),
+    "fedamp": Method(fedamp, "attention", {"lam": (0.01, 10.0)}, _STATE, {"sigma": _POSITIVE}),
     "heurfedamp": Method(
         heurfedamp,
         "attention",

@@ -48,13 +48,14 @@ def apfl(
       alpha: initial share of the personal model, in [0, 1], traced; 1 is local-only, 0 is FedAvg.
       alpha_lr: step size of `alpha`, traced; 0 keeps it.
       server: server optimizer; plain averaging if None.
-      reduce: how uploads are averaged.
+      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep `v_i` and `alpha_i` (|params| + 1) and upload |params|. A newcomer trains them
       while `w` rests.
 
-    Deviations from the source: the deployed mixture uses the received `w`, not the client's last `w_i`.
+    Deviations from the source: the deployed mixture uses the received `w`, not the client's last `w_i`; clients are
+    weighted by examples, where the paper weighs equally (`reduce`).
     Source: Deng et al., "Adaptive Personalized Federated Learning", 2020, Algorithm 1 and equation 10.
 
     With any `alpha > 0` the mixture reaches each client's own center:

@@ -29,13 +29,14 @@ def ditto(
       personal_local: solver for `v_i`; it sees the same minibatches. `local.proximal_descent` allows any `lam`.
       lam: strength of the pull, >= 0, traced; 0 is local-only.
       server: server optimizer; plain averaging if None.
-      reduce: how uploads are averaged.
+      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep `v_i` (|params|) and upload |params|.
 
     Deviations from the source: clients are weighted by examples under uniform sampling, where the authors' code samples
-    by examples and weighs equally. Source: Li et al., "Ditto: Fair and Robust Federated Learning Through
+    by examples (`sampling.weighted`) and weighs equally (`reduce`).
+    Source: Li et al., "Ditto: Fair and Robust Federated Learning Through
     Personalization", ICML 2021, Algorithm 1.
 
     `(c_i + lam w) / (1 + lam)` at the mean `w = 4`:

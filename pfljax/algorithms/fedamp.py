@@ -8,22 +8,21 @@ import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.losses import proximal
-from pfljax.reduce import stack
-from pfljax.skeletons import alone
+from pfljax.reduce import handed, stack
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reply, Task, Tree
 
 Start = Literal["cloud", "own"]
 Attention = Callable[[Tree, Tree], Array]
-"""`(row, table [N, ...]) -> ` attention of the row to each other client [N]; the own place is overwritten."""
+"""`(row [1, ...], table [N, ...]) -> ` attention of the row to each other client [N]; the own place is overwritten."""
 
 
 def fedamp(
     task: Task,
     local: LocalSolver,
     *,
-    lam: Array | float = 1.0,
-    alpha: Array | float = 0.1,
-    sigma: Array | float = 1.0,
+    lam: Array | float = 0.3,
+    alpha: Array | float | None = None,
+    sigma: Array | float | None = None,
     start: Start = "cloud",
 ) -> Algorithm:
     """Every client gets a cloud model `u_i = sum_j xi_ij w_j` and solves a proximal problem around it.
@@ -34,19 +33,23 @@ def fedamp(
     Args:
       task: the model and its loss.
       local: solver of the proximal problem; `local.proximal_descent` allows any `lam / alpha`.
-      lam: strength of the pull, traced.
-      alpha: step size of the attention, traced; `alpha <= sigma / (N - 1)` keeps `xi_ii >= 0`.
-      sigma: scale of the squared distances, > 0, traced.
+      lam: strength of the pull `lam / alpha`, traced; in units of alpha, so the pull itself, if that is None.
+      alpha: step size of the attention, traced. The paper wants it small enough for `xi_ii >= 0`; None is
+        `sigma / (N - 1)`, the largest that is so at any distances. If a larger one makes the `xi_ij` of a client sum
+        to more than 1, they are scaled to 1: its own step is as large as it can be, and `xi_ii = 0`.
+      sigma: scale of the squared distances, > 0, traced. Far below them every client is alone, far above them all
+        attract alike. None follows the models: ten times the mean of `||w_i - w_j||^2` over all pairs.
       start: where the solver starts: from `u_i` ("cloud") or from the client's own model ("own").
 
     Returns:
       An algorithm whose server holds all models [N, ...]; clients keep `w_i` and upload |params|, down: |params|.
-      A newcomer receives the mean of all models.
+      A newcomer receives the mean of all models, and its onboarding goes on with the problem around it.
 
     Raises:
-      ValueError: if `start` is neither.
+      ValueError: if `start` is neither, or the reduction hands on anything but the uploads themselves.
 
-    Deviations from the source: none. Source: Huang et al., "Personalized Cross-Silo Federated Learning on Non-IID
+    Deviations from the source: the scaled steps and the `sigma` that follows the models, see there; clients outside
+    the cohort keep their rows and attract. Source: Huang et al., "Personalized Cross-Silo Federated Learning on Non-IID
     Data", AAAI 2021, Algorithm 1, equations 2 to 5.
 
     Only near clients attract: `(c_i + u_i) / 2`, with `u_i` the mean of each pair:
@@ -55,17 +58,21 @@ def fedamp(
     >>> from pfljax import local, quadratics
     >>> task, data = quadratics.problem(w=[0.0, 0.02, 9.0, 9.02])
     >>> solve = local.descent(optax.sgd(0.5), local.full_batch(2, 1))
-    >>> quadratics.deployed(fedamp(task, solve, lam=0.5, alpha=0.5), task, data, rounds=100)
+    >>> quadratics.deployed(fedamp(task, solve, lam=0.5, alpha=0.5, sigma=1.0), task, data, rounds=100)
     {'w': [0.005, 0.015, 9.005, 9.015]}
     """
 
     def attention(row: Tree, table: Tree) -> Array:
-        return alpha / sigma * jnp.exp(-_distances(row, table) / sigma)
+        scale = _wide(table) if sigma is None else sigma
+        near = jnp.exp(-_distances(row, table) / scale)
+        return near / max(near.size - 1, 1) if alpha is None else alpha / scale * near
 
     def cloud(others: Array, own: Array) -> Array:
-        return jnp.where(own, 1 - jnp.sum(jnp.where(own, 0, others)), others)
+        others = jnp.where(own, 0, others)
+        others = others / jnp.maximum(jnp.sum(others), 1)
+        return jnp.where(own, 1 - jnp.sum(others), others)
 
-    return _attentive(task, local, attention, cloud, lam / alpha, start)
+    return _attentive(task, local, attention, cloud, lam if alpha is None else lam / alpha, start)
 
 
 def heurfedamp(
@@ -88,16 +95,17 @@ def heurfedamp(
       lam: strength of the pull together with `alpha`: `lam / (2 alpha) ||w - u_i||^2`, traced.
       alpha: see `lam`, traced.
       sigma: sharpness of the attention, traced.
-      self_weight: the client's weight on itself, in [0, 1], traced.
+      self_weight: the client's weight on itself, in [0, 1], traced; a client without others has 1.
       start: as in `fedamp`.
 
     Returns:
       As `fedamp`.
 
     Raises:
-      ValueError: if `start` is neither.
+      As `fedamp`.
 
-    Deviations from the source: none. Source: Huang et al., AAAI 2021, section "HeurFedAMP", equation 7.
+    Deviations from the source: a model of length 0 has cosine 0 with all; clients outside the cohort keep their rows
+    and attract. Source: Huang et al., AAAI 2021, section "HeurFedAMP", equation 7.
 
     `(c_i + u_i) / 2`, with both `u_i` the mean of the two:
 
@@ -110,17 +118,19 @@ def heurfedamp(
     """
 
     def attention(row: Tree, table: Tree) -> Array:
-        norms = jnp.sqrt(_products(table, table) * tree.squared_norm(row))
+        norms = jnp.sqrt(_products(table, table) * _products(row, row))
         return sigma * _products(row, table) / jnp.where(norms > 0, norms, 1)
 
     def cloud(others: Array, own: Array) -> Array:
+        if own.size == 1:
+            return jnp.ones(1)
         return jnp.where(own, self_weight, (1 - self_weight) * jax.nn.softmax(jnp.where(own, -jnp.inf, others)))
 
     return _attentive(task, local, attention, cloud, lam / alpha, start)
 
 
 def _products(a: Tree, table: Tree) -> Array:
-    """Inner products of `a` (one row, or a table) with the rows of `table`: [N]."""
+    """Inner products of the rows of `a`, of which there are one or N, with the rows of `table`: [N]."""
 
     def leaf(x: Array, rows: Array) -> Array:
         return jnp.sum((x * rows).reshape(rows.shape[0], -1), axis=1)
@@ -129,8 +139,15 @@ def _products(a: Tree, table: Tree) -> Array:
 
 
 def _distances(row: Tree, table: Tree) -> Array:
-    difference = jax.tree.map(lambda x, rows: rows - x, row, table)
+    difference = tree.sub(table, row)
     return _products(difference, difference)
+
+
+def _wide(table: Tree) -> Array:
+    """Ten times the mean of `||w_i - w_j||^2` over all pairs of rows; 1 if all are equal."""
+    distances = _distances(jax.tree.map(lambda rows: jnp.mean(rows, axis=0, keepdims=True), table), table)
+    spread = 2 * jnp.sum(distances) / max(distances.size - 1, 1)
+    return jnp.where(spread > 0, 10 * spread, 1)
 
 
 def _attentive(
@@ -149,19 +166,21 @@ def _attentive(
 
     def download(table: Params, id: Array) -> Params:
         clients = jnp.arange(jax.tree.leaves(table)[0].shape[0])
-        row = jax.tree.map(lambda leaf: jnp.take(leaf, id, axis=0, mode="clip"), table.trainable)
+        row = jax.tree.map(lambda leaf: jnp.take(leaf, id[None], axis=0, mode="clip"), table.trainable)
         weights = cloud(attention(row, table.trainable), clients == id)
         weights = jnp.where(id < clients.size, weights, 1 / clients.size)
         return jax.tree.map(lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, 1), table)
 
+    def solve(u: Params, begin: Params, data: ClientData, key: Array) -> Params:
+        return local(proximal(task.loss, pull, u.trainable), begin, data, jax.random.fold_in(key, 0))
+
     def client_update(u: Params, own: Params, data: ClientData, key: Array) -> Reply:
-        w = local(
-            proximal(task.loss, pull, u.trainable), u if start == "cloud" else own, data, jax.random.fold_in(key, 0)
-        )
+        w = solve(u, u if start == "cloud" else own, data, key)
         return Reply(tree.sub(u, w), w)
 
     def server_update(table: Params, cohort: Cohort, key: Array) -> Params:
-        models = tree.sub(jax.vmap(download, (None, 0))(table, cohort.ids), cohort.uploads)
+        received = jax.vmap(download, (None, 0))(table, cohort.ids)
+        models = tree.sub(received, handed(cohort.uploads, received, "all uploads, as `reduce.stack` hands them on"))
         size = jax.tree.leaves(table)[0].shape[0]
         rows = jnp.where(cohort.weights > 0, cohort.ids, size)
         return jax.tree.map(lambda leaf, new: leaf.at[rows].set(new, mode="drop"), table, models)
@@ -174,5 +193,5 @@ def _attentive(
         server_update=server_update,
         personalize=lambda u, own, data, key: own,
         reduce=stack,
-        onboard=alone(client_update),
+        onboard=solve,
     )

@@ -1,12 +1,17 @@
 """Federated averaging, its server optimizers, and its fine-tuned form."""
 
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
 import optax
 
-from pfljax import masks
+from pfljax import masks, tree
 from pfljax.reduce import mean
 from pfljax.server import ServerOptimizer, fedopt
 from pfljax.skeletons import averaging, fine_tuned
-from pfljax.types import Algorithm, Array, LocalSolver, Mask, Reduce, Task
+from pfljax.types import Algorithm, Array, LocalSolver, Mask, Reduce, Task, Tree
 
 
 def fedavg(
@@ -20,7 +25,7 @@ def fedavg(
       task: the model and its loss.
       local: solver of a client's round.
       server: server optimizer; plain averaging if None.
-      reduce: `mean` weighs clients by examples, `uniform(mean)` equally.
+      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params|.
@@ -79,12 +84,25 @@ def fedavg_finetuned(
 
 
 def fedavgm(
-    task: Task, local: LocalSolver, *, server_lr: Array | float = 1.0, momentum: Array | float = 0.9
+    task: Task,
+    local: LocalSolver,
+    *,
+    server_lr: Array | float = 1.0,
+    momentum: Array | float = 0.9,
+    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg with momentum on the server: `m <- momentum m + d`, `w <- w - server_lr m`, with `d` the mean upload.
 
-    Source: Hsu et al., "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification",
-    2019, section 4. Deviations: none.
+    Args:
+      task, local, reduce: see `fedavg`.
+      server_lr: step size of the server, traced.
+      momentum: in [0, 1), traced.
+
+    Returns:
+      As `fedavg`.
+
+    Deviations from the source: none. Source: Hsu et al., "Measuring the Effects of Non-Identical Data Distribution for
+    Federated Visual Classification", 2019, section 4.
 
     The mean of the centers:
 
@@ -95,16 +113,71 @@ def fedavgm(
     >>> quadratics.deployed(fedavgm(task, step, momentum=0.5), task, data, rounds=100)
     {'w': [4.0, 4.0]}
     """
-    return fedavg(task, local, server=fedopt(optax.sgd(server_lr, momentum)))
+    return fedavg(task, local, server=fedopt(optax.sgd(server_lr, momentum)), reduce=reduce)
+
+
+Form = Literal["optax", "paper"]
+"""Whose Adagrad, Adam and Yogi: optax's, or those of Reddi et al. to the letter."""
+
+
+class Moments(NamedTuple):
+    """What Algorithm 2 of Reddi et al. keeps, besides the model."""
+
+    m: Tree
+    v: Tree
+
+
+def _algorithm_2(
+    second: Callable[[Array, Array], Array], server_lr: Array | float, beta1: Array | float, eps: Array | float
+) -> optax.GradientTransformation:
+    """`m <- beta1 m + (1 - beta1) d`, `v <- second(v, d^2)`, `-server_lr m / (sqrt(v) + eps)`.
+
+    First m is 0 and v is eps^2.
+    """
+
+    def init(params: Tree) -> Moments:
+        return Moments(*(jax.tree.map(lambda w, full=full: jnp.full_like(w, full), params) for full in (0.0, eps**2)))
+
+    def update(d: Tree, moments: Moments, params: Tree = None) -> tuple[Tree, Moments]:
+        m, v = tree.mix(beta1, moments.m, d), jax.tree.map(lambda v, d: second(v, d**2), moments.v, d)
+        return jax.tree.map(lambda m, v: -server_lr * m / (jnp.sqrt(v) + eps), m, v), Moments(m, v)
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def _chosen(form: Form, optaxs: optax.GradientTransformation, papers: optax.GradientTransformation) -> ServerOptimizer:
+    if form not in ("optax", "paper"):
+        raise ValueError(f"form={form!r}: choose 'optax' or 'paper'")
+    return fedopt(papers if form == "paper" else optaxs)
 
 
 def fedadagrad(
-    task: Task, local: LocalSolver, *, server_lr: Array | float = 0.1, eps: Array | float = 1e-3
+    task: Task,
+    local: LocalSolver,
+    *,
+    server_lr: Array | float = 0.1,
+    eps: Array | float = 1e-3,
+    form: Form = "optax",
+    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg with Adagrad on the server: `v <- v + d^2`, `w <- w - server_lr d / (sqrt(v) + eps)`.
 
-    Source: Reddi et al., "Adaptive Federated Optimization", ICLR 2021, Algorithm 2, with `beta1 = 0` and `v_0 = 0`.
-    Deviations: optax adds `eps` under the root.
+    Args:
+      task, local: see `fedavg`.
+      server_lr: step size of the server, traced.
+      eps: the paper's tau, > 0, traced.
+      form: `"paper"` is Algorithm 2 with `beta1 = 0` to the letter, v from `eps^2` on; `"optax"` has v from 0 on and
+        `eps` under the root.
+      reduce: `mean` weighs clients by examples, `uniform(mean)` equally, as Algorithm 2 does.
+
+    Returns:
+      As `fedavg`.
+
+    Raises:
+      ValueError: if `form` is neither.
+
+    Deviations from the source: the default `form`, and weights by examples. Source: Reddi et al., "Adaptive Federated
+    Optimization", ICLR 2021, Algorithm 2.
 
     The mean of the centers:
 
@@ -115,7 +188,9 @@ def fedadagrad(
     >>> quadratics.deployed(fedadagrad(task, step, server_lr=1.0), task, data, rounds=100)
     {'w': [4.0, 4.0]}
     """
-    return fedavg(task, local, server=fedopt(optax.adagrad(server_lr, initial_accumulator_value=0.0, eps=eps)))
+    adagrad = optax.adagrad(server_lr, initial_accumulator_value=0.0, eps=eps)
+    server = _chosen(form, adagrad, _algorithm_2(lambda v, square: v + square, server_lr, 0.0, eps))
+    return fedavg(task, local, server=server, reduce=reduce)
 
 
 def fedadam(
@@ -126,10 +201,30 @@ def fedadam(
     beta1: Array | float = 0.9,
     beta2: Array | float = 0.99,
     eps: Array | float = 1e-3,
+    form: Form = "optax",
+    reduce: Reduce = mean,
 ) -> Algorithm:
-    """FedAvg with Adam on the server: `w <- w - server_lr m / (sqrt(v) + eps)`.
+    """FedAvg with Adam on the server.
 
-    Source: Reddi et al., ICLR 2021, Algorithm 2. Deviations: optax corrects the bias of `m` and `v`.
+    `m <- beta1 m + (1 - beta1) d`, `v <- beta2 v + (1 - beta2) d^2`, `w <- w - server_lr m / (sqrt(v) + eps)`.
+
+    Args:
+      task, local: see `fedavg`.
+      server_lr: step size of the server, traced.
+      beta1, beta2: decay of m and of v, in [0, 1), traced.
+      eps: the paper's tau, > 0, traced.
+      form: `"paper"` is Algorithm 2 to the letter, v from `eps^2` on; `"optax"` has both from 0 on and corrects the
+        bias.
+      reduce: `mean` weighs clients by examples, `uniform(mean)` equally, as Algorithm 2 does.
+
+    Returns:
+      As `fedavg`.
+
+    Raises:
+      ValueError: if `form` is neither.
+
+    Deviations from the source: the default `form`, and weights by examples. Source: Reddi et al., ICLR 2021,
+    Algorithm 2.
 
     The mean of the centers:
 
@@ -140,7 +235,12 @@ def fedadam(
     >>> quadratics.deployed(fedadam(task, step, server_lr=0.1), task, data, rounds=1000)
     {'w': [4.0, 4.0]}
     """
-    return fedavg(task, local, server=fedopt(optax.adam(server_lr, beta1, beta2, eps)))
+
+    def second(v: Array, square: Array) -> Array:
+        return beta2 * v + (1 - beta2) * square
+
+    server = _chosen(form, optax.adam(server_lr, beta1, beta2, eps), _algorithm_2(second, server_lr, beta1, eps))
+    return fedavg(task, local, server=server, reduce=reduce)
 
 
 def fedyogi(
@@ -151,11 +251,24 @@ def fedyogi(
     beta1: Array | float = 0.9,
     beta2: Array | float = 0.99,
     eps: Array | float = 1e-3,
+    form: Form = "optax",
+    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg with Yogi on the server: `v <- v - (1 - beta2) d^2 sign(v - d^2)`, the rest as Adam.
 
-    Source: Reddi et al., ICLR 2021, Algorithm 2. Deviations: optax corrects the bias of `m` and
-    `v`, which start at 1e-6.
+    Args:
+      task, local, server_lr, beta1, beta2, eps, reduce: see `fedadam`.
+      form: `"paper"` is Algorithm 2 to the letter, v from `eps^2` on; `"optax"` has m and v from 1e-6 on and corrects
+        the bias.
+
+    Returns:
+      As `fedavg`.
+
+    Raises:
+      ValueError: if `form` is neither.
+
+    Deviations from the source: the default `form`, and weights by examples. Source: Reddi et al., ICLR 2021,
+    Algorithm 2.
 
     The mean of the centers:
 
@@ -166,4 +279,9 @@ def fedyogi(
     >>> quadratics.deployed(fedyogi(task, step, server_lr=0.1), task, data, rounds=1000)
     {'w': [4.0, 4.0]}
     """
-    return fedavg(task, local, server=fedopt(optax.yogi(server_lr, beta1, beta2, eps)))
+
+    def second(v: Array, square: Array) -> Array:
+        return v - (1 - beta2) * square * jnp.sign(v - square)
+
+    server = _chosen(form, optax.yogi(server_lr, beta1, beta2, eps), _algorithm_2(second, server_lr, beta1, eps))
+    return fedavg(task, local, server=server, reduce=reduce)

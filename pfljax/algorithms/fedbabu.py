@@ -28,7 +28,7 @@ def fedbabu(
       personal: the head.
       tuned: what is fine-tuned: everything (the paper's choice), the head, or the body.
       server: server optimizer of the body; plain averaging if None.
-      reduce: how bodies are averaged.
+      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients hold the constant head and upload the body.

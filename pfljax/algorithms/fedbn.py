@@ -28,7 +28,8 @@ def fedbn(
     Returns:
       An algorithm whose clients keep their norm layers and upload the rest. A newcomer trains norm layers only.
 
-    Deviations from the source: none. Source: Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch
+    Deviations from the source: none; what newcomers do is not in it.
+    Source: Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch
     Normalization", ICLR 2021, Algorithm 1.
 
     The mean of the shared leaves, each client's own norm:

@@ -26,12 +26,13 @@ def fedper(
       personal: the personalization layers, such as `masks.head(model, blocks=K_P)`.
       init: a random head for each client, as in the paper, or one for all.
       server: server optimizer of the body; plain averaging if None.
-      reduce: how bodies are averaged.
+      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
-      An algorithm whose clients keep the head and upload the body.
+      An algorithm whose clients keep the head and upload the body. A newcomer trains a head only.
 
-    Deviations from the source: none. Source: Arivazhagan et al., "Federated Learning with Personalization Layers",
+    Deviations from the source: none; what newcomers do is not in it.
+    Source: Arivazhagan et al., "Federated Learning with Personalization Layers",
     2019, Algorithms 1 and 2.
 
     The mean of the bodies, each client's own head:

@@ -22,13 +22,15 @@ def fedprox(
       local: solver of a client's round; `local.proximal_descent` stays stable for any `mu`.
       mu: strength of the pull, >= 0, traced; 0 is FedAvg.
       server: server optimizer; plain averaging if None.
-      reduce: how uploads are averaged.
+      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params|.
 
-    Deviations from the source: none; stragglers' partial work comes with the sampling (`sampling.stragglers`).
-    Source: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, Algorithm 2.
+    Deviations from the source: clients are drawn uniformly and weighted by examples, where the paper draws them by
+    examples (`sampling.weighted`) and weighs equally (`reduce`). Stragglers' partial work comes with the sampling
+    (`sampling.stragglers`). Source: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020,
+    Algorithm 2.
 
     Solved to the end, `w = sum_i b_i c_i / sum_i b_i` with `b_i = a_i / (a_i + mu)`:
 

@@ -28,12 +28,14 @@ def fedrep(
       personal: the head.
       init: a random head for each client, or one for all.
       server: server optimizer of the body; plain averaging if None.
-      reduce: how bodies are averaged.
+      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep the head and upload the body. A newcomer fits a head only.
 
-    Deviations from the source: none. Source: Collins et al., "Exploiting Shared Representations for Personalized
+    Deviations from the source: clients are weighted by examples, where the paper weighs equally (`reduce`); no last
+    round in which all clients fit their heads.
+    Source: Collins et al., "Exploiting Shared Representations for Personalized
     Federated Learning", ICML 2021, Algorithm 1.
 
     The mean of the bodies, each client's own head:

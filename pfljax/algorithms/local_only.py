@@ -3,11 +3,14 @@
 import jax
 
 from pfljax.reduce import mean
+from pfljax.sampling import Participation, full
 from pfljax.skeletons import Init, alone
-from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reply, Task
+from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reply, Task, as_drawn
 
 
-def local_only(task: Task, local: LocalSolver, *, init: Init = "common") -> Algorithm:
+def local_only(
+    task: Task, local: LocalSolver, *, init: Init = "common", participation: Participation = "all"
+) -> Algorithm:
     """Every client trains its own model on its own data.
 
     `min_{v_i} f_i(v_i)`, one call of `local` a round from where the last one ended.
@@ -16,9 +19,14 @@ def local_only(task: Task, local: LocalSolver, *, init: Init = "common") -> Algo
       task: the model and its loss.
       local: solver of a round.
       init: the same initial model for all clients, or a random one for each.
+      participation: all clients train in every round, whatever the cohort ("all"), since nobody waits for anybody; or
+        the cohort alone ("cohort"): as much training as a method gets with which this one is compared.
 
     Returns:
       An algorithm whose clients keep `v_i` (|params|) and upload nothing.
+
+    Raises:
+      ValueError: if `init` or `participation` is unknown.
 
     Deviations from the source: none. Source: the local baseline of Collins et al., "Exploiting Shared Representations
     for Personalized Federated Learning", ICML 2021.
@@ -33,6 +41,11 @@ def local_only(task: Task, local: LocalSolver, *, init: Init = "common") -> Algo
     {'w': [1.0, 5.0]}
     """
 
+    if init not in ("common", "per_client"):
+        raise ValueError(f"init={init!r}: choose 'common' or 'per_client'")
+    if participation not in ("cohort", "all"):
+        raise ValueError(f"participation={participation!r}: choose 'cohort' or 'all'")
+
     def client_update(download: tuple[()], v: Params, data: ClientData, key: Array) -> Reply:
         return Reply((), local(task.loss, v, data, jax.random.fold_in(key, 0)))
 
@@ -45,4 +58,5 @@ def local_only(task: Task, local: LocalSolver, *, init: Init = "common") -> Algo
         personalize=lambda download, v, data, key: v,
         reduce=mean,
         onboard=alone(client_update),
+        participation=as_drawn if participation == "cohort" else lambda sampler: full(),
     )

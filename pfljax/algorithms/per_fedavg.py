@@ -30,7 +30,7 @@ def per_fedavg(
       task: the model and its loss.
       local: solver of the meta-steps; its lr is the paper's beta.
       adapt: minibatches of the adaptation before deployment, one step in the paper.
-      alpha: adaptation step size, >= 0, traced; 0 is FedAvg.
+      alpha: adaptation step size, >= 0, traced; 0 is FedAvg with equal weights on the odd rows of each batch.
       order: `"exact"` second order, `"first"` (FO), `"hessian_free"` (HF).
       server: server optimizer; plain averaging if None.
       reduce: clients count equally, as in the paper.

@@ -9,9 +9,10 @@ from pfljax import tree
 from pfljax.local import descent, same
 from pfljax.losses import proximal
 from pfljax.reduce import mean, uniform
+from pfljax.sampling import Participation, everyone
 from pfljax.server import fedopt
 from pfljax.skeletons import accompanied
-from pfljax.types import Algorithm, Array, ClientData, Params, Plan, Reduce, Reply, Task
+from pfljax.types import Algorithm, Array, ClientData, Params, Plan, Reduce, Reply, Task, as_drawn
 
 
 def pfedme(
@@ -25,6 +26,7 @@ def pfedme(
     inner_steps: int = 5,
     start: Literal["warm", "reset"] = "warm",
     deploy: Literal["theta", "local"] = "theta",
+    participation: Participation = "cohort",
     reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """Descends the Moreau envelopes `F_i(w) = min_theta f_i(theta) + lam/2 ||theta - w||^2`.
@@ -46,16 +48,21 @@ def pfedme(
       inner_steps: K, static.
       start: each inner solution starts from the last one ("warm") or from `w_i` ("reset").
       deploy: the personalized model is `theta`, or `w_i` ("local") as the authors' code evaluates it.
+      participation: only the cohort trains ("cohort"), or all clients train each round and the cohort's `w_i` are
+        averaged ("all"), as in the paper; personalized models of the others are then of this round, too.
       reduce: clients count equally, as in the paper.
 
     Returns:
-      An algorithm whose clients keep what they deploy (|params|) and upload |params|.
+      An algorithm whose clients keep what they deploy (|params|) and upload |params|. A newcomer's onboarding goes on
+      from where the round before it ended, with `w_i` held at `w`: towards the minimiser of
+      `f_i(theta) + lam/2 ||theta - w||^2`, or with `deploy="local"` by further outer steps of its `w_i`.
 
     Raises:
-      ValueError: if `start` or `deploy` is unknown.
+      ValueError: if `start`, `deploy` or `participation` is unknown.
 
-    Deviations from the source: none. Source: T. Dinh et al., "Personalized Federated Learning with Moreau Envelopes",
-    NeurIPS 2020, Algorithm 1.
+    Deviations from the source: the default `participation`. Running statistics are those of `theta`; the server
+    averages them. Source: T. Dinh et al., "Personalized Federated Learning with Moreau Envelopes", NeurIPS 2020,
+    Algorithm 1.
 
     `(c_i + lam w) / (1 + lam)` at the mean `w = 4`:
 
@@ -70,23 +77,33 @@ def pfedme(
     if deploy not in ("theta", "local"):
         raise ValueError(f"deploy={deploy!r}: choose 'theta' or 'local'")
 
-    def client_update(w: Params, client: Params, data: ClientData, key: Array) -> Reply:
-        key = jax.random.fold_in(key, 0)
+    if participation not in ("cohort", "all"):
+        raise ValueError(f"participation={participation!r}: choose 'cohort' or 'all'")
+
+    def outer(
+        w_i: Params, theta: Params, data: ClientData, key: Array, lr: Array | float, warm: bool
+    ) -> tuple[Params, Params]:
+        key, inner_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
 
         def step(number: Array, models: tuple[Params, Params]) -> tuple[Params, Params]:
             w_i, theta = models
             inner = descent(optax.sgd(inner_lr), same(plan.batch(data, key, number), inner_steps))
-            theta = inner(
-                proximal(task.loss, lam, w_i.trainable),
-                theta if start == "warm" else w_i,
-                data,
-                jax.random.fold_in(key, number),
-            )
+            near, begin = proximal(task.loss, lam, w_i.trainable), theta if warm else w_i
+            theta = inner(near, begin, data, jax.random.fold_in(inner_key, number))
             pulled = tree.axpy(-lr * lam, tree.sub(w_i.trainable, theta.trainable), w_i.trainable)
             return Params(pulled, theta.stats), theta
 
-        w_i, theta = jax.lax.fori_loop(0, plan.steps(data), step, (w, w))
+        return jax.lax.fori_loop(0, plan.steps(data), step, (w_i, theta))
+
+    def client_update(w: Params, client: Params, data: ClientData, key: Array) -> Reply:
+        w_i, theta = outer(w, w, data, key, lr, start == "warm")
         return Reply(tree.sub(w, w_i), theta if deploy == "theta" else w_i)
 
+    def onboard(w: Params, own: Params, data: ClientData, key: Array) -> Params:
+        if deploy == "theta":
+            return outer(w, own, data, key, lr=0.0, warm=True)[1]
+        return outer(own, own, data, key, lr, start == "warm")[0]
+
     server = fedopt(optax.sgd(beta))
-    return accompanied(task, client_update, lambda w, client: client, server=server, reduce=reduce)
+    algorithm = accompanied(task, client_update, lambda w, client: client, server=server, reduce=reduce)
+    return algorithm._replace(onboard=onboard, participation=everyone if participation == "all" else as_drawn)

@@ -51,7 +51,8 @@ def scaffold(
     Raises:
       ValueError: if `option` is neither.
 
-    Deviations from the source: none. Source: Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for
+    Deviations from the source: none; running statistics are averaged, and newcomers deploy `x`.
+    Source: Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for
     Federated Learning", ICML 2020, Algorithm 1.
 
     The minimiser `sum_i a_i c_i / sum_i a_i`, where FedAvg with the same five steps ends at 1.864:
@@ -77,7 +78,8 @@ def scaffold(
         if option == "I":
             new = mean_gradient(task.loss, x, data, key)
         else:
-            drift = tree.scale(1 / (jnp.maximum(plan.steps(data), 1) * lr), tree.sub(x.trainable, y.trainable))
+            taken = jnp.maximum(plan.steps(data), 1).astype(float)
+            drift = tree.scale(1 / (taken * lr), tree.sub(x.trainable, y.trainable))
             new = tree.add(tree.sub(c_i, c), drift)
         new = tree.where(plan.steps(data) > 0, new, c_i)
         return Reply((tree.sub(x, y), tree.sub(c_i, new)), new)

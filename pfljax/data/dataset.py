@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pfljax import checks
 from pfljax.data import door
 from pfljax.printing import brief
 from pfljax.types import Tree
@@ -129,6 +130,7 @@ def from_arrays(
     >>> from_arrays(np.zeros((3, 2), np.uint8), ["ant", "cat", "bee"]).class_names
     ('ant', 'bee', 'cat')
     """
+    checks.each(str, name=name)
     x, parts = door.inputs(x, name), {"": y}
     if test is not None:
         official, test_y = _official(test, f"{name} (test)")

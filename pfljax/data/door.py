@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax.data.checks import short, whole
+from pfljax import checks
+from pfljax.printing import brief
 from pfljax.types import Tree
 
 At = Callable[[int], str]
 """How a message calls a row."""
+
+Classes = Annotated[int, checks.Bounds(least=1, most=np.iinfo(np.int32).max)]
 
 _INT32, _UINT32 = np.iinfo(np.int32).max, np.iinfo(np.uint32).max
 _FLOAT32 = np.finfo(np.float32)
@@ -81,7 +84,7 @@ def inputs(x: Tree, where: str, part: str = "") -> Tree:
     """
     named = paths(x)
     if not named:
-        _refuse(where, f"x{part} is {short(x)} and holds no array: give inputs [T, ...]")
+        _refuse(where, f"x{part} is {brief(x)} and holds no array: give inputs [T, ...]")
     told = {f"{where}: {name}{part}": leaf for name, leaf in named.items()}
     leaves = [_numeric(array(leaf, name), name) for name, leaf in told.items()]
     return jax.tree.unflatten(jax.tree.structure(x, is_leaf=_leaf), leaves)
@@ -108,9 +111,8 @@ def labels(
     Raises:
       ValueError: if parts differ in kind or shape, labels are outside 0..C-1, or values are missing or not finite.
     """
-    for name, number in {"num_classes": num_classes, "ignore": ignore}.items():
-        if number is not None:
-            whole(name, number, 1 if name == "num_classes" else -_INT32, _INT32)
+    checks.each(Classes | None, num_classes=num_classes)
+    checks.each(int | None, ignore=ignore)
     given = [_labelled(y, f"{where}: y{part}") for part, y in parts.items()]
     at = places({part: len(y) for part, (y, _) in zip(parts, given, strict=True)})
     filled = [each for each in given if len(each[0])] or given[:1]
@@ -228,7 +230,7 @@ def pair(given: Any, who: str) -> tuple[Tree, Any]:
       ValueError: if it is something else.
     """
     if not isinstance(given, tuple | list) or len(given) != 2:
-        raise ValueError(f"{who} is {short(given)}: give a pair (x, y)")
+        raise ValueError(f"{who} is {brief(given)}: give a pair (x, y)")
     return given[0], given[1]
 
 
@@ -307,9 +309,11 @@ def _check(values: np.ndarray, name: str, at: At) -> None:
     reach, spread = np.maximum(abs(low), abs(high)), high - low
     limit = _FLOAT32.max if floating else _UINT32 if values.dtype.kind == "u" else _INT32
     if (reach > limit).any():
-        beyond = at(_first(abs(values.astype(float)) > limit))
-        raise ValueError(f"{name} reaches {reach.max():g} in {beyond}, beyond the 32 bits that JAX computes with: "
-                         "scale it")  # fmt: skip
+        beyond = abs(values.astype(float)) > limit
+        raise ValueError(
+            f"{name} reaches {values[beyond][0]:g} in {at(_first(beyond))}, beyond the 32 bits that JAX computes with: "
+            "scale it"
+        )
     blurred = (spread > _NOISE * reach) & (spread < _BLURRED * reach) & (floating or (reach > 2**24))
     vanishing = floating & (spread > 0) & (reach < _FLOAT32.tiny)
     if (lost := blurred | vanishing).any():

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax.data import checks, door
+from pfljax import checks
+from pfljax.checks import Part, Seed, Size
+from pfljax.data import door
 from pfljax.data.dataset import Dataset
 from pfljax.data.partition import PARTITIONS, Partitioner, apportion
 from pfljax.printing import brief
@@ -195,9 +197,11 @@ def from_clients(
     ([2, 1], 2, ('no', 'yes'), ('north', 'south'))
     """
     splits = {"train": train, "validation": validation, "test": test}
-    given = {split: _pairs(clients, split) for split, clients in splits.items() if clients is not None}
+    given = {
+        split: _pairs(clients, split) for split, clients in splits.items() if clients is not None or split == "train"
+    }
     population = len(given["train"])
-    checks.whole("unseen", unseen, 0)
+    checks.each(Size, unseen=unseen)
     if unseen >= population:
         raise ValueError(f"unseen={unseen} of {population} clients leaves nobody to train: lower it")
     for split, pairs in given.items():
@@ -259,9 +263,12 @@ def federate(
       ValueError: if an argument is out of range, a client holds too little, the official test set is missing or has
         nothing of any client, or a row is held twice.
     """
-    _check_arguments(dataset, partitioner, test, validation, unseen, seed, min_size)
-    checks.flag("stratify", stratify)
-    checks.flag("chronological", chronological)
+    checks.each(Part | Literal["mirror", "pooled"], test=test)
+    checks.each(Part, validation=validation, unseen=unseen)
+    checks.each(bool, stratify=stratify, chronological=chronological)
+    checks.each(Seed, seed=seed)
+    checks.each(Size, min_size=min_size)
+    _check_ingredients(dataset, partitioner)
     source = dataset.merged() if test == "pooled" else dataset
     if stratify:
         _check_strata(source)
@@ -306,22 +313,13 @@ def _stream(seed: int, *path: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, *path]))
 
 
-def _check_arguments(
-    dataset: Any, partitioner: Any, test: Any, validation: Any, unseen: Any, seed: Any, min_size: Any
-) -> None:
+def _check_ingredients(dataset: Any, partitioner: Any) -> None:
     if not isinstance(dataset, Dataset):
-        raise ValueError(f"federate deals a data set, not {checks.short(dataset)}: make one with load or from_arrays")
-    if isinstance(test, str) and test not in ("mirror", "pooled"):
-        raise ValueError(f"test={test!r}: give a share such as 0.25, 'mirror' or 'pooled'")
-    for option, share in {"test": test, "validation": validation, "unseen": unseen}.items():
-        if option != "test" or not isinstance(test, str):
-            checks.share(option, share)
-    checks.seed(seed)
-    checks.whole("min_size", min_size, 0)
+        raise ValueError(f"federate deals a data set, not {brief(dataset)}: make one with load or from_arrays")
     if isinstance(partitioner, str):
         raise ValueError(
-            f"partitioner={partitioner!r} is text, {checks.nearest(partitioner, PARTITIONS)} Call one of these "
-            "functions, as in pfl.dirichlet(clients=20, alpha=0.1)"
+            f"partitioner={partitioner!r} is a name, and a partitioner is a function, such as "
+            f"pfl.dirichlet(clients=20, alpha=0.1); {checks.nearest(partitioner, PARTITIONS)}"
         )
     if partitioner in PARTITIONS.values():
         raise ValueError(f"{partitioner.__name__} makes a partitioner: call it, as in pfl.{partitioner.__name__}(...)")
@@ -329,7 +327,7 @@ def _check_arguments(
         inspect.signature(partitioner).bind(dataset, None)
     except TypeError as error:
         raise ValueError(
-            f"partitioner={checks.short(partitioner)} is no function (dataset, generator) -> rows of each client "
+            f"partitioner={brief(partitioner)} is no function (dataset, generator) -> rows of each client "
             f"({error}): use pfl.by_index for lists of rows"
         ) from error
 
@@ -357,7 +355,7 @@ def _deal(
     if isinstance(dealt, Mapping):
         names, dealt = list(_unique(list(dealt), len(dealt))), list(dealt.values())
     if not isinstance(dealt, list | tuple | np.ndarray) or not len(dealt):
-        raise ValueError(f"the partitioner returned {checks.short(dealt)}: it must return the rows of each client")
+        raise ValueError(f"the partitioner returned {brief(dealt)}: it must return the rows of each client")
     held = [_rows(rows, len(dataset), client) for client, rows in enumerate(dealt)]
     joined = np.concatenate(held)
     rows, counts = np.unique(joined, return_counts=True)
@@ -490,15 +488,16 @@ def _own(order: np.ndarray, groups: np.ndarray, clients: list[Any], name: str) -
 
 def _pairs(clients: Any, split: str) -> list[tuple[Tree, Any]]:
     if not isinstance(clients, Sequence) or isinstance(clients, str):
-        raise ValueError(f"{split} is {checks.short(clients)}: give a list of pairs (x, y), one for each client")
+        raise ValueError(f"{split} is {brief(clients)}: give a list of pairs (x, y), one for each client")
     return [door.pair(given, f"client {client} ({split})") for client, given in enumerate(clients)]
 
 
 def _unique(names: Any, population: int) -> tuple[str, ...]:
     """Names of clients, checked."""
-    texts = tuple(map(str, names))
-    if isinstance(names, str) or len(texts) != population or len(set(texts)) < population:
-        raise ValueError(f"names={checks.short(names)}: give one name for each of {population} clients, all different")
+    listed = isinstance(names, Sequence | np.ndarray) and not isinstance(names, str)
+    texts = tuple(map(str, names)) if listed else ()
+    if len(texts) != population or len(set(texts)) < population:
+        raise ValueError(f"names={brief(names)}: give one name for each of {population} clients, all different")
     return texts
 
 

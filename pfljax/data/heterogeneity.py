@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from pfljax import checks
 from pfljax.data.federated import FederatedData
 
 
@@ -55,8 +56,9 @@ def heterogeneity(data: FederatedData, *, weights: Literal["size", "uniform"] = 
       weights: a client counts by its training examples, or all that have any count the same.
 
     Raises:
-      ValueError: if labels are not classes.
+      ValueError: if labels are not classes, or `weights` is neither.
     """
+    checks.each(Literal["size", "uniform"], weights=weights)
     counts = data.label_counts()[: data.num_clients]
     sizes = data.sizes()[: data.num_clients]
     held = counts[counts.sum(1) > 0]

@@ -11,19 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from pfljax.data.checks import NUMBER, short, whole
+from pfljax import checks
+from pfljax.checks import Bounds, Count, Size
 from pfljax.data.dataset import Dataset
 from pfljax.data.door import array
+from pfljax.printing import brief
 
-Held = Sequence[Any] | Mapping[Any, Any]
+Held = Sequence[Any] | np.ndarray | Mapping[Any, Any]
 """Row numbers of each client, in a list, or in a dictionary by the clients' names."""
 
 Partitioner = Callable[[Dataset, np.random.Generator], Held]
 """`(dataset, generator) ->` row numbers of each client."""
+
+Alpha = Annotated[float, Bounds(above=0, most=1e9)]
+"""The concentration of a Dirichlet distribution; 1e9 is as good as IID."""
+
+Moderate = Annotated[float, Bounds(least=0, most=100)]
+"""At 100 one client holds nearly all."""
 
 # Below, a Dirichlet share is mostly smaller than the 1e-9 that keeps Sinkhorn's scaling alive.
 _SHARP = 0.02
@@ -50,7 +58,7 @@ def iid(clients: int, sizes: Sequence[int] | None = None) -> Partitioner:
     Raises:
       ValueError: if there are fewer examples than clients or than `sizes` ask for.
     """
-    _check(clients=clients)
+    checks.each(Count, clients=clients)
 
     @_in_canonical_order
     def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
@@ -70,7 +78,7 @@ def shards(clients: int, shards_per_client: int = 2) -> Partitioner:
 
     Source: McMahan et al., "Communication-efficient learning of deep networks from decentralized data", AISTATS 2017.
     """
-    _check(clients=clients, shards_per_client=shards_per_client)
+    checks.each(Count, clients=clients, shards_per_client=shards_per_client)
     count = clients * shards_per_client
 
     @_in_canonical_order
@@ -104,7 +112,7 @@ def classes_per_client(clients: int, k: int, *, uneven: bool = False) -> Partiti
 
     Source: the splits of Arivazhagan et al., "Federated learning with personalization layers", 2019.
     """
-    _check(clients=clients, k=k)
+    checks.each(Count, clients=clients, k=k)
 
     @_in_canonical_order
     def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
@@ -171,11 +179,11 @@ def dirichlet(
     Source: Hsu et al., "Measuring the effects of non-identical data distribution", 2019 (per class as in Yurochkin et
     al., ICML 2019); the capped variant as in Li et al., "Federated learning on non-IID data silos", ICDE 2022.
     """
-    _check(clients=clients, alpha=alpha, max_tries=max_tries)
+    checks.each(Count, clients=clients, max_tries=max_tries)
+    checks.each(Alpha, alpha=alpha)
     if variant not in ("capped", "raw", "balanced"):
         raise ValueError(f"variant={variant!r}: choose 'capped', 'raw' or 'balanced'")
-    if min_size is not None:
-        whole("min_size", min_size, 0)
+    checks.each(Size | None, min_size=min_size)
 
     @_in_canonical_order
     def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
@@ -187,7 +195,7 @@ def dirichlet(
         elif variant == "balanced":
             wanted = apportion(len(label), np.ones(clients))
             if alpha < _SHARP:
-                counts = _largest_first(sizes, wanted, alpha, generator)
+                counts = _largest_first(sizes, wanted, _log_shares((classes, clients), alpha, generator))
             else:
                 counts = _balanced(sizes, generator.dirichlet(np.full(clients, alpha), classes), wanted)
         else:
@@ -223,7 +231,8 @@ def dirichlet_client(
 
     Source: Hsu et al., "Measuring the effects of non-identical data distribution", 2019 (prior `global`).
     """
-    _check(clients=clients, alpha=alpha)
+    checks.each(Count, clients=clients)
+    checks.each(Alpha, alpha=alpha)
     if prior not in ("uniform", "global"):
         raise ValueError(f"prior={prior!r}: choose 'uniform' or 'global'")
 
@@ -252,8 +261,8 @@ def power_law(clients: int, exponent: float = 1.5, *, min_size: int = 2) -> Part
     Raises:
       ValueError: if there are fewer than N * `min_size` examples.
     """
-    _check(clients=clients, min_size=min_size)
-    _moderate(exponent=exponent)
+    checks.each(Count, clients=clients, min_size=min_size)
+    checks.each(Moderate, exponent=exponent)
     return _by_share(
         clients, min_size, lambda generator: generator.permutation(np.arange(1.0, clients + 1) ** -exponent)
     )
@@ -265,8 +274,8 @@ def log_normal(clients: int, sigma: float = 1.0, *, min_size: int = 2) -> Partit
     Raises:
       ValueError: if there are fewer than N * `min_size` examples.
     """
-    _check(clients=clients, min_size=min_size)
-    _moderate(sigma=sigma)
+    checks.each(Count, clients=clients, min_size=min_size)
+    checks.each(Moderate, sigma=sigma)
 
     def shares(generator: np.random.Generator) -> np.ndarray:
         exponents = sigma * generator.standard_normal(clients)
@@ -285,7 +294,7 @@ def natural(clients: int | None = None, *, min_size: int = 1) -> Partitioner:
     Raises:
       ValueError: if the data set has no groups, or too few.
     """
-    _check(clients=1 if clients is None else clients, min_size=min_size)
+    checks.each(Count, clients=1 if clients is None else clients, min_size=min_size)
 
     @_in_canonical_order
     def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
@@ -336,19 +345,6 @@ def apportion(total: int, weights: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _check(alpha: float = 1.0, **counts: int) -> None:
-    for name, count in counts.items():
-        whole(name, count, 1)
-    if not (isinstance(alpha, NUMBER) and 0 < alpha <= 1e9):
-        raise ValueError(f"alpha={short(alpha)}: it must be a number above 0 and at most 1e9, which is as good as IID")
-
-
-def _moderate(**numbers: float) -> None:
-    for name, number in numbers.items():
-        if not (isinstance(number, NUMBER) and 0 <= number <= 100):
-            raise ValueError(f"{name}={short(number)}: it must lie in 0..100, where one client holds nearly all")
-
-
 def _enough(examples: int, clients: int, least: int) -> None:
     if examples < clients * least:
         raise ValueError(
@@ -374,7 +370,7 @@ def _sizes(sizes: Sequence[int] | None, clients: int, dataset: Dataset) -> np.nd
     wanted = array(sizes, "sizes")
     if wanted.shape != (clients,) or wanted.dtype.kind not in "iu" or wanted.min() < 0 or wanted.sum() > len(dataset):
         raise ValueError(
-            f"sizes={short(sizes)}: give {clients} whole numbers of at least 0 that add up to at most {len(dataset)}"
+            f"sizes={brief(sizes)}: give {clients} whole numbers of at least 0 that add up to at most {len(dataset)}"
         )
     return wanted
 
@@ -434,16 +430,21 @@ def _among(
     return shares
 
 
-def _largest_first(sizes: np.ndarray, wanted: np.ndarray, alpha: float, generator: np.random.Generator) -> np.ndarray:
+def _log_shares(shape: tuple[int, int], alpha: float, generator: np.random.Generator) -> np.ndarray:
+    """`alpha log q_y` of `q_y ~ Dir(alpha 1_N)`, less the largest of each class [C, N], which does not underflow."""
+    logs = alpha * np.log(generator.standard_gamma(1 + alpha, shape)) + np.log1p(-generator.random(shape))
+    return logs - logs.max(1, keepdims=True)
+
+
+def _largest_first(sizes: np.ndarray, wanted: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Integers with row sums `sizes` and column sums `wanted`: of the largest share as much as fits, then of the next.
 
-    Shares are compared by `alpha log q_y`, less the largest of the class, which does not underflow.
+    >>> _largest_first(np.array([3, 2]), np.array([2, 3]), np.array([[-1.0, 0.0], [-2.0, -3.0]])).tolist()
+    [[0, 3], [2, 0]]
     """
-    shape = len(sizes), len(wanted)
-    logs = alpha * np.log(generator.standard_gamma(1 + alpha, shape)) + np.log1p(-generator.random(shape))
-    order = np.argsort(logs.max(1, keepdims=True) - logs, axis=None, kind="stable")
-    counts, rows, columns = np.zeros(shape, int), sizes.copy(), wanted.copy()
-    for y, client in zip(*np.unravel_index(order, shape), strict=True):
+    order = np.argsort(-shares, axis=None, kind="stable")
+    counts, rows, columns = np.zeros(shares.shape, int), sizes.copy(), wanted.copy()
+    for y, client in zip(*np.unravel_index(order, shares.shape), strict=True):
         counts[y, client] = amount = min(rows[y], columns[client])
         rows[y] -= amount
         columns[client] -= amount

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pfljax import checks
 from pfljax.data import synthetic, tfds
-from pfljax.data.checks import nearest, short
 from pfljax.data.dataset import Dataset, from_arrays
 
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
@@ -69,8 +69,7 @@ def load(
     """
     if source not in ("auto", "files", "tfds"):
         raise ValueError(f"source={source!r}: choose 'auto', 'files' or 'tfds'")
-    if not isinstance(name, str | Path):
-        raise ValueError(f"name={short(name)}: give the name of a data set, or the path of a file")
+    checks.each(str | Path, name=name)
     keys = {"groups": groups, "units": units, "times": times}
     if source == "tfds":
         _unused(keys, ("units", "times"), f"{name} of TFDS")
@@ -79,7 +78,8 @@ def load(
         name, path = Path(name).stem, name
     name = str(name)
     if path is None and name not in NAMES:
-        raise ValueError(f"no data set is named {name!r}: {nearest(name, NAMES)} Or give a path, or source='tfds'")
+        advice = checks.nearest(name, NAMES, "choose one of")
+        raise ValueError(f"no data set is named {name!r}: {advice}; or give a path, or source='tfds'")
     if path is None and name in ("digits", "synthetic"):
         _unused(keys, keys, name)
         return _digits() if name == "digits" else synthetic.synthetic_v2()
@@ -136,7 +136,7 @@ def read_npz(
             names = [] if key is None else [f"{key}{suffix}", f"{key.removesuffix('_train')}{suffix}"]
             held = [name for name in names if name in arrays]
             if names and not held:
-                raise ValueError(f"{path} has no array {names[0]!r} for {argument}: it has {', '.join(arrays)}")
+                raise ValueError(f"{path} has no array {names[-1]!r} for {argument}: it has {', '.join(arrays)}")
             if held:
                 found[argument] = arrays[held[0]]
         if groups is None and (named := [key for key in ("groups", "writer") if f"{key}{suffix}" in arrays]):

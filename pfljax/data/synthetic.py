@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from pfljax import checks
+from pfljax.checks import Count, NotNegative, Seed
+from pfljax.data import door
 from pfljax.data.dataset import Dataset, from_arrays
 
 
@@ -36,8 +39,9 @@ def synthetic_v2(
     Returns:
       A data set whose groups are the clients: partition it with `natural()`.
     """
-    _check(clients, tau=tau, beta=beta)
-    counts = np.minimum(_log_normal(clients, seed), 1000) if sizes is None else np.asarray(sizes)
+    checks.each(NotNegative, tau=tau, beta=beta)
+    _check(clients, dim, num_classes, seed)
+    counts = np.minimum(_log_normal(clients, seed), 1000) if sizes is None else door.array(sizes, "sizes")
     shape = (dim + 1, num_classes)
     common = _stream(seed, 0).standard_normal(shape)
 
@@ -75,8 +79,9 @@ def synthetic(
 
     Source: Li et al., "Federated optimization in heterogeneous networks", MLSys 2020, section 5.1.
     """
-    _check(clients, alpha=alpha, beta=beta)
-    counts = _log_normal(clients, seed) if sizes is None else np.asarray(sizes)
+    checks.each(NotNegative, alpha=alpha, beta=beta)
+    _check(clients, dim, num_classes, seed)
+    counts = _log_normal(clients, seed) if sizes is None else door.array(sizes, "sizes")
     shape = (dim + 1, num_classes)
     common = _stream(seed, 0).standard_normal(shape)
 
@@ -107,8 +112,8 @@ def _generate(
     num_classes: int,
     seed: int,
 ) -> Dataset:
-    if sizes.shape != (clients,) or sizes.min() < 0:
-        raise ValueError(f"sizes={sizes}: give one number of at least 0 for each of {clients} clients")
+    if sizes.shape != (clients,) or sizes.dtype.kind not in "iu" or sizes.min() < 0:
+        raise ValueError(f"sizes={sizes}: give one whole number of at least 0 for each of {clients} clients")
     scale = np.arange(1, dim + 1) ** -0.6
     inputs, targets = [], []
     for client, size in enumerate(sizes):
@@ -126,12 +131,9 @@ def _generate(
     )
 
 
-def _check(clients: int, **spreads: float) -> None:
-    if clients < 1:
-        raise ValueError(f"clients={clients}: it must be at least 1")
-    for name, spread in spreads.items():
-        if not 0 <= spread < np.inf:
-            raise ValueError(f"{name}={spread}: a standard deviation is a number of at least 0")
+def _check(clients: int, dim: int, num_classes: int, seed: int) -> None:
+    checks.each(Count, clients=clients, dim=dim, num_classes=num_classes)
+    checks.each(Seed, seed=seed)
 
 
 def _stream(seed: int, *path: int) -> np.random.Generator:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pfljax import checks
 from pfljax.checks import Count
+from pfljax.models import sizes
 from pfljax.models.convolution import cnn
 from pfljax.models.dense import logistic, mlp
 from pfljax.models.linen import from_linen
@@ -22,6 +23,8 @@ from pfljax.types import Model
 def _char_lstm(
     shape: Sequence[int], classes: int, embedding: Count = 8, hidden: Count = 256, layers: Count = 2
 ) -> Model:
+    if len(sizes.example(shape, "[length]")) != 1:
+        raise ValueError(f"shape={tuple(shape)}: char_lstm reads tokens [length], one whole number at each place")
     return char_lstm(classes, *shape, embedding=embedding, hidden=hidden, layers=layers)
 
 

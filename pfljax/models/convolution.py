@@ -8,6 +8,7 @@ from typing import Literal
 from flax import linen as nn
 
 from pfljax import checks
+from pfljax.models import sizes
 from pfljax.models.layers import Classifier, flat, image
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -41,5 +42,9 @@ def cnn(shape: Sequence[int], classes: checks.Count, padding: Literal["SAME", "V
       classes: number of outputs.
       padding: `"VALID"` or `"SAME"`. Default: `"VALID"` where both convolutions fit, which takes 16 pixels a side,
         else `"SAME"`.
+
+    Raises:
+      ValueError: if `shape` is no image with its channels last, or is smaller than 4 pixels a side (16 for `"VALID"`).
     """
+    shape = sizes.image(shape, 16 if padding == "VALID" else 4)
     return from_linen(CNN(classes, padding or ("VALID" if min(shape[:2]) >= 16 else "SAME")), shape)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 
 from pfljax import checks
+from pfljax.models import sizes
 from pfljax.models.layers import Classifier, flat
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -29,7 +30,7 @@ class MLP(nn.Module):
 @checks.by_hints()
 def mlp(shape: Sequence[int], classes: checks.Count, hidden: Sequence[checks.Count] = (100,)) -> Model:
     """A multilayer perceptron with ReLU on the flattened example; its blocks are its dense layers."""
-    return from_linen(MLP(tuple(hidden), classes), shape)
+    return from_linen(MLP(tuple(hidden), classes), sizes.example(shape, "[...]"))
 
 
 @checks.by_hints()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 
 from pfljax import checks
+from pfljax.models import sizes
 from pfljax.models.layers import Classifier, Norm, conv, image, normalization
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -71,4 +72,4 @@ def mobilenet_v1(
 
     Source: Howard et al., "MobileNets", 2017, table 1, https://arxiv.org/abs/1704.04861.
     """
-    return from_linen(MobileNet(classes, width, norm), shape)
+    return from_linen(MobileNet(classes, width, norm), sizes.image(shape))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 
 from pfljax import checks
+from pfljax.models import sizes
 from pfljax.models.layers import Classifier, Norm, Stem, conv, normalization
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -53,7 +54,7 @@ def resnet8(shape: Sequence[int], classes: checks.Count, norm: Norm = "group") -
     The family of 6n + 2 layers of He et al. (CVPR 2016, section 4.2), with n = 1, and 1x1 convolutions as shortcuts.
     `norm` is `"group"`, `"batch"` or `"layer"`.
     """
-    return from_linen(ResNet((1, 1, 1), 16, classes, norm), shape)
+    return from_linen(ResNet((1, 1, 1), 16, classes, norm), sizes.image(shape))
 
 
 @checks.by_hints()
@@ -63,10 +64,10 @@ def resnet18(shape: Sequence[int], classes: checks.Count, norm: Norm = "group") 
     Source: He et al., "Deep residual learning for image recognition", CVPR 2016, table 1,
     https://arxiv.org/abs/1512.03385. The stem fits the image: see `pfljax.models.layers.Stem`.
     """
-    return from_linen(ResNet((2, 2, 2, 2), 64, classes, norm), shape)
+    return from_linen(ResNet((2, 2, 2, 2), 64, classes, norm), sizes.image(shape))
 
 
 @checks.by_hints()
 def resnet34(shape: Sequence[int], classes: checks.Count, norm: Norm = "group") -> Model:
     """ResNet-34: 3, 4, 6, 3 basic blocks of 64 to 512 channels; 18 blocks with stem and classifier. See `resnet18`."""
-    return from_linen(ResNet((3, 4, 6, 3), 64, classes, norm), shape)
+    return from_linen(ResNet((3, 4, 6, 3), 64, classes, norm), sizes.image(shape))

@@ -1,7 +1,7 @@
 """Sweeps: many points of one experiment, a compiled program for each group of them, a ledger of how they ended.
 
     swept = pfljax.sweep(config, {"local.lr": [0.01, 0.1], "run.seed": range(5)}, "runs/swept")
-    rich.print(swept.table())
+    print(swept)
 
 On the command line: `pfljax sweep`.
 """

@@ -147,7 +147,8 @@ class Ledger:
             self._compare("ok", word, "a page")
         for id, outcome in self.outcomes().items():
             if outcome.status == "done":
-                self.result(id)
+                with suppress(KeyError):  # a point that was lost is entered again, its outcome serves it
+                    self.result(id)
 
     def absorb(self, other: Ledger) -> list[str]:
         """Takes over what `other` has; of a point that ended differently there, the outcome here stays.

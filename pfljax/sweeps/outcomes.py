@@ -260,7 +260,7 @@ class Sweep(Shown):
         names = list(dict.fromkeys(name for standing in standings for name in standing.setting))
         shown = standings[:rows]
         more = f"the first {len(shown)} of {len(standings)} settings; " * (len(shown) < len(standings))
-        table = Table(f"{what.title}: mean ± 95 % interval over seeds", more + spell_counts(self.counts))
+        table = Table(f"Mean {what.title} ± 95 % interval over seeds", more + spell_counts(self.counts))
         for name in names:
             table.add_names(name.replace(".", ".\n"), justify="right")
         columns = {"validation": validated, "test": True, "seeds": True, "diverged": bool(self.counts["diverged"])}

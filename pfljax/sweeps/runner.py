@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pfljax import checks, files, hosts, results
+from pfljax.checkpoint import differences
 from pfljax.experiment import Config
 from pfljax.progress import Bar
 from pfljax.sweeps import spaces
@@ -173,7 +174,8 @@ def _enter(out: Path, begun: _Begun, shard: tuple[int, int] | None, resume: bool
     """Makes `out` the folder of this sweep, or finds that it is."""
     known = _known(out, begun, resume)
     if digest(known.config) != digest(begun.config):
-        raise FileExistsError(f"{out} holds a sweep of another configuration: choose another folder")
+        changes = differences(known.config, begun.config)
+        raise FileExistsError(f"{out} holds a sweep of another configuration ({changes}): choose another folder")
     if not resume and any(path.exists() for path in ([path_of(out, shard)] if shard else paths(out))):
         raise FileExistsError(f"{out} holds this sweep already: resume it or choose another folder")
     names = {digest(setting) for setting in known.space}

@@ -260,3 +260,199 @@ def test_rows_keep_their_order_and_partitions_forget_it(order: list[int]) -> Non
 def test_bad_arrays(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_arrays(**({"x": np.zeros((2, 1)), "y": np.array([0, 1])} | options))
+
+
+PEOPLE = np.repeat(["cy", "al", "bo", "di"], 30)
+
+
+def of_people(**more: Any) -> Dataset:
+    return from_arrays(np.arange(120)[:, None], np.arange(120) % 2, groups=PEOPLE, name="people", **more)
+
+
+def test_index_lists_mean_the_rows_as_given() -> None:
+    """As lists, as a function, as an array; named by a dictionary."""
+    lists = [[5, 3, 100], [40, 41]]
+    for partitioner in (p.by_index(lists), lambda dataset, generator: lists):
+        data = federate(of_people(), partitioner, test=0.0)
+        assert [sorted(rows) for rows in held(data, "train")] == [[3, 5, 100], [40, 41]]
+        assert data.names == ("0", "1")
+    square = federate(of_people(), p.by_index(np.arange(120).reshape(4, 30)), test=0.0)
+    assert sorted(held(square, "train")[1]) == list(range(30, 60))
+    assert square.names == ("cy", "al", "bo", "di")
+    named = federate(of_people(), p.by_index({"north": [1, 2], "south": [7]}), test=0.0, unseen=0.5, seed=1)
+    assert dict(zip(named.names, map(sorted, held(named, "train")), strict=True)) == {"north": [1, 2], "south": [7]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[0, 120]], r"rows of client 0 lie in 0\.\.120, and there are 120 examples"),
+        ([[0], [-1]], r"rows of client 1 lie in -1\.\.-1"),
+        ([[0, 1, 0]], "row 0 is held twice, by clients 0 and 0"),
+        ([[0, 1], [2, 1]], "row 1 is held twice, by clients 0 and 1"),
+        ([PEOPLE == "al"], "np.flatnonzero makes them of a mask"),
+        ([[0.0, 1.0]], r"float64\[2\]: give whole numbers"),
+        ([1, 2], r"int64\[\]: give whole numbers"),
+        ([], "must return the rows of each client"),
+        (None, "the partitioner returned None"),
+        ([[]], "client 0 holds 0 examples"),
+    ],
+)
+def test_bad_index_lists(rows: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        federate(of_people(), p.by_index(rows))
+
+
+@pytest.mark.parametrize("unseen", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("clients", [None, 3])
+def test_clients_that_are_groups_keep_their_names(clients: int | None, unseen: float) -> None:
+    """However they are chosen and numbered; a client of several groups, or of a part of one, has its number."""
+    data = federate(of_people(), p.natural(clients), unseen=unseen, seed=3)
+    assert len(data.names) == data.num_clients + data.num_unseen
+    for name, *parts in zip(data.names, held(data, "train"), held(data, "test"), strict=True):
+        assert set(PEOPLE[joined(parts)]) == {name}
+    assert federate(of_people(), p.iid(3)).names == ("0", "1", "2")
+    assert federate(of_people(), p.by_index([range(10), range(10, 20)])).names == ("0", "1")
+    assert data.pooled().names == ("pooled",)
+    numbers = from_arrays(np.zeros((6, 1)), np.zeros(6, int), groups=np.array([7, 7, 7, 5, 5, 5]))
+    assert federate(numbers, p.natural()).names == ("5", "7")
+
+
+def test_names_change_neither_fingerprints_nor_programs() -> None:
+    """Federations that differ in names only are one program's arguments; each keeps its own."""
+    pairs = [([[1.0], [2.0]], ["a", "b"]), ([[3.0], [4.0]], ["b", "a"])]
+    plain = from_clients([(x, [int(label == "b") for label in y]) for x, y in pairs])
+    one, other = (from_clients(pairs, names=names) for names in (["n", "s"], ["e", "w"]))
+    assert plain.fingerprint == one.fingerprint == other.fingerprint
+    traced = []
+    sizes = jax.jit(lambda data: traced.append(data) or data.train.size)
+    for data in (plain, one, other):
+        assert sizes(data).tolist() == [2, 2]
+        assert jax.device_put(data).names == data.names
+    assert len(traced) == 1
+    assert (one.names, other.names, one.class_names, plain.class_names) == (("n", "s"), ("e", "w"), ("a", "b"), None)
+    for names in (["n"], ["n", "n"], "ns", 5):
+        with pytest.raises(ValueError, match="give one name for each of 2 clients, all different"):
+            from_clients(pairs, names=names)  # type: ignore[arg-type]
+
+
+def test_official_examples_of_the_same_person() -> None:
+    """Each client gets those of its group and no other; without any there is an error that says so."""
+    tested = np.repeat(["bo", "al", "eve"], 10)
+    official = from_arrays(1000 + np.arange(30)[:, None], np.arange(30) % 2, groups=tested)
+    data = federate(of_people(test=official), p.natural(), test="mirror", unseen=0.25, seed=2)
+    for name, rows in zip(data.names, held(data, "test"), strict=True):
+        assert sorted(rows) == (1000 + np.flatnonzero(tested == name)).tolist()
+    assert sorted(data.sizes("test").tolist()) == [0, 0, 10, 10]
+    assert sum(federate(of_people(test=official), p.iid(4), test="mirror").sizes("test")) == 30
+    assert "eve" in federate(of_people(test=official), p.natural(), test="pooled").names
+    others = from_arrays(np.arange(30)[:, None], np.arange(30) % 2, groups=np.repeat("eve", 30))
+    with pytest.raises(ValueError, match="of other groups, such as eve, than the clients, such as al: give a share"):
+        federate(of_people(test=others), p.natural(), test="mirror")
+
+
+@quick
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=4, max_size=60),
+    test=st.sampled_from([0.1, 0.25, 0.5, 0.9]),
+    validation=st.sampled_from([0.0, 0.3]),
+    chronological=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_stratified(labels: list[int], test: float, validation: float, chronological: bool, seed: int) -> None:
+    """Each class of each client in proportion; with two examples it is on both sides; nothing is lost."""
+    y = np.array(labels)
+    dataset = from_arrays(np.arange(len(y))[:, None], y)
+    options = {"test": test, "validation": validation, "chronological": chronological, "seed": seed}
+    data = federate(dataset, p.iid(2), stratify=True, **options)
+    dealt = joined(joined(held(data, split)) for split in ("train", "validation", "test"))
+    assert sorted(dealt) == list(range(len(y)))
+    train, validating, testing = (data.label_counts(split) for split in ("train", "validation", "test"))
+    count = train + validating + testing
+    assert (np.abs(testing - np.clip(test * count, np.minimum(1, count - 1), count - 1))[count > 0] <= 0.5).all()
+    assert (train[count > 0] > 0).all()
+    assert ((testing > 0) == (count > 1)).all()
+    assert ((validating > 0) == ((count - testing > 1) & (validation > 0))).all()
+
+
+def test_stratified_digits() -> None:
+    """Where the random split leaves classes of a client untested or untrained, the stratified one does not."""
+    y = np.random.default_rng(0).integers(0, 10, 600)
+    dataset = from_arrays(np.arange(600)[:, None], y)
+    for stratify in (False, True):
+        data = federate(dataset, p.dirichlet(20, 0.1, min_size=5), stratify=stratify, seed=0)
+        train, test = data.label_counts("train"), data.label_counts("test")
+        assert bool(((train == 0) & (test > 0)).any() or ((train > 2) & (test == 0)).any()) is not stratify
+
+
+@pytest.mark.parametrize("stratify", [False, True])
+def test_chronological(stratify: bool) -> None:
+    """Trained on the past, validated on what follows, tested on the last; by times, or in the order given."""
+    times = np.random.default_rng(0).permutation(120)
+    stamps = np.datetime64("2024-01-01") + times
+    for dataset, when in ((of_people(times=stamps), times), (of_people(), np.arange(120))):
+        data = federate(dataset, p.natural(), validation=0.2, stratify=stratify, chronological=True)
+        assert data.sizes("test").tolist() == [8 if stratify else 7] * 4
+        for parts in zip(*(held(data, split) for split in ("train", "validation", "test")), strict=True):
+            train, validating, testing = (when[rows] for rows in parts)
+            assert (np.diff(train) > 0).all()
+            for label in (0, 1) if stratify else (slice(None),):
+                mine = [w if isinstance(label, slice) else w[np.asarray(rows) % 2 == label] for w, rows in
+                        zip((train, validating, testing), parts, strict=True)]  # fmt: skip
+                assert mine[0].max() < mine[1].min()
+                assert mine[1].max() < mine[2].min()
+
+
+def test_units_in_time() -> None:
+    """A unit is tested as a whole, if it ends among the last."""
+    units = np.repeat([3, 1, 0, 2], 5)[np.array([0, 6, 1, 7, 2, 8, 3, 9, 4, 5, *range(10, 20)])]
+    dataset = from_arrays(np.arange(20)[:, None], np.zeros(20, int), units=units)
+    data = federate(dataset, p.iid(1), test=0.5, chronological=True)
+    assert sorted(held(data, "test")[0]) == list(range(10, 20))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (from_arrays(np.zeros((4, 1)), np.linspace(0, 1, 4)), "needs one class for each example"),
+        (from_arrays(np.zeros((4, 1)), np.zeros((4, 2), int)), "needs one class for each example"),
+        (from_arrays(np.zeros((4, 1)), [0, 1, 0, 0], units=["a", "b", "b", "a"]), "would tear the unit b"),
+    ],
+)
+def test_what_cannot_be_stratified(dataset: Dataset, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        federate(dataset, p.iid(1), stratify=True)
+
+
+def test_units_of_one_class_are_stratified() -> None:
+    units = np.arange(60) // 5
+    data = federate(from_arrays(np.arange(60)[:, None], units % 2, units=units), p.iid(1), stratify=True, test=0.3)
+    assert data.label_counts("test").tolist() == [[10, 10]]
+    assert len(set(units[held(data, "test")[0]])) == 4
+
+
+SLIPS: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
+    "no brackets": (of_people(), p.natural, {}, r"natural makes a partitioner: call it, as in pfl\.natural"),
+    "a name": (of_people(), "dirichlett", {}, "'dirichlett' is a name, .* did you mean 'dirichlet'"),
+    "lists": (of_people(), [[1], [2]], {}, r"use pfl\.by_index for lists of rows"),
+    "nothing": (of_people(), None, {}, "is no function .dataset, generator."),
+    "one argument": (of_people(), lambda dataset: [[1]], {}, "is no function .dataset, generator."),
+    "the other way round": (p.iid(3), of_people(), {}, "federate deals a data set, not iid"),
+    "arrays": ((np.zeros((3, 1)), [0, 1, 2]), p.iid(3), {}, "make one with load or from_arrays"),
+    "a federation": (federate(of_people(), p.iid(2)), p.iid(3), {}, "make one with load or from_arrays"),
+    "no seed": (of_people(), p.iid(3), {"seed": -1}, "seed=-1: it must be a whole number"),
+    "a huge seed": (of_people(), p.iid(3), {"seed": 2**70}, "seed=1180591620717411303424: it must be"),
+    "True": (of_people(), p.iid(3), {"test": True}, "test=True: it must be a number"),
+    "None": (of_people(), p.iid(3), {"validation": None}, "validation=None: it must be a number"),
+    "below 0": (of_people(), p.iid(3), {"unseen": -1}, "unseen=-1: it must be a number"),
+    "a word": (of_people(), p.iid(3), {"stratify": "yes"}, "stratify='yes': it must be True or False"),
+    "a negative size": (of_people(), p.iid(3), {"min_size": -1}, "min_size=-1: it must be a whole number"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_slips(slip: str) -> None:
+    dataset, partitioner, options, message = SLIPS[slip]
+    with pytest.raises(ValueError, match=message) as error:
+        federate(dataset, partitioner, **options)
+    assert len(str(error.value)) < 250

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pfljax.data import Dataset, Partitioner, load
+from pfljax.data import Dataset, Partitioner, from_arrays, load
 from pfljax.data import partition as p
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,7 +23,7 @@ def dataset(y: Any, groups: Any = None) -> Dataset:
 
 
 def deal(partitioner: Partitioner, data: Dataset, seed: int = 0) -> list[np.ndarray]:
-    return partitioner(data, np.random.Generator(np.random.PCG64(seed)))
+    return list(partitioner(data, np.random.Generator(np.random.PCG64(seed))))
 
 
 def counts(parts: list[np.ndarray], data: Dataset) -> np.ndarray:
@@ -239,3 +240,81 @@ def test_natural() -> None:
     assert all(rows in [[1, 2, 5], [3], [0, 4], [6]] for rows in chosen)
     with pytest.raises(ValueError, match="2 groups of at least 2 examples, 3 are wanted"):
         deal(p.natural(3, min_size=2), data)
+
+
+SHARP: dict[str, Callable[[int, float], Partitioner]] = {
+    "raw": lambda n, a: p.dirichlet(n, a, variant="raw"),
+    "capped": lambda n, a: p.dirichlet(n, a, min_size=0),
+    "balanced": lambda n, a: p.dirichlet(n, a, variant="balanced"),
+    "client": p.dirichlet_client,
+    "client global": lambda n, a: p.dirichlet_client(n, a, prior="global"),
+}
+
+
+@pytest.mark.parametrize("name", SHARP)
+@quick
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=2, max_size=8),
+    clients=st.integers(1, 12),
+    alpha=st.sampled_from([5e-324, 1e-300, 1e-12, 1e-6]),
+    seed=st.integers(0, 999),
+)
+def test_the_limit_of_small_alpha(name: str, sizes: list[int], clients: int, alpha: float, seed: int) -> None:
+    """Shares are 0 or 1: a class goes to one client as far as it may, so at most C + N - 1 pairs are not empty.
+
+    Without sizes to keep, `raw` and `capped` give every class whole to one client.
+    """
+    data = dataset(np.repeat(np.arange(len(sizes)), sizes))
+    held = counts(deal(SHARP[name](min(clients, len(data)), alpha), data, seed), data)
+    assert held.sum(0).tolist() == sizes
+    most = len(sizes) if name in ("raw", "capped") else len(sizes) + len(held) - 1
+    assert (held > 0).sum() <= most
+
+
+@pytest.mark.parametrize("name", SHARP)
+def test_smaller_alpha_means_fewer_labels(name: str) -> None:
+    """On ten equal classes and twenty clients, through the values where shares underflow one after the other."""
+    data = dataset(np.arange(2000) % 10)
+    labels = [
+        np.mean([(counts(deal(SHARP[name](20, alpha), data, seed), data) > 0).sum(1).mean() for seed in range(8)])
+        for alpha in (1.0, 0.1, 0.03, 0.01, 1e-3, 1e-6, 1e-12)
+    ]
+    assert all(after <= before + 0.1 for before, after in itertools.pairwise(labels)), labels
+
+
+@pytest.mark.parametrize("name", SHARP)
+def test_nobody_is_preferred_at_the_limit(name: str) -> None:
+    """The first class falls to each of 4 clients equally often."""
+    data = dataset(np.arange(80) % 4)
+    firsts = [counts(deal(SHARP[name](4, 1e-12), data, seed), data)[:, 0].argmax() for seed in range(400)]
+    assert np.bincount(firsts, minlength=4) / 400 == pytest.approx(0.25, abs=0.09)
+
+
+@pytest.mark.parametrize(
+    "partitioner",
+    [
+        *(make(1, 0.5) for name, make in MAKERS.items() if name != "classes_per_client"),
+        *(p.iid(60), p.power_law(60, 3.0, min_size=1), p.log_normal(60, 9.0, min_size=1), p.dirichlet_client(60, 0.1)),
+        *(p.power_law(20, 2.0, min_size=3), p.log_normal(20, 2.0, min_size=3), p.shards(60, 1), p.shards(4, 15)),
+        *(p.classes_per_client(4, 4), p.classes_per_client(4, 1), p.classes_per_client(60, 1)),
+        *(p.dirichlet(60, 0.1, variant="balanced"), p.dirichlet(60, 1e-9, variant="balanced")),
+        p.natural(60),
+    ],
+)
+def test_the_ends_of_the_ranges(partitioner: Partitioner) -> None:
+    """One client, as many clients as examples, all to the minimum, one class or all classes each."""
+    data = dataset(np.arange(60) % 4, np.arange(60))
+    assert sorted(np.concatenate(deal(partitioner, data)).tolist()) == list(range(60))
+
+
+@quick
+@given(order=st.permutations(range(30)), name=st.sampled_from(sorted(MAKERS)))
+def test_partitions_do_not_depend_on_the_order(order: list[int], name: str) -> None:
+    """The same examples in another order: the same clients hold them, by rows as they were given."""
+    x, y = np.arange(30)[:, None], np.arange(30) % 3
+    one, other = (
+        from_arrays(x[rows], y[rows], groups=y[rows], name="toy") for rows in (np.arange(30), np.asarray(order))
+    )
+    partitioner = MAKERS[name](3, 0.5)
+    held = [[data.x[rows, 0].tolist() for rows in deal(partitioner, data)] for data in (one, other)]
+    assert held[0] == held[1]

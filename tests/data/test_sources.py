@@ -159,7 +159,7 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch, package: str, name: s
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="did you mean 'fashion_mnist'"):
         load("fashionmnist")
-    with pytest.raises(ValueError, match="choose one of digits"):
+    with pytest.raises(ValueError, match="choose one of 'digits'"):
         load("qqq")
     with pytest.raises(ValueError, match="choose 'auto', 'files' or 'tfds'"):
         load("digits", source="web")  # type: ignore[arg-type]
@@ -220,3 +220,34 @@ def test_fashion_mnist_of_debian() -> None:
     assert dataset.test is not None
     assert np.bincount(dataset.y).tolist() == [6000] * 10
     assert np.bincount(dataset.test.y).tolist() == [1000] * 10
+
+
+def test_names_of_arrays_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`writer` or `writer_train` for a file with both; a path in place of a name; times."""
+    monkeypatch.chdir(tmp_path)
+    people, day = np.arange(30) % 4, np.arange(30)[::-1]
+    np.savez("mine.npz", x_train=X, y_train=Y, who_train=people, day_train=day, x_test=TEST_X, y_test=TEST_Y,
+             who_test=np.arange(10) % 4, day_test=np.arange(10))  # fmt: skip
+    for name, path in (("mine.npz", None), (str(tmp_path / "mine.npz"), None), ("mine", "mine.npz")):
+        for groups in ("who", "who_train"):
+            dataset = load(name, path=path, groups=groups, times="day")
+            assert (dataset.name, len(dataset)) == ("mine", 30)
+            assert dataset.groups is not None
+            assert dataset.groups.tolist() == people.tolist()
+            assert dataset.times is not None
+            assert dataset.times.tolist() == day.tolist()
+            assert dataset.test is not None
+            assert dataset.test.groups is not None
+    with pytest.raises(ValueError, match="has no array 'whom_train' for groups: it has x_train"):
+        load("mine.npz", groups="whom_train")
+    with pytest.raises(FileNotFoundError, match=r"your is not in your\.npz"):
+        load("your.npz")
+    with pytest.raises(ValueError, match="name=5: it must be text"):
+        load(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", ["groups", "units", "times"])
+def test_arrays_that_a_source_cannot_have(option: str, tmp_path: Path) -> None:
+    for name, path in (("digits", None), ("mnist", write_idx(tmp_path))):
+        with pytest.raises(ValueError, match=f"{option}='who': .* has no such array"):
+            load(name, path=path, **{option: "who"})  # pyright: ignore[reportArgumentType]

@@ -46,7 +46,12 @@ def task(hidden: bool = True) -> Task:
         losses = -jnp.take_along_axis(log_p, batch.y[:, None], 1)[:, 0]
         return jnp.sum(losses * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1), params.stats
 
-    return Task(init, loss, predict, lambda outputs, y: {"accuracy": jnp.asarray(outputs.argmax(-1) == y, float)})
+    return Task(
+        init,
+        loss,
+        predict,
+        lambda outputs, y: {"accuracy": jnp.asarray(outputs.argmax(-1).astype(y.dtype) == y, float)},
+    )
 
 
 def data(seed: int = 0) -> FederatedData:
@@ -69,8 +74,10 @@ def plan(batch_size: int = 4) -> Plan:
         return -(-client.size // batch_size)
 
     def batch(client: ClientData, key: Array, step: Array) -> Batch:
-        turn = jax.random.randint(jax.random.fold_in(key, step // per_epoch(client)), (), 0, client.size)
-        places = step % per_epoch(client) * batch_size + jnp.arange(batch_size)
+        turn = jax.random.randint(
+            jax.random.fold_in(key, step // per_epoch(client)), (), 0, client.size, client.size.dtype
+        )
+        places = step % per_epoch(client) * batch_size + jnp.arange(batch_size, dtype=step.dtype)
         return local.gather(client, jnp.where(places < client.size, (places + turn) % client.size, places))
 
     return Plan(lambda client: 2 * per_epoch(client), batch)

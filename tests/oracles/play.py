@@ -94,7 +94,9 @@ def federate(
     def visited(phase: int) -> Callable[..., Any]:
         def batches(i: Any, t: Any) -> Any:
             key = jax.random.fold_in(_client_key(t, i), phase)
-            return jax.vmap(lambda step: plans[phase].batch(data.client(i), key, step))(jnp.arange(max(steps[phase])))
+            return jax.vmap(lambda step: plans[phase].batch(data.client(i), key, step))(
+                jnp.arange(max(steps[phase]), dtype=jnp.int32)
+            )
 
         return jax.jit(batches)
 

@@ -112,11 +112,46 @@ def adaptive(name: str, w: np.ndarray, rounds: int, **hyper: float) -> np.ndarra
     return w
 
 
+def to_the_letter(name: str, w: np.ndarray, rounds: int, **hyper: float) -> np.ndarray:
+    """Algorithm 2 of Reddi et al.: equal weights, v from tau^2 on, no correction, tau outside the root."""
+    beta1, beta2, tau = hyper.get("beta1", 0), hyper.get("beta2", 0), hyper["eps"]
+    m, v = np.zeros(2), np.full(2, tau**2)
+    for _ in range(rounds):
+        d = np.mean(q.descended(w, q.A, q.C, q.LR, q.STEPS), axis=0) - w
+        m = beta1 * m + (1 - beta1) * d
+        if name == "fedadagrad":
+            v = v + d**2
+        elif name == "fedadam":
+            v = beta2 * v + (1 - beta2) * d**2
+        else:
+            v = v - (1 - beta2) * d**2 * np.sign(v - d**2)
+        w = w + hyper["server_lr"] * m / (np.sqrt(v) + tau)
+    return w
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_server_optimizers(name):
     factory, hyper = getattr(algorithms, name), SERVERS[name]
     run = play.play(TASK, lambda **hyper: factory(TASK, solver(), **hyper), q.data(), 3, **hyper)
     close(run.state.server.params.trainable["w"], adaptive(name, np.zeros(2), 3, **hyper))
+
+
+@pytest.mark.parametrize("name", ["fedadagrad", "fedadam", "fedyogi"])
+def test_server_optimizers_to_the_letter(name):
+    factory, hyper = getattr(algorithms, name), SERVERS[name]
+
+    def build(**hyper):
+        return factory(TASK, solver(), form="paper", reduce=uniform(mean), **hyper)
+
+    run = play.play(TASK, build, q.data(), 3, **hyper)
+    close(run.state.server.params.trainable["w"], to_the_letter(name, np.zeros(2), 3, **hyper))
+    with pytest.raises(ValueError, match="form='adam': choose 'optax' or 'paper'"):
+        factory(TASK, solver(), form="adam")
+
+
+def test_momentum_of_the_server_may_weigh_clients_equally():
+    run = play.play(TASK, algorithms.fedavgm(TASK, solver(), reduce=uniform(mean)), q.data())
+    close(run.state.server.params.trainable["w"], (0.0057559375, 0.354506666667))
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -174,7 +209,7 @@ def test_fedavg_against_loops(hidden, by_n, plan):
 @pytest.mark.parametrize("init", ["common", "per_client"])
 def test_local_training_against_loops(init):
     solve = local.descent(optax.sgd(network.LR, momentum=0.5), network.plan())
-    run = network.train(algorithms.local_only(network.task(), solve, init=init))
+    run = network.train(algorithms.local_only(network.task(), solve, init=init, participation="cohort"))
     start = play.rows(run.start.clients.trainable, 5)
     assert np.array_equal(start[0]["W1"], start[1]["W1"]) == (init == "common")
     expected = reference.local_only(network.federation(), start, lr=network.LR, momentum=0.5)

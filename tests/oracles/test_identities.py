@@ -39,7 +39,7 @@ EVEN = uniform(mean)
 RUNS: dict[str, Callable[[], play.Played]] = {
     "fedavg": lambda: network.train(algorithms.fedavg(TASK, solver())),
     "fedavg, uniform": lambda: network.train(algorithms.fedavg(TASK, solver(), reduce=EVEN)),
-    "local": lambda: network.train(algorithms.local_only(TASK, solver())),
+    "local": lambda: network.train(algorithms.local_only(TASK, solver(), participation="cohort")),
     "gradient step": lambda: network.train(algorithms.fedavg(TASK, plain(plan=ONE)), cohort=None),
     "gradient step, uniform": lambda: network.train(algorithms.fedavg(TASK, plain(plan=ONE), reduce=EVEN), cohort=None),
 }
@@ -177,7 +177,7 @@ def test_per_fedavg_without_adaptation_is_fedavg_on_the_queries(order):
 
     def queries(data: Any, key: Any, step: Any) -> Batch:
         batch = plan.batch(data, key, step)
-        odd = batch.mask * (jnp.arange(4) % 2)
+        odd = batch.mask * (jnp.arange(4.0) % 2)
         return batch._replace(mask=jnp.where(odd.sum() > 0, odd, batch.mask))
 
     run = network.train(algorithms.per_fedavg(TASK, solver(), plan, alpha=0.0, order=order))
@@ -195,7 +195,7 @@ def test_apfl_with_alpha_0_deploys_fedavg_and_keeps_its_personal_models():
 
 
 STATEFUL: dict[str, Callable[[], Algorithm]] = {
-    "Local": lambda: algorithms.local_only(TASK, solver()),
+    "Local": lambda: algorithms.local_only(TASK, solver(), participation="cohort"),
     "FedPer": lambda: algorithms.fedper(TASK, solver(), HEAD),
     "SCAFFOLD": lambda: algorithms.scaffold(TASK, network.plan(), lr=LR),
     "Ditto": lambda: algorithms.ditto(TASK, solver(), solver(), lam=0.3),

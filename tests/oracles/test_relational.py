@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from pfljax import algorithms, local
-from pfljax.types import Params
+from pfljax.types import Algorithm, Params
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
 from tests.oracles import quadratics as q
@@ -84,6 +84,53 @@ def test_even_attention_is_the_mean():
     build = algorithms.fedamp(TASK, SOLVING, lam=1e14, alpha=1e14 / 3, sigma=1e14)
     run = play.play(TASK, build, q.data(), begin=with_table(TABLE))
     close(run.state.server.trainable["w"], q.prox(TABLE.mean(0), q.A, q.C, 3.0))
+
+
+def cloud(build: Algorithm, table: np.ndarray) -> np.ndarray:
+    """What clients that stand still leave in the table: Xi W."""
+    data = q.data(q.A[[0] * len(table)], np.zeros_like(table), (1,) * len(table))
+    return play.play(TASK, build, data, begin=with_table(table)).state.server.trainable["w"]
+
+
+SCATTER = np.random.default_rng(0).normal(size=(5, 2))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 5.0])
+def test_a_self_weight_is_never_negative(alpha):
+    """Where the weights of the others sum to more than 1 they are scaled to 1; others keep the paper's."""
+    xi = reference.fedamp_weights([{"w": row} for row in SCATTER], alpha=alpha, sigma=1.0)
+    own = np.diag(xi).copy()
+    np.fill_diagonal(xi, 0)
+    xi /= np.maximum(xi.sum(1, keepdims=True), 1)
+    np.fill_diagonal(xi, 1 - xi.sum(1))
+    assert (own < 0).all() == (alpha == 5.0)
+    assert (own < 0).any() == (alpha > 0.1)
+    build = algorithms.fedamp(TASK, STANDING, lam=0.0, alpha=alpha, sigma=1.0)
+    close(cloud(build, SCATTER), xi @ SCATTER)
+
+
+@pytest.mark.parametrize("sigma", [0.5, None], ids=["given", "of the models"])
+@pytest.mark.parametrize("clients", [1, 2, 5])
+def test_the_step_of_fedamp_follows_the_number_of_clients(clients, sigma):
+    """alpha = sigma / (N - 1), sigma ten times the mean squared distance; a client alone is its own cloud."""
+    table = SCATTER[:clients]
+    pairs = [np.sum((table[i] - table[j]) ** 2) for i in range(clients) for j in range(clients) if i != j]
+    scale = sigma or 10 * float(np.mean(pairs or [0.1]))
+    xi = reference.fedamp_weights([{"w": row} for row in table], alpha=scale / max(clients - 1, 1), sigma=scale)
+    assert np.diag(xi).min() >= 0
+    close(cloud(algorithms.fedamp(TASK, STANDING, sigma=sigma), table), xi @ table)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.5])
+def test_the_strength_of_fedamp_is_in_units_of_alpha(alpha):
+    """Equal models are their own cloud, so each client solves around them with the pull lam, or lam / alpha."""
+    build = algorithms.fedamp(TASK, SOLVING, lam=0.7, alpha=alpha)
+    run = play.play(TASK, build, q.data(), begin=with_table(np.ones((3, 2))))
+    close(run.state.server.trainable["w"], q.prox(np.ones(2), q.A, q.C, 0.7 / (alpha or 1)))
+
+
+def test_heurfedamp_alone_is_its_own_cloud():
+    close(cloud(algorithms.heurfedamp(TASK, STANDING, self_weight=0.1), SCATTER[:1]), SCATTER[:1])
 
 
 def test_equal_models_attract_nobody():
