@@ -47,7 +47,7 @@ from pfljax.data.partition import (
 from pfljax.data.synthetic import synthetic, synthetic_v2
 from pfljax.engine import Simulation, simulate
 from pfljax.ensemble import Ensemble, Point, simulate_many
-from pfljax.experiment import Config, compare, compare_methods, run
+from pfljax.experiment import Config, compare, compare_methods, resume, run
 from pfljax.local import descent, epochs, full_batch, only, proximal_descent, same, steps
 from pfljax.process import configure
 from pfljax.results import Comparison, Result
@@ -149,6 +149,7 @@ __all__ = [
     "reduce",
     "regression",
     "reptile",
+    "resume",
     "run",
     "same",
     "sampling",

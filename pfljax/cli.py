@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jax
 from ml_collections import ConfigDict
@@ -233,6 +234,13 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--rounds", type=int, metavar="N", help="rounds in all, if more than it was begun with")
     resume.add_argument("--quiet", action="store_true", help="no progress bar")
     several(resume)
+    export = command("export", _export, "write the models that the clients of a run deploy")
+    export.add_argument("folder", metavar="DIR", help="of a run, or of one method of a comparison")
+    export.add_argument(
+        "--client", action="append", metavar="NAME", help="whose model; may be repeated; all if left out"
+    )
+    export.add_argument("--out", required=True, metavar="DIR", help="where each client gets a folder of its own")
+    export.epilog = "Each folder has parameters and a compiled function for programs that know JAX, not this package."
     benchmark.add_arguments(
         command("bench", _bench, "time workloads, beside other simulators where they are installed")
     )
@@ -346,6 +354,17 @@ def _table(options: argparse.Namespace) -> None:
         Console().print(table)
     else:
         print(getattr(table, options.format)(), end="")
+
+
+def _export(options: argparse.Namespace) -> None:
+    Result.load(options.folder)
+    result = experiment.resume(options.folder)
+    models = result.models if isinstance(result, Result) else None
+    if models is None:
+        raise ValueError(f"{options.folder} holds a comparison: name the folder of one of its methods")
+    for name in options.client or models:
+        models[checks.choice(name, models, "--client")].save(Path(options.out) / quote(name, safe=" "))
+    print(f"{len(options.client or models)} models in {options.out}")
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, data, experiment, local, models, quadratics, tasks
+from pfljax import algorithms, cli, data, experiment, local, models, quadratics, tasks
 from pfljax.engine import simulate
 from pfljax.results import Result
 
@@ -92,7 +92,7 @@ def test_a_saved_model_is_used_without_this_package(tmp_path: Path):
         model.save(tmp_path / "west")
 
 
-def test_a_finished_run_in_a_folder_gives_its_models_again(tmp_path: Path):
+def test_a_finished_run_in_a_folder_gives_its_models_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = experiment.from_config_dict(
         {"data": {"name": "synthetic", "partition": {"name": "natural"}, "unseen": 0.1}, "model": {"name": "logistic"},
          "algorithm": {"name": "ditto"}, "run": {"rounds": 2}}
@@ -105,3 +105,8 @@ def test_a_finished_run_in_a_folder_gives_its_models_again(tmp_path: Path):
     assert list(again.models) == list(first.models) == list(again.names)
     for client in (0, len(first.models) - 1):
         jax.tree.map(np.testing.assert_array_equal, again.models[client].params, first.models[client].params)
+    command = ["export", str(tmp_path / "run"), f"--out={tmp_path / 'models'}", "--client=3", "--client=5"]
+    assert cli.main(command) == 0
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["3", "5"]
+    assert cli.main(["export", str(tmp_path / "run"), f"--out={tmp_path / 'more'}", "--client=nobody"]) == 1
+    assert "--client='nobody': choose" in capsys.readouterr().err

@@ -139,7 +139,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
 def test_points_are_those_of_the_loop(real: tuple[Sweep, Path]) -> None:
     """To the bit, read back from the ledger; the point that diverged harmed none."""
     swept, _ = real
-    assert swept.counts == {"done": 4, "diverged": 2, "pending": 0}
+    assert swept.counts == {"done": 4, "diverged": 2, "failed": 0, "pending": 0}
     for point in (swept.points[0], swept.points[3]):
         same(swept.results[point.id], alone(point))
     accuracies = {tuple(result.clients()) for result in swept.results.values()}
@@ -663,7 +663,7 @@ def test_a_killed_sweep_goes_on(calls: list[Any], tmp_path: Path) -> None:
     reported = killed.stdout.split()
     before = sweeps.load(out)
     assert set(before.outcomes) == set(reported)
-    assert before.counts == {"done": 2, "diverged": 0, "pending": 4}
+    assert before.counts == {"done": 2, "diverged": 0, "failed": 0, "pending": 4}
     resumed = sweeps.resume(out)
     known = {(point.setting["local.lr"], point.setting["run.seed"]) for point in before.points if point.id in reported}
     assert len(_ran(calls)) == 4
@@ -708,8 +708,8 @@ def test_shards_share_a_folder(calls: list[Any], tmp_path: Path) -> None:
     """Each runs its part once; status and merge see all; another cut runs nothing twice."""
     space = {"local.lr": [0.01, 0.1, 2.0], "local.steps": [2, 3], "run.seed": range(2)}
     part = sweeps.sweep(BASE, space, tmp_path, shard=(0, 2))
-    assert part.counts == {"done": 4, "diverged": 2, "pending": 0}
-    assert sweeps.load(tmp_path).counts == {"done": 4, "diverged": 2, "pending": 6}
+    assert part.counts == {"done": 4, "diverged": 2, "failed": 0, "pending": 0}
+    assert sweeps.load(tmp_path).counts == {"done": 4, "diverged": 2, "failed": 0, "pending": 6}
     assert len(calls) == 1, "two groups, two shards: one each"
     with pytest.raises(FileExistsError, match="resume it"):
         sweeps.sweep(BASE, space, tmp_path, shard=(0, 2))
@@ -717,7 +717,7 @@ def test_shards_share_a_folder(calls: list[Any], tmp_path: Path) -> None:
     sweeps.sweep(BASE, space, tmp_path, shard=(1, 3), resume=True)
     sweeps.sweep(BASE, space, tmp_path, shard=(1, 2), resume=True)
     assert len(_ran(calls)) == len(set(_ran(calls))) * 2 == 12
-    assert sweeps.load(tmp_path).counts == {"done": 8, "diverged": 4, "pending": 0}
+    assert sweeps.load(tmp_path).counts == {"done": 8, "diverged": 4, "failed": 0, "pending": 0}
     for _ in range(2):
         assert sweeps.merge(tmp_path) == []
     for path in tmp_path.glob("ledger-*"):
@@ -837,7 +837,7 @@ def test_jobs(calls: list[Any], tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     for _ in range(2):
         jobs = sweeps.slurm(BASE, GRID, tmp_path, 3, cluster="debug")
-        assert [job.result() for job in jobs] == [{"done": 2, "diverged": 0, "pending": 0}] * 3
+        assert [job.result() for job in jobs] == [{"done": 2, "diverged": 0, "failed": 0, "pending": 0}] * 3
     assert len(_ran(calls)) == 6
     assert sweeps.load(tmp_path).counts["done"] == 6
     with pytest.raises(ValueError, match="6 points"):
@@ -863,3 +863,33 @@ def test_missing_packages_have_a_remedy(package: str, monkeypatch: pytest.Monkey
     }
     with pytest.raises(ImportError, match=r"pip install 'pfljax\["):
         adapters[package]()
+
+
+def test_a_point_that_cannot_run_is_entered_as_failed_and_the_others_go_on(tmp_path: Path) -> None:
+    """And is tried again by a resume, as one whose cause has gone may then run."""
+    base = {**BASE, "cohort": {"sampling": "uniform", "size": 2}}
+    space = {"cohort.size": [50, 2], "run.seed": range(2)}
+    swept = sweeps.sweep(base, space, tmp_path / "sweep")
+    assert swept.counts == {"done": 2, "diverged": 0, "failed": 2, "pending": 0}
+    failed = [point for point in swept.points if swept.outcomes[point.id].status == "failed"]
+    assert [point.setting["cohort.size"] for point in failed] == [50, 50]
+    assert "a cohort of 50 out of" in str(swept.outcomes[failed[0].id].reason)
+    assert sweeps.resume(tmp_path / "sweep").counts == swept.counts
+    ledger = Ledger(tmp_path / "sweep" / "ledger.sqlite")
+    ledger.record(failed[0], swept.results[next(iter(swept.results))])
+    ledger.record(failed[0], ValueError("too late"))
+    assert ledger.outcomes()[failed[0].id].status == "done"
+    with pytest.raises(ValueError, match="no point could be run: a cohort of 50"):
+        sweeps.sweep(base, {"cohort.size": [50]})
+
+
+def test_a_ledger_keeps_the_evaluations_before_a_divergence(tmp_path: Path) -> None:
+    """In a schedule of its own each point diverges when its rate grows too large."""
+    rate = {"schedule": "exponential", "from": 1e-3, "decay": 1e14}
+    base = {**BASE, "local": {**BASE["local"], "lr": rate}, "run": {"rounds": 6}}
+    swept = sweeps.sweep(base, {"run.seed": range(2)}, tmp_path / "sweep")
+    assert swept.counts["diverged"] == len(swept.diverged) == 2
+    assert not swept.results
+    for id, result in swept.diverged.items():
+        assert 1 <= len(result.rounds) < 6
+        assert result.reason == swept.outcomes[id].reason

@@ -83,12 +83,12 @@ def from_command_line(
 
 
 def print_sweep(swept: Sweep, select: Select | None = None) -> None:
-    """The table, and why points diverged."""
+    """The table, and why points are not done."""
     console = Console()
     console.print(swept.table(select))
     for point in swept.points:
         outcome = swept.outcomes.get(point.id)
-        if outcome is not None and outcome.status == "diverged":
+        if outcome is not None and outcome.status != "done":
             console.print(f"{spaces.spell(point.setting)}: {outcome.reason}", highlight=False, soft_wrap=True)
 
 

@@ -14,6 +14,15 @@ from pfljax.results import Result
 from pfljax.sweeps.points import Point, by_group, hyper_point
 
 
+def _configured(outcome: Result | Diverged, point: Point) -> Result | Diverged:
+    """The outcome, whose result has the configuration of its point."""
+    config = point.config.to_dict()
+    if isinstance(outcome, Result):
+        return outcome.configured(config)
+    outcome.result = outcome.result and outcome.result.configured(config)
+    return outcome
+
+
 class Ensembles:
     """The programs of the groups of points that ran last, with their data on the devices.
 
@@ -31,13 +40,19 @@ class Ensembles:
         self._kept: OrderedDict[tuple[str, int | None], Ensemble] = OrderedDict()
         self._loaded: tuple[DataConfig, FederatedData] | None = None
 
-    def run(self, points: Sequence[Point], at_once: int | None = None) -> Iterator[tuple[Point, Result | Diverged]]:
-        """The runs of all points, group by group, as they end; see `ensemble.Ensemble`."""
+    def run(self, points: Sequence[Point], at_once: int | None = None) -> Iterator[tuple[Point, Result | Exception]]:
+        """The runs of all points, group by group, as they end; see `ensemble.Ensemble`.
+
+        An error ends the group in which it happens, and is what its other points yield.
+        """
         for members in by_group(points):
-            served = self._of(members[0], at_once)
-            for place, outcome in served.run([hyper_point(point) for point in members]):
-                point = members[place]
-                yield point, outcome.configured(point.config.to_dict()) if isinstance(outcome, Result) else outcome
+            waiting = dict(enumerate(members))
+            try:
+                served = self._of(members[0], at_once)
+                for place, outcome in served.run([hyper_point(point) for point in members]):
+                    yield (point := waiting.pop(place)), _configured(outcome, point)
+            except Exception as error:
+                yield from ((point, error) for point in waiting.values())
 
     def _of(self, point: Point, at_once: int | None) -> Ensemble:
         key = point.group, at_once

@@ -47,11 +47,11 @@ class Outcome(NamedTuple):
     """How a point ended."""
 
     id: str
-    status: Literal["done", "diverged"]
-    reason: str | None = None  # why it diverged
+    status: Literal["done", "diverged", "failed"]  # one that failed could not be run, and may be tried again
+    reason: str | None = None  # why it is not done
     validation: float | None = None  # mean over clients of what the personalized models score, where it was measured
     test: float | None = None
-    seconds: float | None = None
+    seconds: float | None = None  # None if there is no result
     host: str = ""
     time: str = ""  # UTC
 
@@ -87,29 +87,37 @@ class Ledger:
         with self._guarded(), self._connection:
             self._connection.executemany("insert or ignore into points values (?, ?, ?)", rows)
 
-    def record(self, point: Point, result: Result | Diverged, select: Select = "last") -> Outcome:
-        """Enters how a point ended, at once and for good; the first outcome of a point stays.
+    def record(self, point: Point, result: Result | Exception, select: Select = "last") -> Outcome:
+        """Enters how a point ended, at once; the first outcome that is no failure stays for good.
 
         Args:
           point: which one.
-          result: what the engine yielded.
+          result: what came of it: if it diverged, the error has the result so far.
           select: the evaluation whose scores are entered.
         """
-        if isinstance(result, Diverged):
-            outcome, summary, arrays = Outcome(point.id, "diverged", str(result)), None, None
+        if isinstance(result, Exception):
+            outcome = Outcome(point.id, "diverged" if isinstance(result, Diverged) else "failed", _reason(result))
+            kept = result.result if isinstance(result, Diverged) else None
         else:
-            at = result.evaluation(select)
+            at, kept = result.evaluation(select), result
             validation, test = (result.mean_at(at, split) for split in ("validation", "test"))
-            outcome = Outcome(point.id, "done", None, validation, test, float(result.seconds))
-            summary, arrays = json.dumps(result.summary(select=select)), result.arrays()
+            outcome = Outcome(point.id, "done", None, validation, test)
+        summary = arrays = None
+        if kept is not None:
+            outcome = outcome._replace(seconds=float(kept.seconds))
+            summary, arrays = json.dumps(kept.summary(select=select)), kept.arrays()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         outcome = outcome._replace(host=platform.node(), time=now)
         row = {**outcome._asdict(), "summary": summary, "arrays": arrays, "content": _content(summary, arrays)}
         row["digest"] = _digest(outcome, row["content"])
         marks = ", ".join(f":{name}" for name in row)
         with self._guarded(), self._connection:
+            self._forget_failure(outcome.id)
             self._connection.execute(f"insert or ignore into outcomes ({', '.join(row)}) values ({marks})", row)
         return outcome
+
+    def _forget_failure(self, id: str) -> None:
+        self._connection.execute("delete from outcomes where id = ? and status = 'failed'", (id,))
 
     def outcomes(self) -> dict[str, Outcome]:
         """How points ended, by id."""
@@ -123,10 +131,10 @@ class Ledger:
         """What a point recorded.
 
         Raises:
-          KeyError: if it has not ended, or diverged.
+          KeyError: if it has recorded nothing.
         """
         columns = "summary, config, arrays, content from outcomes join points using (id)"
-        for *stored, content in self._rows(f"select {columns} where id = ? and status = 'done'", id):
+        for *stored, content in self._rows(f"select {columns} where id = ? and arrays is not null", id):
             summary, config, arrays = stored
             self._compare(content, _content(summary, arrays), f"the result of point {id}")
             try:
@@ -146,7 +154,7 @@ class Ledger:
         for (word,) in self._rows("pragma integrity_check(1)"):
             self._compare("ok", word, "a page")
         for id, outcome in self.outcomes().items():
-            if outcome.status == "done":
+            if outcome.seconds is not None:
                 with suppress(KeyError):  # a point that was lost is entered again, its outcome serves it
                     self.result(id)
 
@@ -159,6 +167,8 @@ class Ledger:
         with self._guarded(), self._connection:
             for table in ("points", "outcomes"):
                 for row in other._rows(f"select * from {table}"):
+                    if table == "outcomes" and "failed" not in row:
+                        self._forget_failure(row[0])
                     self._insert(table, row)
         ended = "select id, status, arrays from outcomes"
         mine = {id: rest for id, *rest in self._rows(ended)}
@@ -195,6 +205,12 @@ class Ledger:
         """Refuses what is not as it was written; rows of the first version have no digest."""
         if stored not in (None, found):
             raise self._damaged(f"{what} was changed after it was written")
+
+
+def _reason(error: Exception) -> str:
+    """One line; of errors that are no sentences their kind too."""
+    kind = "" if isinstance(error, ValueError | OSError | MemoryError | Diverged) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
 
 
 def _content(summary: str | None, arrays: bytes | None) -> str:

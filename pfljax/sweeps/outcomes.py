@@ -67,21 +67,24 @@ class Standing(NamedTuple):
     ids: tuple[str, ...]
     done: int
     diverged: int
+    failed: int = 0
 
     @property
     def pending(self) -> int:
         """Seeds that have not been run."""
-        return len(self.ids) - self.done - self.diverged
+        return len(self.ids) - self.done - self.diverged - self.failed
 
 
 class Results(Mapping[str, Result]):
-    """Results by id, read when asked for. What diverged or has not been run has none."""
+    """Results of the points that ended in one way, by id, read when asked for."""
 
-    def __init__(self, ledgers: Sequence[Ledger], points: Sequence[Point], outcomes: Mapping[str, Outcome]):
-        self._ledgers, self._points, self._outcomes = ledgers, points, outcomes
+    def __init__(
+        self, ledgers: Sequence[Ledger], points: Sequence[Point], outcomes: Mapping[str, Outcome], status: str
+    ) -> None:
+        self._ledgers, self._points, self._outcomes, self._status = ledgers, points, outcomes, status
 
     def __getitem__(self, id: str) -> Result:
-        for ledger in self._ledgers if self._done(id) else ():
+        for ledger in self._ledgers if self._there(id) else ():
             try:
                 return ledger.result(id)
             except KeyError:
@@ -89,13 +92,14 @@ class Results(Mapping[str, Result]):
         raise KeyError(id)
 
     def __iter__(self) -> Iterator[str]:
-        return (point.id for point in self._points if self._done(point.id))
+        return (point.id for point in self._points if self._there(point.id))
 
     def __len__(self) -> int:
-        return sum(map(self._done, (point.id for point in self._points)))
+        return sum(map(self._there, (point.id for point in self._points)))
 
-    def _done(self, id: str) -> bool:
-        return id in self._outcomes and self._outcomes[id].status == "done"
+    def _there(self, id: str) -> bool:
+        outcome = self._outcomes.get(id)
+        return outcome is not None and outcome.status == self._status and outcome.seconds is not None
 
 
 class Sweep(Shown):
@@ -103,24 +107,31 @@ class Sweep(Shown):
 
     Args:
       points: in the order of the space.
-      ledgers: where outcomes are read from; of a point in several, the first counts.
+      ledgers: where outcomes are read from; of a point in several, the first that is no failure counts.
+
+    Attributes:
+      results: of the points that are done.
+      diverged: of those that diverged after an evaluation, the evaluations before.
     """
 
     def __init__(self, points: Sequence[Point], ledgers: Sequence[Ledger]):
         self.points = tuple(points)
         self.outcomes: dict[str, Outcome] = {}
         for ledger in ledgers:
-            self.outcomes = ledger.outcomes() | self.outcomes
+            for id, outcome in ledger.outcomes().items():
+                if id not in self.outcomes or self.outcomes[id].status == "failed":
+                    self.outcomes[id] = outcome
         self.outcomes = {point.id: self.outcomes[point.id] for point in points if point.id in self.outcomes}
-        self.results = Results(ledgers, points, self.outcomes)
+        self.results = Results(ledgers, points, self.outcomes, "done")
+        self.diverged = Results(ledgers, points, self.outcomes, "diverged")
         self._found: Result | None = None
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of points that are `done`, `diverged` and `pending`."""
+        """Number of points that are `done`, `diverged`, `failed` and `pending`."""
         ended = [outcome.status for outcome in self.outcomes.values()]
-        done, diverged = ended.count("done"), ended.count("diverged")
-        return {"done": done, "diverged": diverged, "pending": len(self.points) - len(ended)}
+        counts = {status: ended.count(status) for status in ("done", "diverged", "failed")}
+        return counts | {"pending": len(self.points) - len(ended)}
 
     @property
     def metric(self) -> str:
@@ -236,7 +247,11 @@ class Sweep(Shown):
                 f"select={select!r}: no client has {split} examples; set data.validation=0.2, or ask for "
                 "select='best_test', whose numbers are too high"
             )
-        return min(scored, key=lambda standing: (standing.diverged, -what.sign * getattr(standing, split).mean))
+
+        def rank(standing: Standing) -> tuple[int, float]:
+            return standing.diverged + standing.failed, -what.sign * getattr(standing, split).mean
+
+        return min(scored, key=rank)
 
     def __rich__(self) -> Table:
         return self.table(rows=_ROWS)
@@ -263,14 +278,15 @@ class Sweep(Shown):
         table = Table(f"Mean {what.title} ± 95 % interval over seeds", more + spell_counts(self.counts))
         for name in names:
             table.add_names(name.replace(".", ".\n"), justify="right")
-        columns = {"validation": validated, "test": True, "seeds": True, "diverged": bool(self.counts["diverged"])}
+        lost = [status for status in ("diverged", "failed") if self.counts[status]]
+        columns = {"validation": validated, "test": True, "seeds": True, **dict.fromkeys(lost, True)}
         for column in filter(columns.get, columns):
             table.add_numbers(column)
         for standing in shown:
             cells = [spaces.brief(standing.setting.get(name, "-")) for name in names]
             cells += [_spell(standing.validation, what)] if validated else []
             cells += [_spell(standing.test, what), f"{standing.done}/{len(standing.ids)}"]
-            cells += [str(standing.diverged or "-")] if columns["diverged"] else []
+            cells += [str(getattr(standing, status) or "-") for status in lost]
             table.add(*(map(bold, cells) if best and standing.ids == best.ids else cells))
         return table
 
@@ -305,8 +321,7 @@ def _standing(members: Sequence[Point], outcomes: Mapping[str, Outcome]) -> Stan
         estimate(outcome.validation for outcome in known),
         estimate(outcome.test for outcome in known),
         tuple(point.id for point in members),
-        ended.count("done"),
-        ended.count("diverged"),
+        *(ended.count(status) for status in ("done", "diverged", "failed")),
     )
 
 

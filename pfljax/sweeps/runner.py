@@ -16,7 +16,7 @@ from pfljax.progress import Bar
 from pfljax.sweeps import spaces
 from pfljax.sweeps.ensembles import Ensembles
 from pfljax.sweeps.ledger import Ledger, ledgers, mend, path_of, paths
-from pfljax.sweeps.outcomes import Sweep
+from pfljax.sweeps.outcomes import Sweep, spell_counts
 from pfljax.sweeps.points import check_effect, deal, digest, lay_out, plain_values
 from pfljax.sweeps.spaces import Space
 
@@ -38,8 +38,8 @@ def sweep(
     """Many runs of one experiment, as few compiled programs.
 
     Points that differ in seeds and traced numbers only (learning rates, strengths, the floats of a method) are one
-    program; each other difference compiles once. A point gives what `run` gives alone. One that diverges is entered as
-    such and harms no other.
+    program; each other difference compiles once. A point gives what `run` gives alone. One that diverges, or
+    cannot be run, is entered as such and harms no other; the latter is tried again when the sweep is resumed.
 
     Args:
       config: what the points share, see `lay_out`.
@@ -58,7 +58,7 @@ def sweep(
       FileExistsError: if `out` holds something else, or the same sweep and `resume` is false.
       BlockingIOError: if another process runs this sweep or shard; the message says which.
       PermissionError, OSError: if a file cannot be written.
-      ValueError, FileNotFoundError: if the space or a configuration cannot be met.
+      ValueError: if the space or a configuration cannot be met, or no point can be run.
     """
     points = lay_out(config, space)
     if not resume:
@@ -70,13 +70,16 @@ def sweep(
     with _claimed(out, _Begun(plain_values(config), settings), shard, resume) as (own, known):
         own.add(mine)
         begun = Sweep(mine, known)
-        pending = [point for point in mine if point.id not in begun.outcomes]
+        ended = {id for id, outcome in begun.outcomes.items() if outcome.status != "failed"}
+        pending = [point for point in mine if point.id not in ended]
         with Bar(progress) as bar:
             show = _watch(bar, begun) if progress else lambda: None
             for point, result in (ensembles or Ensembles()).run(pending, at_once):
                 begun.outcomes[point.id] = own.record(point, result, point.config.run.select)
                 show()
-        return Sweep(mine if shard else points, known)
+    if mine and begun.counts["failed"] == len(mine):
+        raise ValueError(f"no point could be run: {begun.outcomes[mine[0].id].reason}")
+    return Sweep(mine if shard else points, known)
 
 
 def load(out: str | Path) -> Sweep:
@@ -202,11 +205,12 @@ def _known(out: Path, begun: _Begun, resume: bool) -> _Begun:
 
 
 def _watch(bar: Bar, begun: Sweep) -> Callable[[], None]:
-    """A line with how many points have ended, how many diverged, and the best setting so far, as the table has it."""
+    """A line with how many points have ended, how many were lost, and the best setting so far, as the table has it."""
     line = bar.line("sweep", "point", len(begun.points), len(begun.outcomes))
 
     def show() -> None:
-        news, standings = [f"{begun.counts['diverged']} diverged"] * bool(begun.counts["diverged"]), begun.standings()
+        lost, standings = {status: begun.counts[status] for status in ("diverged", "failed")}, begun.standings()
+        news = [spell_counts(lost)] * any(lost.values())
         if any(standing.validation.count for standing in standings):
             best, what = begun.best(), begun.compared()
             news.append(f"best validation {what.say(best.validation.mean)}: {spaces.spell(best.setting)}")

@@ -38,7 +38,7 @@ def optimize(
     """Asks a study for points, runs them batch by batch, tells it how they fared. All batches are one program.
 
     A trial's value is the mean over seeds of what the clients score on validation examples by `run.metric`, at the
-    evaluation that `run.select` reports. A trial of which a seed diverged has failed.
+    evaluation that `run.select` reports. A trial of which a seed diverged or failed has failed.
 
     Args:
       config: what the points share.
@@ -85,7 +85,7 @@ def optimize(
             raise
         for trial, members in zip(asked, points, strict=True):
             ended = [swept.outcomes[point.id] for point in lay_out(values, members)]
-            if any(outcome.status == "diverged" for outcome in ended):
+            if any(outcome.status != "done" for outcome in ended):
                 study.tell(trial, state=TrialState.FAIL)
             else:
                 study.tell(trial, estimate(outcome.validation for outcome in ended).mean)
