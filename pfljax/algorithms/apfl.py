@@ -66,7 +66,10 @@ def apfl(
     >>> quadratics.deployed(apfl(task, optax.sgd(0.5), local.full_batch(1, 1), alpha=0.5), task, data, rounds=100)
     {'w': [1.0, 5.0]}
     """
-    once = optax.sgd(lambda count: jnp.where(count == 0, alpha_lr, 0.0))
+    once = optax.GradientTransformation(
+        lambda alphas: jnp.zeros((), int),
+        lambda grads, step, _: (jax.tree.map(lambda g: jnp.where(step == 0, -alpha_lr * g, 0), grads), step + 1),
+    )
     clip = optax.stateless(lambda steps, alphas: jax.tree.map(lambda s, a: jnp.clip(a + s, 0, 1) - a, steps, alphas))
 
     def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
