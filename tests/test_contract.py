@@ -80,7 +80,7 @@ def test_one_program_serves_all_values_and_a_dropped_clients_nan_does_not_leak(n
         assert bool(tree.finite(state.server))
         assert log["finite"].all()
         finals.append(copied(state))
-    assert len(traces) == 2, "one trace of init, one of the rounds"
+    assert len(traces) == 3, "one trace of init, one of the rounds, one of who takes part"
     changed = jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), finals[0], finals[2]))
     assert any(changed), "the values made no difference"
 
