@@ -13,6 +13,8 @@ from functools import wraps
 
 import numpy as np
 
+from pfljax import checks
+
 Statistic = Callable[..., float]
 
 
@@ -36,8 +38,7 @@ def _of_present(statistic: Callable[..., float]) -> Statistic:
 
 def _part(share: float, clients: int) -> int:
     """`floor(share n)` of the decimal number that `share` is written as, not of the binary one beside it."""
-    if not 0 <= share <= 1:
-        raise ValueError(f"share={share}: a share lies in [0, 1]")
+    checks.each(checks.Share, share=share)
     return math.floor(Fraction(repr(float(share))) * clients)
 
 

@@ -5,7 +5,6 @@ A sampler maps `(key, sizes [N])` to a `Draw`. Cohorts are sets: ids ascend, and
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from pfljax import checks
 from pfljax.printing import in_brief
 from pfljax.shuffle import permute
 from pfljax.types import Array, Draw, Sampler
@@ -51,17 +51,6 @@ def _draw(ids: Array, num_clients: int) -> Draw:
     return Draw(ids, ids < num_clients, jnp.ones(ids.shape, float))
 
 
-def _share(name: str, value: float) -> None:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
-    if not (number and 0 <= value <= 1):
-        raise ValueError(f"{name}={value!r}: a share lies in [0, 1]")
-
-
-def _whole(name: str, count: int) -> None:
-    if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name}={count!r}: it must be a whole number of clients, at least 1")
-
-
 def _fitting(size: int, num_clients: int) -> None:
     if size > num_clients:
         raise ValueError(f"a cohort of {size} out of {num_clients} clients: choose 1 to {num_clients}")
@@ -85,7 +74,7 @@ def uniform(size: int) -> Sampler:
     >>> uniform(3)(jax.random.key(0), jnp.array([10, 20, 30])).ids.tolist()
     [0, 1, 2]
     """
-    _whole("size", size)
+    checks.each(checks.Count, size=size)
 
     def sample(key: Array, sizes: Array) -> Draw:
         _fitting(size, sizes.shape[0])
@@ -107,7 +96,7 @@ def weighted(size: int, weights: ArrayLike | Sequence[float] | None = None) -> S
     >>> weighted(2)(jax.random.key(0), jnp.array([10, 0, 30])).ids.tolist()
     [0, 2]
     """
-    _whole("size", size)
+    checks.each(checks.Count, size=size)
     given = None if weights is None else _weights(weights)
 
     def sample(key: Array, sizes: Array) -> Draw:
@@ -148,8 +137,8 @@ def poisson(rate: float, capacity: int) -> Sampler:
     >>> draw.ids.tolist(), draw.replied.tolist()
     ([3, 3], [False, False])
     """
-    _share("rate", rate)
-    _whole("capacity", capacity)
+    checks.each(checks.Share, rate=rate)
+    checks.each(checks.Count, capacity=capacity)
 
     def sample(key: Array, sizes: Array) -> Draw:
         num_clients = sizes.shape[0]
@@ -172,7 +161,7 @@ def dropouts(sampler: Sampler, rate: float) -> Sampler:
     >>> dropouts(full(), rate=1.0)(jax.random.key(0), jnp.array([10, 20, 30])).replied.tolist()
     [False, False, False]
     """
-    _share("rate", rate)
+    checks.each(checks.Share, rate=rate)
 
     def lose(draw: Draw, key: Array, num_clients: int) -> Draw:
         lost = _each(jax.random.fold_in(key, _LOST), draw.ids) < rate
@@ -194,7 +183,7 @@ def stragglers(sampler: Sampler, rate: float, *, partial: bool = True) -> Sample
     >>> bool(jnp.all(draw.work < 1)), draw.replied.tolist()
     (True, [True, True, True])
     """
-    _share("rate", rate)
+    checks.each(checks.Share, rate=rate)
 
     def slow_down(draw: Draw, key: Array, num_clients: int) -> Draw:
         slow = _each(jax.random.fold_in(key, _SLOW), draw.ids) < rate

@@ -10,17 +10,24 @@ import pytest
 from pfljax import cli
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_fifteen_lines_run():
-    program = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert program
     names: dict = {}
-    exec(program[1], names)
+    exec(PROGRAMS[0], names)
     columns = ["method", "seed", "round", "client", "name", "model", "split", "metric", "value"]
     assert list(names["frame"]) == columns
     last = {name: result.summary()["personal"]["mean"] for name, result in names["comparison"].items()}
     assert last["ditto"] > last["fedavg"]  # Dirichlet(0.1) rewards personalization
+
+
+def test_the_models_of_a_run_are_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(PROGRAMS[1], names)
+    assert names["outputs"].shape == (3, 10)
+    assert sorted(path.name for path in Path("deployed/7").iterdir()) == ["model.json", "params", "predict.bin"]
 
 
 def test_the_table_of_methods_is_the_one_of_the_command_line(capsys: pytest.CaptureFixture[str]):

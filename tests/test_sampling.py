@@ -98,14 +98,14 @@ SHARES = [1.5, -0.1, float("nan"), True, np.True_, "0.5", None]
 @pytest.mark.parametrize("rate", SHARES, ids=repr)
 @pytest.mark.parametrize("make", [sampling.dropouts, sampling.stragglers, lambda _, rate: sampling.poisson(rate, 2)])
 def test_a_rate_that_is_no_share_is_refused(make, rate):
-    with pytest.raises(ValueError, match=r"rate=.*: a share lies in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"rate.*: it must be a (finite )?number from 0 to 1"):
         make(sampling.full(), rate)
 
 
 @pytest.mark.parametrize("size", [0, -3, 1.5, True, "2", None], ids=repr)
 @pytest.mark.parametrize("make", [sampling.uniform, sampling.weighted, lambda size: sampling.poisson(0.5, size)])
 def test_a_size_that_is_no_number_of_clients_is_refused(make, size):
-    with pytest.raises(ValueError, match=r"=.*: it must be a whole number of clients, at least 1"):
+    with pytest.raises(ValueError, match=r"=.*: it must be a whole number of at least 1"):
         make(size)
 
 

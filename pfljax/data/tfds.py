@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import urllib.error
 import urllib.request
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pfljax import checks
 from pfljax.data.dataset import Dataset, from_arrays
 
 _HOST = "https://storage.googleapis.com"
@@ -40,8 +40,8 @@ def load(
     try:
         builder: Any = tfds.builder(name, file_format="array_record", **options)
     except tfds.core.DatasetNotFoundError as error:
-        close = get_close_matches(name, tfds.list_builders(with_community_datasets=False), 1)
-        hint = f": did you mean {close[0]!r}?" if close else "; see tfds.list_builders() for its names"
+        close = checks.near(name, tfds.list_builders(with_community_datasets=False))
+        hint = f": did you mean {close!r}?" if close else "; see tfds.list_builders() for its names"
         raise ValueError(f"TFDS has no data set {name!r}{hint}") from error
     except (ValueError, NotImplementedError) as error:
         raise _unprepared(name, error) from error
