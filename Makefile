@@ -67,7 +67,8 @@ $(BIN)/python:
 
 .venv-newest/.test: MADE_BY = $(NEWEST)
 .venv-oldest/.test: MADE_BY = $(OLDEST)
-.venv-oldest/.test: RESOLUTION = --resolution=lowest-direct
+# The oldest matplotlib calls what later versions of pyparsing deprecate.
+.venv-oldest/.test: RESOLUTION = --resolution=lowest-direct 'pyparsing==3.2.0'
 .venv-newest/.test .venv-oldest/.test: .venv-%/.test: pyproject.toml
 	@test -n "$(MADE_BY)" || { echo "no Python for test-$* was found; name one: make test-$* NEWEST=... or OLDEST=..." >&2; exit 1; }
 	$(MADE_BY) -m venv .venv-$*

@@ -48,7 +48,8 @@ class Bar:
         for task in self._live.tasks:
             if task.fields["state"] == _FIRST:
                 self._live.update(task.id, state=_counted(task.fields["unit"], int(task.completed), task.total))
-        self._live.stop()
+        if not self._live.disable:  # rich before 14.1 ends one that was never shown with an empty line
+            self._live.stop()
 
     def line(self, name: str, unit: str, total: int, done: int = 0) -> Callable[[int, str], None]:
         """A new line.

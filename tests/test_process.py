@@ -10,9 +10,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from pfljax import process
+from pfljax import process, sharding
 
 ROOT = Path(__file__).parent.parent
+several = pytest.mark.skipif(not sharding.SHARDS_CONVOLUTIONS, reason="this jax trains on one device")
 
 # Three cores on every machine, so that neither one core nor JAX's own one device pass.
 SMALL = """
@@ -129,11 +130,13 @@ def test_importing_changes_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+@several
 def test_the_first_simulation_takes_all_cores_and_keeps_its_programs(tmp_path: Path):
     """Data, models, tasks and methods were made before, so none of them computes."""
     assert fresh(SMALL + FIRST, tmp_path) == ["3 True"]
 
 
+@several
 def test_a_warning_says_that_it_is_too_late_for_the_cores(tmp_path: Path):
     """Not for devices that were chosen. Programs are kept all the same."""
     *warned, last = fresh(SMALL + LATE, tmp_path)
@@ -160,6 +163,7 @@ def test_what_the_environment_says_stays(environment: dict[str, str], tmp_path: 
     assert fresh(program, tmp_path, JAX_COMPILATION_CACHE_DIR=folder, **environment) == [f"2 {folder}"]
 
 
+@several
 def test_xla_is_told_how_long_devices_wait_for_each_other(tmp_path: Path):
     """Shortened, it complains; the flags are not left behind."""
     short = 'process._PATIENCE = {"xla_cpu_collective_call_warn_stuck_timeout_seconds": 1}'
@@ -168,6 +172,7 @@ def test_xla_is_told_how_long_devices_wait_for_each_other(tmp_path: Path):
     assert "for 1 seconds and may be stuck" in complaint
 
 
+@several
 @pytest.mark.slow
 def test_devices_wait_longer_than_a_minute(tmp_path: Path):
     """By itself XLA complains after 20 seconds, and ends the process after 60."""

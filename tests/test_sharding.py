@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pfljax import sharding
 from pfljax.algorithms import METHODS
 from tests.federation import FEDERATED, OPTIMIZERS
 
@@ -82,6 +83,7 @@ ALWAYS = ["fedamp momentum", "apfl adam"]
 CASES = [f"{name} {optimizer}" for name in FEDERATED for optimizer in OPTIMIZERS if takes(optimizer, name)]
 
 
+@pytest.mark.skipif(not sharding.SHARDS_CONVOLUTIONS, reason="this jax trains on one device")
 @pytest.mark.parametrize(
     ("devices", "cases"), [(2, ALWAYS), *(pytest.param(count, CASES, marks=pytest.mark.slow) for count in (2, 4))]
 )

@@ -5,6 +5,7 @@ its ingredients; they are made by name from a configuration (`pfljax.recipe`).
 """
 
 from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Annotated, Any, NamedTuple, get_args
 
 from pfljax import checks
@@ -75,7 +76,10 @@ class Method(NamedTuple):
         hints = {}
         for name, hint in checks.hints(self.factory).items():
             kind = next((kind for kind in numbers if kind in (hint, *get_args(hint))), None)
-            hints[name] = hint if kind is None else Annotated[kind, self.bounds.get(name, numbers[kind])]
+            hints[name] = hint
+            if kind is not None:
+                bounded = Annotated[kind, self.bounds.get(name, numbers[kind])]
+                hints[name] = bounded | None if NoneType in get_args(hint) else bounded
         return hints
 
 
