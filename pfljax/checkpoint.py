@@ -51,9 +51,10 @@ class Checkpoints:
         for half in self._folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(half, ignore_errors=True)
         # Orbax's manager would read all checkpoints at once, and fail with an older one that is damaged.
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
         self._orbax = ocp.Checkpointer(
-            ocp.CompositeCheckpointHandler(),
-            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
+            ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone)),
+            multiprocessing_options=alone,
         )
 
     def rounds(self) -> list[int]:
