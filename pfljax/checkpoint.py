@@ -52,9 +52,10 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         # Orbax's manager would read all checkpoints at once, and fail with an older one that is damaged.
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
         self._orbax = ocp.Checkpointer(
-            ocp.CompositeCheckpointHandler(),
-            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
+            ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone)),
+            multiprocessing_options=alone,
         )
 
     def rounds(self) -> list[int]:
