@@ -66,10 +66,11 @@ def apfl(
     >>> quadratics.deployed(apfl(task, optax.sgd(0.5), local.full_batch(1, 1), alpha=0.5), task, data, rounds=100)
     {'w': [1.0, 5.0]}
     """
-    once = optax.GradientTransformation(
-        lambda alphas: jnp.zeros((), int),
-        lambda grads, step, _: (jax.tree.map(lambda g: jnp.where(step == 0, -alpha_lr * g, 0), grads), step + 1),
-    )
+
+    def first_only(grads: Any, step: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda g: jnp.where(step == 0, -alpha_lr * g, 0), grads), step + 1
+
+    once = optax.GradientTransformation(lambda alphas: jnp.zeros((), int), first_only)  # pyright: ignore
     clip = optax.stateless(lambda steps, alphas: jax.tree.map(lambda s, a: jnp.clip(a + s, 0, 1) - a, steps, alphas))
 
     def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
