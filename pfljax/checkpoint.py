@@ -79,7 +79,7 @@ class Checkpoints:
         )
         about = {"identity": self._identity, "digest": _digest(leaves, record, self._identity)}
         path = self._folder / str(int(state.round))
-        with files.unbroken(), files.writing(path), _quiet():
+        with files.unbroken(), files.writing(path), orbax_quiet():
             self._orbax.save(path, args=content, custom_metadata=about, force=True)
             for number in self._rounds()[:-_KEPT]:
                 shutil.rmtree(self._folder / str(number))
@@ -131,7 +131,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         path = self._folder / str(number)
-        with _quiet():
+        with orbax_quiet():
             content = self._orbax.restore(
                 path,
                 args=ocp.args.Composite(
@@ -183,7 +183,7 @@ def _digest(leaves: Mapping[str, np.ndarray], record: Record, identity: Any) -> 
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def orbax_quiet() -> Iterator[None]:
     """Orbax without its log; what the system refused becomes an error of the system again."""
     log = logging.getLogger("absl")
     level = log.level
