@@ -52,9 +52,10 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         # Orbax's manager would read all checkpoints at once, and fail with an older one that is damaged.
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
         self._orbax = ocp.Checkpointer(
-            ocp.CompositeCheckpointHandler(),
-            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
+            ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone)),
+            multiprocessing_options=alone,
         )
 
     def rounds(self) -> list[int]:
@@ -78,7 +79,7 @@ class Checkpoints:
         )
         about = {"identity": self._identity, "digest": _digest(leaves, record, self._identity)}
         path = self._folder / str(int(state.round))
-        with files.unbroken(), files.writing(path), _quiet():
+        with files.unbroken(), files.writing(path), orbax_quiet():
             self._orbax.save(path, args=content, custom_metadata=about, force=True)
             for number in self._rounds()[:-_KEPT]:
                 shutil.rmtree(self._folder / str(number))
@@ -130,7 +131,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         path = self._folder / str(number)
-        with _quiet():
+        with orbax_quiet():
             content = self._orbax.restore(
                 path,
                 args=ocp.args.Composite(
@@ -182,7 +183,7 @@ def _digest(leaves: Mapping[str, np.ndarray], record: Record, identity: Any) -> 
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def orbax_quiet() -> Iterator[None]:
     """Orbax without its log; what the system refused becomes an error of the system again."""
     log = logging.getLogger("absl")
     level = log.level

@@ -12,6 +12,7 @@ import numpy as np
 from jax import export
 
 from pfljax import checks, files
+from pfljax.checkpoint import orbax_quiet
 from pfljax.printing import in_brief
 from pfljax.types import Params, Tree
 
@@ -42,18 +43,19 @@ class Deployed(NamedTuple):
 
         Raises:
           FileExistsError: if it holds a model already.
+          PermissionError, OSError: if it cannot be written.
         """
         import orbax.checkpoint as ocp
 
-        out = Path(out).absolute()
+        out = files.made(files.named(out)).absolute()
         if (out / "model.json").exists():
             raise FileExistsError(f"{out} holds a model already: choose another folder")
         rows = export.symbolic_shape("b")
         inputs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape), leaf.dtype), self.example)
         predict = export.export(jax.jit(functools.partial(self.outputs, self.params)), platforms=("cpu", "cuda", "tpu"))
         shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", self.example)
-        with ocp.StandardCheckpointer() as writer:
-            writer.save(out / "params", self.params._asdict())
+        with files.writing(out / "params"), orbax_quiet(), ocp.StandardCheckpointer() as writer:
+            writer.save(out / "params", self.params._asdict(), force=True)
         files.write(out / "predict.bin", bytes(predict(inputs).serialize()))
         files.write_json(out / "model.json", {"client": self.name, "input": shapes})
         return out

@@ -139,7 +139,7 @@ def ditto(lam: float) -> Algorithm:
         (lambda data: simulate(TASK, ditto, data, **ONE), "ditto: missing a required argument: 'lam'"),
         (
             lambda data: simulate(TASK, ditto, data, hyper={"lam": np.nan}, **ONE),
-            "'lam'.=nan: it must be a finite number",
+            "lam=nan: it must be a finite number",
         ),
         (lambda data: simulate(TASK, algorithms.fedavg(TASK, COSINE), data, **ONE), "begins anew in every round"),
         (lambda data: compare(TASK, [fedavg()], data, **ONE), "algorithms is a list: it must be a dictionary"),

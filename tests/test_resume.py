@@ -514,7 +514,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_value(tmp_path: Path):
         assert simulate(2, fedavg(0.5), resume=True, **options).rounds.tolist() == [1, 2]
     with pytest.raises(ValueError, match=f"rounds=1: the run in {tmp_path} has done 2; ask for at least 2"):
         simulate(1, fedavg(0.5), resume=True)
-    with pytest.raises(ValueError, match="resume=True .* folder"):
+    with pytest.raises(ValueError, match=r"resume=True .* folder"):
         simulate(1, fedavg(0.5), resume=True, checkpoint=None)
 
 

@@ -78,7 +78,7 @@ class Method(NamedTuple):
             kind = next((kind for kind in numbers if kind in (hint, *get_args(hint))), None)
             hints[name] = hint
             if kind is not None:
-                bounded = Annotated[kind, self.bounds.get(name, numbers[kind])]
+                bounded: Any = Annotated[kind, self.bounds.get(name, numbers[kind])]
                 hints[name] = bounded | None if NoneType in get_args(hint) else bounded
         return hints
 

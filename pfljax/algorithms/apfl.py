@@ -66,13 +66,12 @@ def apfl(
     >>> quadratics.deployed(apfl(task, optax.sgd(0.5), local.full_batch(1, 1), alpha=0.5), task, data, rounds=100)
     {'w': [1.0, 5.0]}
     """
+
+    def first_only(grads: Any, step: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda g: jnp.where(step == 0, -alpha_lr * g, 0), grads), step + 1
+
+    once = optax.GradientTransformation(lambda alphas: jnp.zeros((), int), first_only)  # pyright: ignore
     clip = optax.stateless(lambda steps, alphas: jax.tree.map(lambda s, a: jnp.clip(a + s, 0, 1) - a, steps, alphas))
-
-    def first(updates: Any, state: Any, params: Any = None) -> Any:
-        """One step of the round's many."""
-        return jax.tree.map(lambda g: jnp.where(state == 0, -alpha_lr * g, 0), updates), state + 1
-
-    once = optax.GradientTransformation(lambda params: jnp.zeros((), int), first)
 
     def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
         w, v = (Params(both.trainable[name], both.stats[name]) for name in ("w", "v"))

@@ -145,7 +145,7 @@ def test_server_optimizers_to_the_letter(name):
 
     run = play.play(TASK, build, q.data(), 3, **hyper)
     close(run.state.server.params.trainable["w"], to_the_letter(name, np.zeros(2), 3, **hyper))
-    with pytest.raises(ValueError, match="form='adam': choose 'optax' or 'paper'"):
+    with pytest.raises(ValueError, match="form='adam': choose 'optax', 'paper'"):
         factory(TASK, solver(), form="adam")
 
 
