@@ -310,7 +310,7 @@ def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
 
 
 def _is_float(hint: Any) -> bool:
-    return hint is float or float in typing.get_args(hint)
+    return hint is float or any(map(_is_float, typing.get_args(hint)))
 
 
 def _solvers(local: SolverConfig, *others: SolverConfig | None) -> dict[str, SolverConfig]:
