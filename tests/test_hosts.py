@@ -17,9 +17,10 @@ from jax.experimental import multihost_utils
 from pfljax import hosts
 
 ROOT = Path(__file__).parent.parent
-# 20 clients: their states are spread over the four devices.
+# 16 clients, whose states are spread over the four devices, and 4 that never train.
 RUN = [
     *("--config=configs/digits_quickstart.py", "--config.algorithm.name=ditto", "--config.run.eval_every=1"),
+    *("--config.data.unseen=0.2", "--config.local.momentum=0.9"),
     *("--config.model.hidden=(8,)", "--config.local.plan=full_batch", "--config.local.steps=2"),
 ]
 
