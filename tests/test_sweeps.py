@@ -351,7 +351,7 @@ def test_every_method_has_a_space(name: str) -> None:
         ({"local.lr": "fast"}, "point local.lr=fast: .*must be a number"),
         ({"local.lr": math.nan}, "point local.lr=nan"),
         ({"local.lr.more": 1}, "give a number, or say which"),
-        ({"data.name.more": 1}, "is a value, not a section"),
+        ({"model.name.more": 1}, "is a value, not a section"),
         ({"run.store": "host"}, "on the devices"),
         ({"tune.lr": [0.1, 0.2]}, "tune.lr has no effect on fedavg"),
         ([{"run.seed": 0}, 5], "it must be a dictionary"),
