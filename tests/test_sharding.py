@@ -80,14 +80,20 @@ def takes(optimizer: str, name: str) -> bool:
 
 
 ALWAYS = ["fedamp momentum", "apfl adam"]
+PLAIN = [f"{name} sgd" for name in FEDERATED]
 CASES = [f"{name} {optimizer}" for name in FEDERATED for optimizer in OPTIMIZERS if takes(optimizer, name)]
 
 
 @pytest.mark.skipif(not sharding.SHARDS_CONVOLUTIONS, reason="this jax trains on one device")
 @pytest.mark.parametrize(
-    ("devices", "cases"), [(2, ALWAYS), *(pytest.param(count, CASES, marks=pytest.mark.slow) for count in (2, 4))]
+    ("program", "devices", "cases"),
+    [
+        pytest.param(CLIENTS, 2, ALWAYS, id="clients"),
+        pytest.param(POINTS, 2, ALWAYS, id="points"),
+        pytest.param(CLIENTS, 4, CASES, id="clients of all", marks=pytest.mark.slow),
+        pytest.param(POINTS, 4, PLAIN, id="points of all", marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("program", [CLIENTS, POINTS], ids=["clients", "points"])
 def test_several_devices_give_what_one_gives(program: str, devices: int, cases: list[str]):
     """Float64, three rounds: the largest difference of any number, method by method and optimizer by optimizer. The
     clients of one run are spread over the devices, and live there or on the host; or those of each of the points that
