@@ -80,8 +80,9 @@ def takes(optimizer: str, name: str) -> bool:
 
 
 ALWAYS = ["fedamp momentum", "apfl adam"]
-PLAIN = [f"{name} sgd" for name in FEDERATED]
-CASES = [f"{name} {optimizer}" for name in FEDERATED for optimizer in OPTIMIZERS if takes(optimizer, name)]
+BY_OPTIMIZER = {
+    optimizer: [f"{name} {optimizer}" for name in FEDERATED if takes(optimizer, name)] for optimizer in OPTIMIZERS
+}
 
 
 @pytest.mark.skipif(not sharding.SHARDS_CONVOLUTIONS, reason="this jax trains on one device")
@@ -90,8 +91,11 @@ CASES = [f"{name} {optimizer}" for name in FEDERATED for optimizer in OPTIMIZERS
     [
         pytest.param(CLIENTS, 2, ALWAYS, id="clients"),
         pytest.param(POINTS, 2, ALWAYS, id="points"),
-        pytest.param(CLIENTS, 4, CASES, id="clients of all", marks=pytest.mark.slow),
-        pytest.param(POINTS, 4, PLAIN, id="points of all", marks=pytest.mark.slow),
+        *(
+            pytest.param(CLIENTS, 4, cases, id=f"clients of all, {optimizer}", marks=pytest.mark.slow)
+            for optimizer, cases in BY_OPTIMIZER.items()
+        ),
+        pytest.param(POINTS, 4, BY_OPTIMIZER["sgd"], id="points of all", marks=pytest.mark.slow),
     ],
 )
 def test_several_devices_give_what_one_gives(program: str, devices: int, cases: list[str]):
