@@ -129,9 +129,9 @@ def order(costs: Array, plan: Layout) -> Array:
     [0, 1, 2, 3]
     """
     devices = 1 if plan.axis is None else plan.axis.size
-    ranked = jnp.argsort(-costs, stable=True).reshape(-1, devices, plan.block)
-    dealt = ranked.at[1::2].set(ranked[1::2, ::-1])
-    return dealt.swapaxes(0, 1).reshape(-1)
+    ranks = np.arange(plan.slots).reshape(-1, devices, plan.block)
+    ranks[1::2] = ranks[1::2, ::-1].copy()
+    return jnp.argsort(-costs, stable=True)[ranks.swapaxes(0, 1).reshape(-1)]
 
 
 def walk(one: Callable[[Tree, Tree], tuple[Tree, Tree]], shared: Tree, rows: Tree, plan: Layout) -> tuple[Tree, Tree]:
