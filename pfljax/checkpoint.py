@@ -77,7 +77,7 @@ class Checkpoints:
             state=ocp.args.StandardSave(leaves),  # pyright: ignore[reportCallIssue]
             record=ocp.args.StandardSave(record),  # pyright: ignore[reportCallIssue]
         )
-        about = {"identity": self._identity, "digest": _digest(leaves, record, self._identity)}
+        about = {"identity": self._identity, "digest": _digest(leaves, record, self._identity), "record": list(record)}
         path = self._folder / str(int(state.round))
         with files.unbroken(), files.writing(path), orbax_quiet():
             self._orbax.save(path, args=content, custom_metadata=about, force=True)
@@ -141,6 +141,11 @@ class Checkpoints:
             )
             about = self._orbax.metadata(path).custom_metadata or {}
         leaves, record = ({name: np.asarray(x) for name, x in content[part].items()} for part in ("state", "record"))
+        # Orbax forgets the order of names, and the first score is what clients are compared by.
+        order = about.get("record", sorted(record))
+        if sorted(order) != sorted(record):
+            raise ValueError("its record does not have the names that were stored with it")
+        record = {name: record[name] for name in order}
         if about.get("digest") != _digest(leaves, record, about.get("identity", {})):
             raise ValueError("its content does not have the digest that was stored with it")
         return leaves, record, about["identity"]

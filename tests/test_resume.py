@@ -103,6 +103,25 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):
         checkpoints.restore(State({"w": jax.numpy.zeros(4)}, (), jax.numpy.asarray(0)))
 
 
+def test_a_record_keeps_the_order_of_its_names(tmp_path: Path):
+    """The first score of a task is what clients are compared by, resumed or not."""
+    state = State({"w": jax.numpy.zeros(3)}, (), jax.numpy.asarray(1))
+    Checkpoints(tmp_path).save(state, {"score:rmse": np.ones(1), "rounds": np.ones(1), "score:mae": np.ones(1)})
+    assert list(Checkpoints(tmp_path).restore(state)[1]) == ["score:rmse", "rounds", "score:mae"]
+
+
+def test_results_that_are_lost_are_made_again_to_the_byte(whole: Path, tmp_path: Path):
+    out = tmp_path / "lost"
+    shutil.copytree(whole, out)
+    for name in ("summary.json", "clients.npz"):
+        (out / name).unlink()
+    subprocess.run(pfljax("resume", str(out), "--quiet"), cwd=ROOT, check=True, capture_output=True)
+    expected, resumed = arrays(whole), arrays(out)
+    assert list(expected) == list(resumed)
+    for name in expected:
+        np.testing.assert_array_equal(expected[name], resumed[name], err_msg=name)
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(PermissionError, match="choose another folder"):
