@@ -15,7 +15,7 @@ import pytest
 import pfljax
 from pfljax import cli, experiment
 from pfljax.algorithms import METHODS
-from pfljax.results import Comparison, Result
+from pfljax.results.result import Comparison, Result
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

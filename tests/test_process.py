@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from pfljax import process, sharding
+from pfljax.engine import process, sharding
 
 ROOT = Path(__file__).parent.parent
 several = pytest.mark.skipif(not sharding.SHARDS_CONVOLUTIONS, reason="this jax trains on one device")
@@ -20,7 +20,8 @@ SMALL = """
 import os, warnings
 import jax, numpy as np, optax
 import pfljax as pfl
-from pfljax import process, recipe
+from pfljax.engine import process
+from pfljax.experiment import recipe
 
 process.cores = lambda: 3
 
@@ -103,7 +104,7 @@ print(len(jax.devices()), kept())
 APART = """
 import sys, time
 from jax.sharding import PartitionSpec as P
-from pfljax import sharding
+from pfljax.engine import sharding
 
 def late(index):
     return jax.pure_callback(lambda index: time.sleep(float(index.sum()) * seconds) or index, index, index)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pfljax import sharding
 from pfljax.algorithms import METHODS
+from pfljax.engine import sharding
 from tests.federation import FEDERATED, OPTIMIZERS
 
 SHARED = """
@@ -20,9 +20,10 @@ import json, sys
 import jax
 jax.config.update("jax_enable_x64", True)
 import numpy as np
-from pfljax import engine, sampling
-from pfljax.ensemble import Point, simulate_many
-from pfljax.tasks import classification
+from pfljax import engine
+from pfljax.federation import sampling
+from pfljax.engine.ensemble import Point, simulate_many
+from pfljax.learning.tasks import classification
 from tests.federation import LAYERED, MODEL, OPTIMIZERS, double, federation, recipe_of
 
 devices = jax.devices()
