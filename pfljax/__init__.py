@@ -49,7 +49,8 @@ from pfljax.engine.ensemble import Ensemble, Point, simulate_many
 from pfljax.engine.process import configure
 from pfljax.engine.simulation import Simulation, simulate
 from pfljax.experiment import sweeps
-from pfljax.experiment.experiment import Config, compare, compare_methods, resume, run
+from pfljax.experiment.config import Config
+from pfljax.experiment.runs import compare, compare_methods, resume, run
 from pfljax.experiment.sweeps import Sweep, spaces, sweep
 from pfljax.federation import reduce, sampling
 from pfljax.federation.server import fedopt

@@ -27,7 +27,7 @@ from pfljax.algorithms import METHODS
 from pfljax.data.sources import NAMES
 from pfljax.engine import hosts, process
 from pfljax.experiment import listing, sweeps
-from pfljax.experiment.experiment import Config
+from pfljax.experiment.config import Config
 from pfljax.experiment.sweeps import spaces
 from pfljax.results import plots
 from pfljax.results.result import Comparison, Result, versions

@@ -20,8 +20,9 @@ from pfljax.engine import memory
 from pfljax.engine.checkpoint import Checkpoints
 from pfljax.engine.course import Diverged
 from pfljax.engine.simulation import Simulation, simulate
-from pfljax.experiment.experiment import Config, RunConfig, compare, compare_methods, run
+from pfljax.experiment.config import Config, RunConfig
 from pfljax.experiment.recipe import SolverConfig
+from pfljax.experiment.runs import compare, compare_methods, run
 from pfljax.federation import sampling
 from pfljax.learning import local, tasks
 from pfljax.types import Algorithm

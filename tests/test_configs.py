@@ -18,7 +18,7 @@ import pytest
 from experiments import demo
 from pfljax import algorithms, cli, data, engine, experiment, models
 from pfljax.algorithms import METHODS
-from pfljax.experiment.experiment import Config, from_config_dict
+from pfljax.experiment.config import Config, from_config_dict
 from pfljax.experiment.recipe import SolverConfig
 from pfljax.learning import local, tasks
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pfljax import experiment
 from pfljax.data import FederatedData, load
-from pfljax.experiment.experiment import Choice, Config, DataConfig, RunConfig
+from pfljax.experiment.config import Choice, Config, DataConfig, RunConfig
 from pfljax.experiment.recipe import SolverConfig
 
 

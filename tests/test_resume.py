@@ -24,7 +24,7 @@ import pytest
 from pfljax import algorithms, cli, engine, experiment, files
 from pfljax.data import FederatedData
 from pfljax.engine.checkpoint import Checkpoints
-from pfljax.experiment.experiment import Config
+from pfljax.experiment.config import Config
 from pfljax.federation import sampling
 from pfljax.learning import local
 from pfljax.results.result import Comparison, Result

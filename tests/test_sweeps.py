@@ -26,7 +26,7 @@ from pfljax.algorithms import METHODS
 from pfljax.engine import ensemble
 from pfljax.engine.course import Diverged
 from pfljax.experiment import sweeps
-from pfljax.experiment.experiment import Config, from_config_dict
+from pfljax.experiment.config import Config, from_config_dict
 from pfljax.experiment.sweeps import Ledger, Point, Sweep, spaces
 from pfljax.results.result import Result
 

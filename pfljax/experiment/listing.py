@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pfljax import checks, experiment, models
 from pfljax.algorithms import METHODS, method
-from pfljax.experiment.experiment import Choice, Config
+from pfljax.experiment.config import Choice, Config
 from pfljax.experiment.recipe import PLAIN, options_of, sections_of
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pfljax.experiment.experiment import Config
+from pfljax.experiment.config import Config
 from pfljax.experiment.sweeps.points import lay_out, plain_values
 from pfljax.experiment.sweeps.runner import sweep
 from pfljax.experiment.sweeps.spaces import Space

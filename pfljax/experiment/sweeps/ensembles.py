@@ -10,7 +10,7 @@ from pfljax.data import FederatedData
 from pfljax.engine import ensemble
 from pfljax.engine.course import Diverged
 from pfljax.engine.ensemble import Ensemble
-from pfljax.experiment.experiment import DataConfig
+from pfljax.experiment.config import DataConfig
 from pfljax.experiment.sweeps.points import Point, by_group, hyper_point
 from pfljax.results.result import Result
 

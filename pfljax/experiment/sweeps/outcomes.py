@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from pfljax import checks
-from pfljax.experiment.experiment import Config
+from pfljax.experiment.config import Config
 from pfljax.experiment.sweeps import spaces
 from pfljax.experiment.sweeps.ledger import Ledger, Outcome
 from pfljax.experiment.sweeps.points import Point, digest

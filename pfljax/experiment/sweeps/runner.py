@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pfljax import checks, files
 from pfljax.engine import hosts
 from pfljax.engine.checkpoint import differences
-from pfljax.experiment.experiment import Config
+from pfljax.experiment.config import Config
 from pfljax.experiment.progress import Bar
 from pfljax.experiment.sweeps import spaces
 from pfljax.experiment.sweeps.ensembles import Ensembles

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pfljax import experiment
-from pfljax.experiment.experiment import Config
+from pfljax.experiment.config import Config
 from pfljax.experiment.sweeps.ensembles import Ensembles
 from pfljax.experiment.sweeps.points import lay_out, plain_values
 from pfljax.experiment.sweeps.runner import sweep
