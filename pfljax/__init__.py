@@ -59,7 +59,8 @@ from pfljax.learning import losses, schedules
 from pfljax.learning.local import descent, epochs, full_batch, only, proximal_descent, same, steps
 from pfljax.learning.tasks import classification, regression
 from pfljax.results import plots, statistics
-from pfljax.results.result import Comparison, Result
+from pfljax.results.comparison import Comparison
+from pfljax.results.result import Result
 from pfljax.types import (
     Algorithm,
     Batch,

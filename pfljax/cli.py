@@ -30,7 +30,8 @@ from pfljax.experiment import listing, sweeps
 from pfljax.experiment.config import Config
 from pfljax.experiment.sweeps import spaces
 from pfljax.results import plots
-from pfljax.results.result import Comparison, Result, versions
+from pfljax.results.comparison import Comparison
+from pfljax.results.result import Result, versions
 
 _OPTIONAL = {"sklearn": "demo", "matplotlib": "plot", "pandas": "results", "tensorflow_datasets": "tfds"}
 _OPTIONAL |= {"optuna": "search", "submitit": "cluster"}

@@ -27,7 +27,8 @@ from pfljax.engine.checkpoint import Checkpoints
 from pfljax.experiment.config import Config
 from pfljax.federation import sampling
 from pfljax.learning import local
-from pfljax.results.result import Comparison, Result
+from pfljax.results.comparison import Comparison
+from pfljax.results.result import Result
 from pfljax.types import Algorithm, State, Task
 from tests.federation import TASK, federation
 

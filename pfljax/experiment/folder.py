@@ -16,7 +16,8 @@ from pfljax.engine import hosts
 from pfljax.engine.checkpoint import differences
 from pfljax.engine.simulation import check_rounds
 from pfljax.experiment.config import Config, from_config_dict
-from pfljax.results.result import Result, vacant
+from pfljax.results.result import Result
+from pfljax.results.stored import vacant
 
 # What may change when a run is continued.
 _FREE = ("rounds", "eval_every", "patience", "executor", "store", "select")

@@ -25,8 +25,9 @@ from pfljax.experiment.config import Config
 from pfljax.experiment.folder import Begun
 from pfljax.experiment.progress import Bar
 from pfljax.results import scores, statistics
+from pfljax.results.comparison import Comparison
 from pfljax.results.deployed import Deploy, Models
-from pfljax.results.result import Comparison, Result
+from pfljax.results.result import Result
 from pfljax.types import Task
 
 

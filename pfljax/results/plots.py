@@ -15,7 +15,8 @@ import numpy as np
 
 from pfljax import files
 from pfljax.results import statistics
-from pfljax.results.result import Result, Select, compared, worst_first
+from pfljax.results.comparison import compared, worst_first
+from pfljax.results.result import Result, Select
 from pfljax.results.scores import Metric
 from pfljax.results.statistics import estimate
 

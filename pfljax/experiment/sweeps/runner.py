@@ -20,7 +20,7 @@ from pfljax.experiment.sweeps.ledger import Ledger, ledgers, mend, path_of, path
 from pfljax.experiment.sweeps.outcomes import Sweep, spell_counts
 from pfljax.experiment.sweeps.points import check_effect, deal, digest, lay_out, plain_values
 from pfljax.experiment.sweeps.spaces import Space
-from pfljax.results.result import vacant
+from pfljax.results.stored import vacant
 
 _AGAIN = "; repeat the command that began the sweep, with --resume: what has ended is not run again"
 
