@@ -17,7 +17,8 @@ from pfljax.benchmark.networks import network
 from pfljax.benchmark.rivals.data import arrays, sizes
 from pfljax.data import FederatedData
 from pfljax.engine import ensemble
-from pfljax.engine.simulation import Hyper, Simulation
+from pfljax.engine.simulation import Simulation
+from pfljax.engine.site import Hyper
 from pfljax.experiment import recipe
 from pfljax.experiment.recipe import Recipe, SolverConfig
 from pfljax.federation import sampling
