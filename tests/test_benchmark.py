@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 from jax import lax
 
+from experiments.benchmark import __main__ as beside
+from experiments.benchmark.contenders import RIVALS, find_rivals
+from experiments.benchmark.targets import TARGETS
 from pfljax import benchmark, cli
-from pfljax.benchmark import WORKLOADS, Report, Row, Workload, flops, ours, store
-from pfljax.benchmark.contender import RIVALS, Contender, Failed, Process, find_rivals
-from pfljax.benchmark.rivals import data
+from pfljax.benchmark import WORKLOADS, Contender, Report, Row, Workload, examples, flops, ours, store
+from pfljax.benchmark.contender import Failed, Process
 
 FAKE = """
 import os, sys, time
@@ -27,7 +30,7 @@ os.system("echo noise of a child")
 def about():
     return {"fake": "1"}
 
-def prepare(workload, source):
+def prepare(workload, examples, source):
     print("noise while preparing", flush=True)
     assert "jax" not in sys.modules and "pfljax" not in sys.modules
     if source == "unsupported":
@@ -58,6 +61,10 @@ def fake(tmp_path: Path) -> Path:
     path = tmp_path / "fake.py"
     path.write_text(FAKE)
     return path
+
+
+def _bench(arguments: list[str]) -> int:
+    return cli.main(["bench", *arguments])
 
 
 def _start(fake: Path, source: str | None = None, timeout: float = 60.0) -> Process:
@@ -112,20 +119,20 @@ def test_interpreters_that_are_not_there(fake: Path) -> None:
 
 
 def test_rivals_need_nothing_of_ours() -> None:
-    """The folder is a package of its own that imports neither pfljax nor jax."""
+    """The worker, the examples and the rivals' folder, a package of its own, import neither pfljax nor jax."""
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import worker; data = worker.load('data'); "
-        "assert not {'jax', 'pfljax'} & set(sys.modules); print(data.__name__)"
+        "import sys; sys.path.insert(0, sys.argv[1]); import worker, examples; layers = worker.load(sys.argv[2]); "
+        "assert not {'jax', 'pfljax'} & set(sys.modules); print(layers.__name__)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(RIVALS)], capture_output=True, text=True, check=True, cwd="/"
-    )
-    assert done.stdout == "pfljax_rivals.data\n"
+    command = [sys.executable, "-c", program, str(Path(benchmark.__file__).parent), str(RIVALS / "layers.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout == "pfljax_contenders.layers\n"
 
 
 def test_rival_names(fake: Path) -> None:
     """Names, sources, files and interpreters."""
-    assert find_rivals(["pytorch=here"], {"pytorch": "py"}) == [Contender("pytorch", "pytorch", "here", "py")]
+    pytorch = Contender("pytorch", str(RIVALS / "pytorch.py"), "here", "py")
+    assert find_rivals(["pytorch=here"], {"pytorch": "py"}) == [pytorch]
     assert find_rivals([f"{fake}=there"]) == [Contender("fake", str(fake.resolve()), "there")]
     with pytest.raises(ValueError, match=r"unknown rival 'torch': there are .*pytorch"):
         find_rivals(["torch"])
@@ -136,29 +143,29 @@ def test_rival_names(fake: Path) -> None:
 def test_examples_are_the_same_for_all() -> None:
     """Equal from one call to the next, of the right shape and in range; another seed gives others."""
     workload = dataclasses.replace(WORKLOADS["char_lstm"], clients=3).to_dict()
-    first, again = data.arrays(workload), data.arrays(workload)
+    first, again = examples.arrays(workload), examples.arrays(workload)
     for (x, y), (x2, y2) in zip(first, again, strict=True):
         np.testing.assert_array_equal(x, x2)
         np.testing.assert_array_equal(y, y2)
         assert x.shape == (50, 80)
         assert x.dtype == np.uint8
         assert max(x.max(), y.max()) < 80
-    assert (data.arrays(workload | {"seed": 1})[0][0] != first[0][0]).any()
+    assert (examples.arrays(workload | {"seed": 1})[0][0] != first[0][0]).any()
 
 
 def test_sizes() -> None:
     """Means as asked, the largest far off; the balanced reference has as many batches and none that is short."""
-    skewed, even = (data.sizes(WORKLOADS[name].to_dict()) for name in ("power_law", "no_waste"))
+    skewed, even = (examples.sizes(WORKLOADS[name].to_dict()) for name in ("power_law", "no_waste"))
     assert skewed.mean() == pytest.approx(100, rel=0.01)
     assert 1_800 < skewed.max() < 2_000
     assert (even % 10 == 0).all()
     assert (even // 10).sum() == (-(-skewed // 10)).sum()
     assert np.ptp(even) <= 10
     assert WORKLOADS["power_law"].client_steps == WORKLOADS["no_waste"].client_steps
-    mnist = data.sizes(WORKLOADS["pfllib_quickstart"].to_dict())
+    mnist = examples.sizes(WORKLOADS["pfllib_quickstart"].to_dict())
     assert mnist.sum() == pytest.approx(0.75 * 70_000, rel=0.01)
     with pytest.raises(ValueError, match="'even': choose equal"):
-        data.sizes(TINY.to_dict() | {"sizes": {"kind": "even"}})
+        examples.sizes(TINY.to_dict() | {"sizes": {"kind": "even"}})
     assert WORKLOADS["mlp"].client_steps == 1_000
     assert WORKLOADS["cohort_10"].client_steps == 100
 
@@ -219,7 +226,9 @@ def _row(name: str, seconds: float, gemm: float = 1e11, contender: str = "pfljax
 
 
 def _report(rows: list[Row], date: str = "2030-01-01T00:00:00+00:00") -> Report:
-    return Report(rows, [WORKLOADS[row.workload] for row in rows], {"processor": "abacus", "cores": 2}, date)
+    return Report(
+        rows, [WORKLOADS[row.workload] for row in rows], {"processor": "abacus", "cores": 2}, date, targets=TARGETS
+    )
 
 
 def test_what_became_slower_is_found(tmp_path: Path) -> None:
@@ -257,7 +266,7 @@ def test_targets_and_tables(tmp_path: Path) -> None:
         _row("cohort_10", 0.4, contender="pfllib"), dataclasses.replace(_row("cnn", 1.0), seconds=(), failed="no"),
     ]  # fmt: skip
     report = _report(rows)
-    found = {target.name: (value, target.reached(value)) for target, value in report.targets()}
+    found = {target.name: (value, target.reached(value)) for target, value in report.judged()}
     assert found == {
         "mlp over pfllib": (pytest.approx(20), "reached"),
         "mlp over fedjax": (pytest.approx(5), "reached"),
@@ -275,22 +284,24 @@ def test_workloads_are_plain_data() -> None:
     """Rivals get what JSON can say."""
     for workload in WORKLOADS.values():
         plain = json.loads(json.dumps(workload.to_dict()))
-        np.testing.assert_array_equal(data.sizes(plain), data.sizes(workload.to_dict()))
-        assert len(data.sizes(plain)) == workload.clients >= workload.cohort
+        np.testing.assert_array_equal(examples.sizes(plain), examples.sizes(workload.to_dict()))
+        assert len(examples.sizes(plain)) == workload.clients >= workload.cohort
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("program", "arguments", "message"),
     [
-        (["mpl"], "unknown workload 'mpl': did you mean 'mlp'?"),
-        (["--rival", "torch"], "unknown rival 'torch'"),
-        (["--rival-python", "pytorch"], "write NAME=PYTHON"),
-        (["--repeats", "0"], "repeats=0: it must be a whole number of at least 1"),
+        (_bench, ["mpl"], "unknown workload 'mpl': did you mean 'mlp'?"),
+        (_bench, ["--repeats", "0"], "repeats=0: it must be a whole number of at least 1"),
+        (beside.main, ["--rival", "torch"], "unknown rival 'torch'"),
+        (beside.main, ["--rival-python", "pytorch"], "write NAME=PYTHON"),
     ],
 )
-def test_bad_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments(
+    program: Callable[[list[str]], int], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One line that says what to do."""
-    assert cli.main(["bench", *arguments]) == 1
+    assert program(arguments) == 1
     assert message in capsys.readouterr().err
 
 
@@ -309,9 +320,10 @@ def test_a_whole_run(
     monkeypatch.setitem(WORKLOADS, "tiny", TINY)
     dying = tmp_path / "dying.py"
     dying.write_text(FAKE)
-    common = ["bench", "tiny", "--rival", str(fake), "--rival", f"{dying}=dies", "--repeats=2", "--seconds=0.01"]
-    assert cli.main([*common, "--json", f"--store={tmp_path / 'store'}"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    common = ["tiny", "--repeats=2", "--seconds=0.01", f"--store={tmp_path / 'store'}"]
+    rivals = ["--rival", str(fake), "--rival", f"{dying}=dies", f"--out={tmp_path / 'out'}"]
+    assert beside.main([*common, *rivals]) == 0
+    report = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     rows: dict[str, dict] = {row["contender"]: row for row in report["rows"]}
     assert list(rows) == ["pfljax", "fake", "dying"]
     mine, rival = rows["pfljax"], rows["fake"]
@@ -326,3 +338,6 @@ def test_a_whole_run(
     assert not rows["dying"]["seconds"]
     (stored,) = (tmp_path / "store").rglob("*.json")
     assert json.loads(stored.read_text()) == report
+    capsys.readouterr()
+    assert cli.main(["bench", *common, "--json"]) == 0
+    assert [row["contender"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["pfljax"]

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.benchmark.rivals.layers import same_size
 from pfljax import algorithms, local, masks, models, tasks
 from pfljax.benchmark.networks import network
-from pfljax.benchmark.rivals.layers import same_size
 from pfljax.data import from_clients
 from pfljax.engine import Simulation
 
@@ -68,12 +68,10 @@ def _algorithm(method: str, task: Any, model: Any, options: dict[str, Any]) -> A
         ("mlp", "apfl", {"alpha": 0.4, "alpha_lr": 0.1}),
     ],
 )
-def test_the_pytorch_loop_computes_the_same_rounds(
-    model: str, method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pytorch_loop_computes_the_same_rounds(model: str, method: str, options: dict[str, Any]) -> None:
     """Each client repeats one example, so that neither side's random order matters."""
     torch = pytest.importorskip("torch")
-    from pfljax.benchmark.rivals import pytorch
+    from experiments.benchmark.rivals import pytorch
 
     shape, draw = (16, 16, 1), np.random.default_rng(0)
     clients = [
@@ -86,8 +84,7 @@ def test_the_pytorch_loop_computes_the_same_rounds(
 
     workload = {"model": model, "model_options": {}, "shape": shape, "classes": 5, "method": method}
     workload |= {"options": options, "cohort": 3, "lr": LR, "batch_size": BATCH, "epochs": 1}
-    monkeypatch.setattr(pytorch, "arrays", lambda workload: clients)
-    rival = pytorch.Simulation(workload)
+    rival = pytorch.Simulation(workload, lambda: clients)
     rival.server = [torch.from_numpy(leaf) for leaf in _as_torch(state)]
 
     state, _ = simulation.run(state, jax.random.key(1), 3)

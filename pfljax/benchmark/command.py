@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from pfljax.benchmark import store
-from pfljax.benchmark.contender import rival_names
+from pfljax.benchmark.contender import Contender
 from pfljax.benchmark.report import Report
 from pfljax.benchmark.runner import run
+from pfljax.benchmark.targets import TARGETS, Target
 from pfljax.benchmark.workloads import GROUPS, WORKLOADS
 
 _WIDE = 132
@@ -24,12 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser, default: str = "quick") -> No
     names = f"names, patterns, or {', '.join(GROUPS)} ({default} if left out)"
     add("workloads", nargs="*", default=[default], metavar="NAME", help=names)
     add("--list", action="store_true", help="list the workloads, run none")
-    add(
-        "--rival", action="append", default=[], metavar="NAME[=PATH]",
-        help=f"another simulator ({', '.join(rival_names())}, or FILE.py), from its sources in PATH; may be repeated",
-    )  # fmt: skip
-    add("--rivals", choices=("auto", "none"), default="none", help="auto: all rivals whose library can be imported")
-    add("--rival-python", action="append", default=[], metavar="NAME=PYTHON", help="interpreter that has its library")
     add("--repeats", type=int, default=5, metavar="K", help="repetitions (5)")
     add("--seconds", type=float, default=0.5, metavar="S", help="length of a repetition (0.5), at least one round")
     add("--store", metavar="DIR", help=f"where results are kept and earlier ones found ({store.default_folder()})")
@@ -37,28 +33,24 @@ def add_arguments(parser: argparse.ArgumentParser, default: str = "quick") -> No
     add("--json", action="store_true", help="for programs")
 
 
-def from_command_line(options: argparse.Namespace) -> Report | None:
-    """Runs what the arguments ask for and prints it.
+def from_command_line(
+    options: argparse.Namespace, rivals: Sequence[Contender] = (), targets: Sequence[Target] = TARGETS
+) -> Report | None:
+    """Runs what the arguments ask for, beside the rivals, and prints it.
 
     Raises:
-      ValueError: if a workload or a rival is unknown.
+      ValueError: if a workload is unknown.
     """
     if options.list:
         _list()
         return None
-    pythons = {}
-    for text in options.rival_python:
-        name, equals, python = text.partition("=")
-        if not equals:
-            raise ValueError(f"--rival-python {text}: write NAME=PYTHON")
-        pythons[name] = python
     notes = Console(stderr=True)
     with notes.status("...") as status:
         show = status.update if notes.is_terminal else notes.print
         report = run(
             options.workloads,
-            rivals=[*options.rival, *(["auto"] if options.rivals == "auto" else [])],
-            pythons=pythons,
+            rivals=rivals,
+            targets=targets,
             repeats=options.repeats,
             seconds=options.seconds,
             keep=False if options.no_store else options.store or True,

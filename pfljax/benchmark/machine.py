@@ -59,9 +59,9 @@ def _memory() -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def prepare(workload: dict[str, Any], source: str | None) -> Callable[[], None]:
+def prepare(workload: dict[str, Any], examples: Callable[[], Any], source: str | None) -> Callable[[], None]:
     """Products of the size that this machine multiplies fastest."""
-    del workload, source
+    del workload, examples, source
     configure()
     on_cpu = jax.devices()[0].platform == "cpu"
     speeds = {size: _speed(size) for size in (_SIZES if on_cpu else _SIZES + _LARGE)}

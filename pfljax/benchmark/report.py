@@ -52,6 +52,7 @@ class Report:
       warnings: what makes the numbers doubtful.
       slower: what became slower since the last stored run of the same machine.
       compared: the date of that run, if there is one.
+      targets: goals, judged where this run has what they need.
     """
 
     rows: Sequence[Row]
@@ -61,6 +62,7 @@ class Report:
     warnings: Sequence[str] = ()
     slower: Sequence[Slower] = ()
     compared: Sequence[str] = ()
+    targets: Sequence[Target] = TARGETS
 
     def row(self, workload: str, contender: str = OURS) -> Row | None:
         """A row, None if it was not run."""
@@ -70,9 +72,9 @@ class Report:
         """How many times longer than pfljax this contender takes: a steady round, or the whole where that is all."""
         return ratio(self.rows, row)
 
-    def targets(self) -> Iterator[tuple[Target, float]]:
+    def judged(self) -> Iterator[tuple[Target, float]]:
         """The project's public goals that this run can judge, with what it found."""
-        for target in TARGETS:
+        for target in self.targets:
             value = target.measure(self.rows)
             if value is not None:
                 yield target, value
@@ -88,7 +90,7 @@ class Report:
             "targets": [
                 {"target": target.name, "value": value, "least": target.least, "aim": target.aim,
                  "reached": target.reached(value)}
-                for target, value in self.targets()
+                for target, value in self.judged()
             ],
             "slower": [dataclasses.asdict(each) for each in self.slower],
             "compared": list(self.compared),
@@ -103,7 +105,7 @@ class Report:
             if row.failed:
                 kind, style = ("has no counterpart", "dim") if row.unsupported else ("failed", "red")
                 parts.append(Text(f"{row.workload}: {row.contender} {kind}: {row.failed}", style=style))
-        judged = list(self.targets())
+        judged = list(self.judged())
         if judged:
             parts.append(_targets(judged))
         for each in self.slower:

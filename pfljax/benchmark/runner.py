@@ -14,9 +14,10 @@ from typing import Any
 
 from pfljax import checks
 from pfljax.benchmark import machine, store
-from pfljax.benchmark.contender import MACHINE, OURS, Contender, Failed, Process, find_rivals
+from pfljax.benchmark.contender import MACHINE, OURS, Contender, Failed, Process
 from pfljax.benchmark.report import Report
 from pfljax.benchmark.rows import Row
+from pfljax.benchmark.targets import TARGETS, Target
 from pfljax.benchmark.workloads import Workload, select
 
 _BUSY = 0.5
@@ -30,8 +31,8 @@ _MOST = 1000
 def run(
     workloads: Iterable[str | Workload] = ("quick",),
     *,
-    rivals: Iterable[str] = (),
-    pythons: Mapping[str, str] | None = None,
+    rivals: Sequence[Contender] = (),
+    targets: Sequence[Target] = TARGETS,
     repeats: int = 5,
     seconds: float = 0.5,
     keep: str | Path | bool = False,
@@ -46,8 +47,8 @@ def run(
 
     Args:
       workloads: names, patterns, groups, or `Workload`s.
-      rivals: see `contender.find_rivals`.
-      pythons: rival -> interpreter that has its library.
+      rivals: other simulators.
+      targets: goals that the report judges.
       repeats: repetitions, at least 1.
       seconds: of one repetition; always at least one round.
       keep: where the report is stored and earlier ones are found: a folder, True for the user's cache, False for
@@ -56,7 +57,7 @@ def run(
       progress: called with what begins.
 
     Raises:
-      ValueError: if a workload or a rival is unknown, or `repeats` is below 1.
+      ValueError: if a workload is unknown, or `repeats` is below 1.
       RuntimeError: if the machine itself cannot be measured.
     """
     checks.each(checks.Count, repeats=repeats)
@@ -64,7 +65,6 @@ def run(
     given = list(workloads)
     named = select([name for name in given if isinstance(name, str)])
     chosen = [*named, *(workload for workload in given if isinstance(workload, Workload))]
-    others = find_rivals(rivals, pythons)
     warnings, load = [], machine.load()
     if load is not None and load > _BUSY:
         warnings.append(f"this machine was busy before the start (load {load:.2f} per core): times are too long")
@@ -76,7 +76,7 @@ def run(
         peak = reference.ask("details")
         for workload in chosen:
             progress(workload.name)
-            rows += _timed(workload, [OURS, *others], reference, peak, repeats, seconds, timeout)
+            rows += _timed(workload, [OURS, *rivals], reference, peak, repeats, seconds, timeout)
     speeds = [row.gemm for row in rows if row.gemm]
     if speeds and max(speeds) > _STEADY * min(speeds):
         range_ = " to ".join(f"{speed / 1e9:,.0f}" for speed in (min(speeds), max(speeds)))
@@ -84,7 +84,7 @@ def run(
     fastest = max([*peak["gemm"].values(), *speeds])
     rows = [replace(row, peak=fastest) for row in rows]
     known = machine.identity() | peak
-    report = Report(rows, chosen, known, date, warnings)
+    report = Report(rows, chosen, known, date, warnings, targets=targets)
     if keep is False:
         return report
     folder = store.default_folder() if keep is True else Path(keep)

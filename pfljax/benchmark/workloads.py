@@ -1,7 +1,7 @@
 """What is timed: named workloads as plain data, so that any contender can read them.
 
 The unit is a round of 20 clients with 500 examples of 28x28, batches of 10, one epoch: 1,000 client-steps, aggregation
-included, evaluation not. Examples are random numbers of the right shape (`rivals/data.py`): time does not depend on
+included, evaluation not. Examples are random numbers of the right shape (`examples.py`): time does not depend on
 what they show. `lr` keeps every method finite on them.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pfljax import checks
-from pfljax.benchmark.rivals import data
+from pfljax.benchmark import examples
 
 Measures = Literal["round", "sweep", "startup"]
 Group = Literal["quick", "default", "all"]
@@ -35,7 +35,7 @@ class Workload:
       shape: of one example, (height, width[, channels]) or (length,) of a text.
       classes: number of labels, or of tokens.
       clients: the population, N.
-      sizes: examples of each client, see `rivals.data.sizes`.
+      sizes: examples of each client, see `examples.sizes`.
       cohort: clients of a round, M, drawn uniformly if fewer than N.
       batch_size: examples of a local step.
       epochs: local epochs.
@@ -76,7 +76,7 @@ class Workload:
     @property
     def client_steps(self) -> float:
         """Local steps of a round."""
-        return data.client_steps(self.to_dict())
+        return examples.client_steps(self.to_dict())
 
 
 _PFEDME = {"inner_lr": 0.005, "lam": 15.0, "inner_steps": 5}
