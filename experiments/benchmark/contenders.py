@@ -10,7 +10,7 @@ from pfljax.benchmark import Contender
 
 RIVALS = Path(__file__).parent / "rivals"
 # The library of a rival where it has another name; one that is only ever given as a folder has none.
-_LIBRARIES = {"pytorch": "torch", "pfl_research": "pfl", "pfllib": None}
+_LIBRARIES = {"pytorch": "torch", "pytorch_stacked": "torch", "pfl_research": "pfl", "pfllib": None}
 
 
 def rival_names() -> list[str]:
