@@ -19,8 +19,8 @@ from experiments.benchmark import __main__ as beside
 from experiments.benchmark.contenders import RIVALS, find_rivals
 from experiments.benchmark.targets import TARGETS
 from pfljax import benchmark, cli
-from pfljax.benchmark import WORKLOADS, Contender, Report, Row, Workload, examples, flops, ours, store
-from pfljax.benchmark.contender import Failed, Process
+from pfljax.benchmark import WORKLOADS, Contender, Report, Row, Workload, examples, flops, once, ours, store
+from pfljax.benchmark.contender import OURS, Failed, Process
 
 FAKE = """
 import os, sys, time
@@ -310,6 +310,35 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "--list"]) == 0
     told = capsys.readouterr().out
     assert all(name in told for name in WORKLOADS)
+
+
+def test_where_the_time_of_a_command_goes() -> None:
+    """Seconds of the parts add up to the whole; what the command says when it fails is told."""
+    row = Row("methods", "pfljax", "cpu", 0, 0.0)
+    listed = Workload("methods", "a command", measures="cold", command=("methods", "--json"))
+    found = once.measure(listed, OURS, row, 60.0)
+    assert list(found.parts) == ["import", "trace", "xla", "run"]
+    assert min(found.parts.values()) >= 0
+    assert sum(found.parts.values()) == pytest.approx(found.first_round_seconds)
+    assert found.cpu_seconds
+    assert found.methods == 0
+    failed = once.measure(dataclasses.replace(listed, command=("table", "nowhere")), OURS, row, 60.0)
+    assert "nowhere" in str(failed.failed)
+    assert not failed.parts
+
+
+@pytest.mark.slow
+def test_commands_leave_the_cache_of_the_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the methods are counted."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    small = ("compare", "--quiet", "--methods=fedavg,local_only", "--config.run.rounds=1")
+    workload = Workload("small", "a command", measures="warm", command=small)
+    found = once.measure(workload, OURS, Row("small", "pfljax", "cpu", 0, 0.0), 300.0)
+    assert found.methods == 2
+    assert found.parts["trace"] > 0
+    assert found.parts["xla"] > 0
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

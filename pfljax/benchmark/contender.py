@@ -33,6 +33,7 @@ class Contender:
       source: path for its `prepare`, or None.
       python: its interpreter; this one if None.
       environment: variables of its process.
+      checkout: where it finds pfljax, if it is ours.
     """
 
     name: str
@@ -40,6 +41,15 @@ class Contender:
     source: str | None = None
     python: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    checkout: Path = _ROOT
+
+    def variables(self) -> dict[str, str]:
+        """All variables of its process."""
+        variables = {**os.environ, **_QUIET, **self.environment}
+        if self.module.startswith("pfljax."):
+            places = [str(self.checkout), os.environ.get("PYTHONPATH", "")]
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+        return variables
 
 
 OURS = Contender("pfljax", "pfljax.benchmark.ours", environment={"JAX_ENABLE_COMPILATION_CACHE": "false"})
@@ -67,17 +77,13 @@ class Process:
 
     def __init__(self, contender: Contender, timeout: float = 3600.0):
         self.contender, self._timeout = contender, timeout
-        own = contender.module.startswith("pfljax.")
-        environment = {**os.environ, **_QUIET, **contender.environment}
-        if own:
-            places = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
         command = [contender.python or sys.executable, str(_WORKER), contender.module]
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  closed by stop
         try:
             self._process = subprocess.Popen(
                 command + ([contender.source] if contender.source else []),
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+                env=contender.variables(),
             )  # fmt: skip
         except OSError as error:
             self._errors.close()

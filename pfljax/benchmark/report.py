@@ -105,6 +105,7 @@ class Report:
             if row.failed:
                 kind, style = ("has no counterpart", "dim") if row.unsupported else ("failed", "red")
                 parts.append(Text(f"{row.workload}: {row.contender} {kind}: {row.failed}", style=style))
+        parts += [Text(_divided(row)) for row in self.rows if row.parts]
         judged = list(self.judged())
         if judged:
             parts.append(_targets(judged))
@@ -191,6 +192,18 @@ def _cells(row: Row, ratio: float | None, on_chip: bool) -> list[str]:
     if on_chip:
         cells.append(spelled(row.bandwidth_share, ".1f", 100))
     return [*cells, spelled(row.peak_bytes, ",.0f", 1e-6), "" if row.contender == OURS else spelled(ratio, ".2f")]
+
+
+def _divided(row: Row) -> str:
+    """Where the seconds of a command went."""
+    assert row.first_round_seconds
+    assert row.cpu_seconds
+    shares = [f"{name} {s:.1f} s ({s / row.first_round_seconds:.0%})" for name, s in row.parts.items()]
+    each = f", {row.cpu_seconds / row.methods:.1f} a method" if row.methods else ""
+    return (
+        f"{row.workload} ({row.contender}): {row.first_round_seconds:.1f} s, of which {', '.join(shares)}; "
+        f"{row.cpu_seconds:.1f} CPU seconds{each}"
+    )
 
 
 def _digits(value: float) -> str:

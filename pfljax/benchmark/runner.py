@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pfljax import checks
-from pfljax.benchmark import machine, store
+from pfljax.benchmark import machine, once, store
 from pfljax.benchmark.contender import MACHINE, OURS, Contender, Failed, Process
 from pfljax.benchmark.report import Report
 from pfljax.benchmark.rows import Row
@@ -104,10 +102,11 @@ def _timed(
     timeout: float,
 ) -> list[Row]:
     if workload.measures == "sweep":
-        separate = replace(OURS, name="pfljax, separate", source="separate")
-        return [_once(workload, each, peak, timeout) for each in (OURS, separate)]
-    if workload.measures == "startup":
-        return [_started(workload, peak, timeout)]
+        contenders = [OURS, replace(OURS, name="pfljax, separate", source="separate")]
+    elif workload.measures != "round":
+        contenders = [OURS]
+    if workload.measures != "round":
+        return [once.measure(workload, each, _row(workload, each, peak), timeout) for each in contenders]
     rows = {each.name: _row(workload, each, peak) for each in contenders}
     with contextlib.ExitStack() as stack:
         running: dict[str, Process] = {}
@@ -130,13 +129,12 @@ def _timed(
                 first_round_seconds=reply["first_round_seconds"],
                 about=reply["about"],
             )
-            once = process.ask("rounds", count=1)["seconds"]
-            counts[each.name] = math.ceil(seconds / max(once, seconds / _MOST))
+            counts[each.name] = rounds_within(seconds, process.ask("rounds", count=1)["seconds"])
 
         def repeat(name: str) -> None:
             count = counts[name]
-            once = running[name].ask("rounds", count=count)["seconds"] / count
-            rows[name] = replace(rows[name], seconds=(*rows[name].seconds, once))
+            each = running[name].ask("rounds", count=count)["seconds"] / count
+            rows[name] = replace(rows[name], seconds=(*rows[name].seconds, each))
 
         def finish(name: str) -> None:
             rows[name] = replace(rows[name], peak_bytes=running[name].ask("memory")["peak_bytes"])
@@ -156,42 +154,13 @@ def _timed(
     return [replace(row, **known) for row in rows.values()]
 
 
+def rounds_within(seconds: float, once: float) -> int:
+    """How many rounds of a length take about `seconds`, at least one."""
+    return math.ceil(seconds / max(once, seconds / _MOST)) if seconds else 1
+
+
 def _row(workload: Workload, contender: Contender, peak: Mapping[str, Any]) -> Row:
     return Row(
         workload.name, contender.name, peak["backend"], workload.cohort, workload.client_steps,
         bandwidth=peak["bandwidth"],
     )  # fmt: skip
-
-
-def _once(workload: Workload, contender: Contender, peak: Mapping[str, Any], timeout: float) -> Row:
-    """A workload that is one long call."""
-    row = _row(workload, contender, peak)
-    try:
-        with Process(contender, timeout) as process:
-            reply = process.ask("prepare", workload=workload.to_dict())
-            memory = process.ask("memory")
-    except Failed as failure:
-        return replace(row, failed=str(failure), unsupported=failure.unsupported)
-    return replace(row, first_round_seconds=reply["first_round_seconds"], about=reply["about"], **memory)
-
-
-def _started(workload: Workload, peak: Mapping[str, Any], timeout: float) -> Row:
-    """Starts a process twice with one cache of programs and times the second start, imports included."""
-    row = _row(workload, OURS, peak)
-    with tempfile.TemporaryDirectory() as cache:
-        keeping = {
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-        for _ in range(2):
-            start = time.perf_counter()
-            try:
-                with Process(replace(OURS, environment=keeping), timeout) as process:
-                    reply = process.ask("prepare", workload=workload.to_dict())
-                    elapsed = time.perf_counter() - start
-                    row = replace(row, **process.ask("memory"), about=reply["about"])
-            except Failed as failure:
-                return replace(row, failed=str(failure))
-            row = replace(row, first_round_seconds=elapsed, compile_seconds=reply["compile_seconds"])
-    return row

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pfljax import checks
 from pfljax.benchmark import examples
 
-Measures = Literal["round", "sweep", "startup"]
+Measures = Literal["round", "sweep", "startup", "cold", "warm"]
 Group = Literal["quick", "default", "all"]
 GROUPS: tuple[Group, ...] = ("quick", "default", "all")
 
@@ -41,9 +41,10 @@ class Workload:
       epochs: local epochs.
       lr: of local SGD.
       seed: of the examples and sizes.
-      measures: rounds; a whole sweep against separate runs; or the time from the start of a process to its first
-        round, with compiled programs in the cache.
+      measures: rounds; a whole sweep against separate runs; the time from the start of a process to its first round,
+        with compiled programs in the cache; or a command that finds no compiled programs, `cold`, or all, `warm`.
       points, rounds: of a sweep.
+      command: of `pfljax`, see `stopwatch`.
       group: the smallest selection that it belongs to.
       source: where the setting was published, if it was.
     """
@@ -66,6 +67,7 @@ class Workload:
     measures: Measures = "round"
     points: int = 0
     rounds: int = 0
+    command: tuple[str, ...] = ()
     group: Group = "default"
     source: str = ""
 
@@ -83,6 +85,8 @@ _PFEDME = {"inner_lr": 0.005, "lam": 15.0, "inner_steps": 5}
 _SKEWED = {"kind": "power_law", "mean": 100, "exponent": 0.99}
 _FEW = {"kind": "equal", "examples": 20}
 _CIFAR = (32, 32, 3)
+_SEVEN = ("compare", "--quiet", "--methods=local_only,fedavg,fedavg_finetuned,fedper,per_fedavg,pfedme,ditto")
+_TABLE = ("compare", "--quiet", "--methods={table}", "--config.run.rounds=2", "--config.run.eval_every=1")
 _PFLLIB = "https://github.com/TsingZ0/PFLlib (README and the defaults of system/main.py)"
 _BLAZEFL = "https://github.com/blazefl/blazefl/blob/main/benchmarks/blazefl-case/main.py"
 _FLUTE = "https://github.com/microsoft/msrflute (README, benchmark table)"
@@ -139,6 +143,15 @@ _ALL = (
         sizes={"kind": "equal", "examples": 100}, measures="sweep", points=32, rounds=20, group="all",
     ),
     Workload("startup", "from the start of a process to its first round: MLP, warm cache", measures="startup"),
+    Workload(
+        "compile_seven", "the demo's seven methods from an empty cache of programs, a process from start to end",
+        measures="cold", command=_SEVEN,
+    ),
+    Workload("compile_seven_warm", "the same with all programs in the cache", measures="warm", command=_SEVEN),
+    Workload(
+        "compile_table", "every method of the table from an empty cache: two rounds, two evaluations", measures="cold",
+        command=_TABLE, group="all",
+    ),
     Workload(
         "pfllib_quickstart", "PFLlib's first example: MNIST, 20 clients by Dirichlet(0.1), CNN, 3/4 of the data",
         model="cnn", sizes={"kind": "dirichlet", "mean": 2625, "alpha": 0.1}, group="all", source=_PFLLIB,
