@@ -19,7 +19,21 @@ from experiments.benchmark import __main__ as beside
 from experiments.benchmark.contenders import RIVALS, find_rivals
 from experiments.benchmark.targets import TARGETS
 from pfljax import benchmark, cli
-from pfljax.benchmark import WORKLOADS, Contender, Report, Row, Workload, examples, flops, once, ours, store
+from pfljax.benchmark import (
+    WORKLOADS,
+    Contender,
+    Paired,
+    Ratio,
+    Report,
+    Row,
+    Workload,
+    examples,
+    flops,
+    once,
+    ours,
+    paired,
+    store,
+)
 from pfljax.benchmark.contender import OURS, Failed, Process
 
 FAKE = """
@@ -293,6 +307,8 @@ def test_workloads_are_plain_data() -> None:
     [
         (_bench, ["mpl"], "unknown workload 'mpl': did you mean 'mlp'?"),
         (_bench, ["--repeats", "0"], "repeats=0: it must be a whole number of at least 1"),
+        (_bench, ["--against", "nowhere"], "'nowhere' is no checkout of pfljax: give the folder that has"),
+        (beside.main, ["--against", ".", "--rival=pytorch"], "only checkouts are paired; leave the rivals out"),
         (beside.main, ["--rival", "torch"], "unknown rival 'torch'"),
         (beside.main, ["--rival-python", "pytorch"], "write NAME=PYTHON"),
     ],
@@ -325,6 +341,76 @@ def test_where_the_time_of_a_command_goes() -> None:
     failed = once.measure(dataclasses.replace(listed, command=("table", "nowhere")), OURS, row, 60.0)
     assert "nowhere" in str(failed.failed)
     assert not failed.parts
+
+
+CHECKOUT = """
+import json, sys
+name, seconds, log = {name!r}, {seconds!r}, open({log!r}, "a")
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["do"] == "stop":
+        break
+    print(name, request["do"], file=log, flush=True)
+    if request["do"] == "prepare":
+        if seconds is None:
+            sys.exit("cannot")
+        reply = {{"compile_seconds": 10 * seconds, "first_round_seconds": 1.0, "about": {{}}}}
+    else:
+        reply = {{"seconds": seconds * request["count"]}}
+    print(json.dumps(reply), flush=True)
+"""
+
+
+def _checkout(folder: Path, name: str, seconds: float | None, where: str = "") -> Path:
+    """A checkout whose rounds are said to take so long."""
+    program = folder / name / "pfljax" / "benchmark" / where / "worker.py"
+    program.parent.mkdir(parents=True)
+    program.write_text(CHECKOUT.format(name=name, seconds=seconds, log=str(folder / "log")))
+    return folder / name
+
+
+def test_checkouts_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who begins changes from pair to pair and from turn to turn; a ratio is now over before; each has its own worker."""
+    now = _checkout(tmp_path, "now", 0.3)
+    monkeypatch.setattr(paired, "OURS", dataclasses.replace(OURS, checkout=now))
+    before = _checkout(tmp_path, "before", 0.2, where="rivals")
+    found = paired.compare(before, [TINY], pairs=2, seconds=0.0)
+    asked = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    first = ["now", "now", "before", "before", *["now", "before", "before", "now"] * 2]
+    second = [{"now": "before", "before": "now"}[name] for name in first]
+    assert [name for name, _ in asked] == first + second
+    assert [do for _, do in asked] == ["prepare", "rounds", "prepare", "rounds", *["rounds"] * 8] * 2
+    assert {ratio.measure: (ratio.workload, ratio.ratio, ratio.verdict) for ratio in found.ratios} == {
+        "round": ("tiny", pytest.approx(1.5), "slower"),
+        "compile": ("tiny", pytest.approx(1.5), "slower"),
+    }
+    assert json.loads(found.save(tmp_path / "paired.json").read_text())["ratios"][0]["before"] == [0.2, 0.2]
+
+
+def test_a_checkout_that_fails_has_no_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, and not run again."""
+    monkeypatch.setattr(paired, "OURS", dataclasses.replace(OURS, checkout=_checkout(tmp_path, "now", 0.3)))
+    found = paired.compare(_checkout(tmp_path, "old", None), [TINY], pairs=3, seconds=0.0)
+    assert found.ratios == []
+    assert found.failed == {"tiny": "before: died with status 1: cannot"}
+    assert (tmp_path / "log").read_text().split().count("old") == 1
+
+
+def test_means_and_verdicts_of_pairs() -> None:
+    """Geometric, over the workloads that have the measure; a verdict only where the whole interval says so."""
+    even = Ratio("mlp", "round", [2.0, 1.0], [1.0, 2.0])
+    twice = Ratio("cnn", "round", [4.0, 4.0], [2.0, 2.0])
+    alone = Ratio("mlp", "compile", [1.0], [1.1])
+    (mean,) = Paired([even, twice, alone], {}, "there", {}, "").means()
+    assert (mean.workload, mean.measure) == ("mean", "round")
+    assert mean.now == pytest.approx([8**0.5, 2.0])
+    assert mean.ratio == pytest.approx(2**0.5)
+    low, high = even.interval or (0, 0)
+    assert low == pytest.approx(1 / high)
+    assert high == pytest.approx(2 ** np.tan(0.475 * np.pi))  # the quantile of Cauchy times log 2 sqrt(2) / sqrt(2)
+    assert [each.verdict for each in (even, twice, alone)] == ["unclear", "slower", "unclear"]
+    assert Ratio("mlp", "round", [0.9, 0.9001], [1.0, 1.0]).verdict == "faster"
+    assert Ratio("mlp", "round", [1.02, 1.0201], [1.0, 1.0]).verdict == ""
 
 
 @pytest.mark.slow

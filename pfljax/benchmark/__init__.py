@@ -4,12 +4,13 @@
     report = benchmark.run(["mlp", "cnn"], repeats=3)
     rich.print(report.table())
 
-On the command line: `pfljax bench`.
+On the command line: `pfljax bench`. `compare` runs this checkout against another one.
 """
 
 from pfljax.benchmark.command import add_arguments, from_command_line, print_report
 from pfljax.benchmark.contender import Contender
 from pfljax.benchmark.figure import plot
+from pfljax.benchmark.paired import Paired, Ratio, compare
 from pfljax.benchmark.report import Report, Slower
 from pfljax.benchmark.rows import Row
 from pfljax.benchmark.runner import run
@@ -20,12 +21,15 @@ __all__ = [
     "TARGETS",
     "WORKLOADS",
     "Contender",
+    "Paired",
+    "Ratio",
     "Report",
     "Row",
     "Slower",
     "Target",
     "Workload",
     "add_arguments",
+    "compare",
     "from_command_line",
     "over",
     "plot",

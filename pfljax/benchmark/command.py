@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pfljax.benchmark import store
 from pfljax.benchmark.contender import Contender
+from pfljax.benchmark.paired import Paired, compare
 from pfljax.benchmark.report import Report
 from pfljax.benchmark.runner import run
 from pfljax.benchmark.targets import TARGETS, Target
@@ -30,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser, default: str = "quick") -> No
     add("--seconds", type=float, default=0.5, metavar="S", help="length of a repetition (0.5), at least one round")
     add("--store", metavar="DIR", help=f"where results are kept and earlier ones found ({store.default_folder()})")
     add("--no-store", action="store_true", help="keep nothing, compare with nothing")
+    add(
+        "--against", metavar="PATH",
+        help="another checkout of pfljax: both run in turn, in as many pairs of processes as --repeats says, and the "
+        "ratio of each workload is printed, with its interval; nothing is kept",
+    )  # fmt: skip
     add("--json", action="store_true", help="for programs")
 
 
@@ -44,26 +50,25 @@ def from_command_line(
     if options.list:
         _list()
         return None
+    if options.against is not None and rivals:
+        raise ValueError(f"--against {options.against}: only checkouts are paired; leave the rivals out")
     notes = Console(stderr=True)
     with notes.status("...") as status:
         show = status.update if notes.is_terminal else notes.print
-        report = run(
-            options.workloads,
-            rivals=rivals,
-            targets=targets,
-            repeats=options.repeats,
-            seconds=options.seconds,
-            keep=False if options.no_store else options.store or True,
-            progress=lambda text: show(f"timing {text} ..."),
-        )
+        how = {"seconds": options.seconds, "progress": lambda text: show(f"timing {text} ...")}
+        if options.against is not None:
+            report = compare(options.against, options.workloads, pairs=options.repeats, **how)
+        else:
+            keep = False if options.no_store else options.store or True
+            report = run(options.workloads, rivals=rivals, targets=targets, repeats=options.repeats, keep=keep, **how)
     if options.json:
         print(json.dumps(report.to_dict(), indent=1))
     else:
         print_report(report)
-    return report
+    return report if isinstance(report, Report) else None
 
 
-def print_report(report: Report) -> None:
+def print_report(report: Report | Paired) -> None:
     """Prints a report, as wide as its table."""
     console = Console()
     Console(width=max(console.width, _WIDE)).print(report.table())

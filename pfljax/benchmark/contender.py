@@ -17,7 +17,6 @@ from typing import Any
 
 import pfljax
 
-_WORKER = Path(__file__).with_name("worker.py")
 _ROOT = Path(pfljax.__file__).parents[1]
 # Threads that wait must not take the cores from the one that is timed; a GPU is shared by all processes.
 _QUIET = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
@@ -42,6 +41,11 @@ class Contender:
     python: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     checkout: Path = _ROOT
+
+    @property
+    def worker(self) -> Path:
+        """The program of its process: that of its own checkout, wherever it lay at the time."""
+        return next((self.checkout / "pfljax" / "benchmark").rglob("worker.py"))
 
     def variables(self) -> dict[str, str]:
         """All variables of its process."""
@@ -77,7 +81,7 @@ class Process:
 
     def __init__(self, contender: Contender, timeout: float = 3600.0):
         self.contender, self._timeout = contender, timeout
-        command = [contender.python or sys.executable, str(_WORKER), contender.module]
+        command = [contender.python or sys.executable, str(contender.worker), contender.module]
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  closed by stop
         try:
             self._process = subprocess.Popen(

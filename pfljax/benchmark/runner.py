@@ -18,8 +18,6 @@ from pfljax.benchmark.rows import Row
 from pfljax.benchmark.targets import TARGETS, Target
 from pfljax.benchmark.workloads import Workload, select
 
-_BUSY = 0.5
-"""Running processes per core above which times are doubtful."""
 _STEADY = 1.2
 """Ratio of the machine's speeds during the run above which they are reported."""
 _MOST = 1000
@@ -60,12 +58,8 @@ def run(
     """
     checks.each(checks.Count, repeats=repeats)
     checks.each(checks.NotNegative, seconds=seconds)
-    given = list(workloads)
-    named = select([name for name in given if isinstance(name, str)])
-    chosen = [*named, *(workload for workload in given if isinstance(workload, Workload))]
-    warnings, load = [], machine.load()
-    if load is not None and load > _BUSY:
-        warnings.append(f"this machine was busy before the start (load {load:.2f} per core): times are too long")
+    chosen = select(workloads)
+    warnings = machine.busy()
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     rows: list[Row] = []
     with Process(MACHINE, timeout) as reference:

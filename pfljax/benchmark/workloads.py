@@ -177,8 +177,10 @@ WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 """The workloads by name."""
 
 
-def select(names: Iterable[str]) -> list[Workload]:
+def select(names: Iterable[str | Workload]) -> list[Workload]:
     """Workloads by name, pattern (`population_*`) or group (`quick`, `default`, `all`), in the order of the table.
+
+    What is a `Workload` itself comes after them.
 
     Raises:
       ValueError: if a name is unknown; the message suggests the nearest.
@@ -186,8 +188,10 @@ def select(names: Iterable[str]) -> list[Workload]:
     >>> [workload.name for workload in select(["cohort_*", "mlp"])]
     ['mlp', 'cohort_10', 'cohort_100', 'cohort_1000']
     """
-    chosen: set[str] = set()
-    for name in names:
+    given, chosen = list(names), set()
+    for name in given:
+        if isinstance(name, Workload):
+            continue
         if name in GROUPS:
             wider = GROUPS[: GROUPS.index(name) + 1]
             found = [key for key, workload in WORKLOADS.items() if workload.group in wider]
@@ -196,4 +200,5 @@ def select(names: Iterable[str]) -> list[Workload]:
         if not found:
             raise ValueError(f"unknown workload {name!r}: {checks.nearest(name, [*WORKLOADS, *GROUPS])}")
         chosen |= set(found)
-    return [workload for name, workload in WORKLOADS.items() if name in chosen]
+    values = [workload for workload in given if isinstance(workload, Workload)]
+    return [workload for name, workload in WORKLOADS.items() if name in chosen] + values
