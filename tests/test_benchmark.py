@@ -370,7 +370,7 @@ def _checkout(folder: Path, name: str, seconds: float | None, where: str = "") -
 
 
 def test_checkouts_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who begins changes from pair to pair and from turn to turn; a ratio is now over before; each has its own worker."""
+    """Who begins changes from pair to pair and from turn to turn; ratios are now over before."""
     now = _checkout(tmp_path, "now", 0.3)
     monkeypatch.setattr(paired, "OURS", dataclasses.replace(OURS, checkout=now))
     before = _checkout(tmp_path, "before", 0.2, where="rivals")
