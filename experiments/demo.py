@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pfljax import cli, experiment, files, plots
+from pfljax import cli, experiment, files
+from pfljax.results import plots
 
 METHODS = ("local_only", "fedavg", "fedavg_finetuned", "fedper", "per_fedavg", "pfedme", "ditto")
 CONFIG = Path(__file__).parent.parent / "configs" / "digits_quickstart.py"

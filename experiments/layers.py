@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pfljax as pfl
-from pfljax.models.convolve import VARIANTS, convolve
+from pfljax.models.kernels.convolve import VARIANTS, convolve
 from pfljax.types import Array
 
 LAYERS = {

@@ -118,5 +118,5 @@ for lam in (0.0, 0.5, 5.0):
     state = simulation.init(key, lam=lam)
     state, _ = simulation.run(state, key, rounds, lam=lam)
     accuracy = simulation.evaluate(state, key, lam=lam)["personal/test/accuracy"]
-    print(f"lam={lam}: mean {pfl.metrics.mean(accuracy):.3f}, worst {accuracy[accuracy == accuracy].min():.3f}")
+    print(f"lam={lam}: mean {pfl.statistics.mean(accuracy):.3f}, worst {accuracy[accuracy == accuracy].min():.3f}")
 print(f"{simulation.compile_seconds:.1f} s of compilation for all three")

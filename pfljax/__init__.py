@@ -4,7 +4,7 @@
 algorithms from solvers, `simulate` or `compare` them. README.md shows it in fifteen lines.
 """
 
-from pfljax import losses, masks, metrics, models, plots, reduce, sampling, schedules, sweeps, tree
+from pfljax import masks, models, tree
 from pfljax.algorithms import (
     METHODS,
     apfl,
@@ -31,8 +31,6 @@ from pfljax.algorithms import (
     reptile,
     scaffold,
 )
-from pfljax.checkpoint import Checkpoints
-from pfljax.course import Diverged
 from pfljax.data import FederatedData, federate, from_arrays, from_clients, load
 from pfljax.data.partition import (
     by_index,
@@ -45,16 +43,24 @@ from pfljax.data.partition import (
     shards,
 )
 from pfljax.data.synthetic import synthetic, synthetic_v2
-from pfljax.engine import Simulation, simulate
-from pfljax.ensemble import Ensemble, Point, simulate_many
-from pfljax.experiment import Config, compare, compare_methods, resume, run
-from pfljax.local import descent, epochs, full_batch, only, proximal_descent, same, steps
-from pfljax.process import configure
-from pfljax.results import Comparison, Result
-from pfljax.server import fedopt
-from pfljax.skeletons import averaging, decoupled, fine_tuned
-from pfljax.sweeps import Sweep, spaces, sweep
-from pfljax.tasks import classification, regression
+from pfljax.engine.checkpoint import Checkpoints
+from pfljax.engine.course import Diverged
+from pfljax.engine.ensemble import Ensemble, Point, simulate_many
+from pfljax.engine.process import configure
+from pfljax.engine.simulation import Simulation, simulate
+from pfljax.experiment import sweeps
+from pfljax.experiment.config import Config
+from pfljax.experiment.runs import compare, compare_methods, resume, run
+from pfljax.experiment.sweeps import Sweep, spaces, sweep
+from pfljax.federation import reduce, sampling
+from pfljax.federation.server import fedopt
+from pfljax.federation.skeletons import averaging, decoupled, fine_tuned
+from pfljax.learning import losses, schedules
+from pfljax.learning.local import descent, epochs, full_batch, only, proximal_descent, same, steps
+from pfljax.learning.tasks import classification, regression
+from pfljax.results import plots, statistics
+from pfljax.results.comparison import Comparison
+from pfljax.results.result import Result
 from pfljax.types import (
     Algorithm,
     Batch,
@@ -137,7 +143,6 @@ __all__ = [
     "local_only",
     "losses",
     "masks",
-    "metrics",
     "models",
     "natural",
     "only",
@@ -159,6 +164,7 @@ __all__ = [
     "simulate",
     "simulate_many",
     "spaces",
+    "statistics",
     "steps",
     "sweep",
     "sweeps",

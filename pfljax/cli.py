@@ -22,12 +22,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pfljax import benchmark, checks, data, experiment, files, hosts, listing, plots, process, results, sweeps
+from pfljax import benchmark, checks, data, experiment, files
 from pfljax.algorithms import METHODS
 from pfljax.data.sources import NAMES
-from pfljax.experiment import Config
-from pfljax.results import Comparison, Result
-from pfljax.sweeps import spaces
+from pfljax.engine import hosts, process
+from pfljax.experiment import listing, sweeps
+from pfljax.experiment.config import Config
+from pfljax.experiment.sweeps import spaces
+from pfljax.results import plots
+from pfljax.results.comparison import Comparison
+from pfljax.results.result import Result, versions
 
 _OPTIONAL = {"sklearn": "demo", "matplotlib": "plot", "pandas": "results", "tensorflow_datasets": "tfds"}
 _OPTIONAL |= {"optuna": "search", "submitit": "cluster"}
@@ -177,7 +181,7 @@ def _get_config(path: str) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("pfljax", description="A simulator for personalized federated learning.")
-    parser.add_argument("--version", action="version", version=f"pfljax {results.versions()['pfljax']}")
+    parser.add_argument("--version", action="version", version=f"pfljax {versions()['pfljax']}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
@@ -375,7 +379,7 @@ def _doctor(options: argparse.Namespace) -> None:
     del options
     process.begin()
     table = Table(show_header=False, box=None)
-    for name, version in results.versions().items():
+    for name, version in versions().items():
         table.add_row(name, version)
     for package, extra in _OPTIONAL.items():
         table.add_row(package, "found" if importlib.util.find_spec(package) else f"pip install 'pfljax[{extra}]'")

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pfljax.data import FederatedData, from_clients
-from pfljax.engine import Simulation
-from pfljax.tasks import masked_mean
+from pfljax.engine.simulation import Simulation
+from pfljax.learning.tasks import masked_mean
 from pfljax.types import Algorithm, Array, Batch, Params, Task, Tree
 
 
@@ -72,7 +72,8 @@ def deployed(
     """What the clients deploy after `rounds` rounds with all of them: for each leaf a list [N], rounded to `digits`.
 
     >>> import optax
-    >>> from pfljax import algorithms, local
+    >>> from pfljax import algorithms
+    >>> from pfljax.learning import local
     >>> task, data = problem(w=[0.0, 8.0], sizes=[1, 3])
     >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 3))
     >>> deployed(algorithms.fedavg(task, step), task, data, rounds=50)

@@ -9,10 +9,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from pfljax import models, recipe, tasks
+from pfljax import models
 from pfljax.algorithms import METHODS
 from pfljax.data import FederatedData, from_clients
-from pfljax.recipe import Recipe, SolverConfig
+from pfljax.experiment import recipe
+from pfljax.experiment.recipe import Recipe, SolverConfig
+from pfljax.learning import tasks
 from pfljax.types import Model, Task
 
 SIZES = (9, 5, 1, 12, 7, 4, 6)

@@ -14,13 +14,17 @@ import optax
 import pytest
 from flax import linen as nn
 
-from pfljax import algorithms, local, memory, models, sampling, tasks
-from pfljax.checkpoint import Checkpoints
-from pfljax.course import Diverged
+from pfljax import algorithms, models
 from pfljax.data import FederatedData, federate, from_arrays, from_clients, partition
-from pfljax.engine import Simulation, simulate
-from pfljax.experiment import Config, RunConfig, compare, compare_methods, run
-from pfljax.recipe import SolverConfig
+from pfljax.engine import memory
+from pfljax.engine.checkpoint import Checkpoints
+from pfljax.engine.course import Diverged
+from pfljax.engine.simulation import Simulation, simulate
+from pfljax.experiment.config import Config, RunConfig
+from pfljax.experiment.recipe import SolverConfig
+from pfljax.experiment.runs import compare, compare_methods, run
+from pfljax.federation import sampling
+from pfljax.learning import local, tasks
 from pfljax.types import Algorithm
 from tests.federation import MODEL, TASK, federation, recipe_of
 

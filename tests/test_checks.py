@@ -15,8 +15,9 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, checks, local, masks, models
+from pfljax import algorithms, checks, masks, models
 from pfljax.checks import Bounds, When
+from pfljax.learning import local
 from pfljax.types import LocalSolver, Mask, Task
 
 _WORDS = Literal["auto", "vmap"]

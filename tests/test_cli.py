@@ -15,7 +15,8 @@ import pytest
 import pfljax
 from pfljax import cli, experiment
 from pfljax.algorithms import METHODS
-from pfljax.results import Comparison, Result
+from pfljax.results.comparison import Comparison
+from pfljax.results.result import Result
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

@@ -16,10 +16,11 @@ import optax
 import pytest
 
 from experiments import demo
-from pfljax import algorithms, cli, data, engine, experiment, local, models, tasks
+from pfljax import algorithms, cli, data, engine, experiment, models
 from pfljax.algorithms import METHODS
-from pfljax.experiment import Config, from_config_dict
-from pfljax.recipe import SolverConfig
+from pfljax.experiment.config import Config, from_config_dict
+from pfljax.experiment.recipe import SolverConfig
+from pfljax.learning import local, tasks
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "configs").glob("*.py"))

@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from pfljax import accounting, sampling, tree
+from pfljax import tree
 from pfljax.data import FederatedData
-from pfljax.engine import Simulation
+from pfljax.engine import accounting
+from pfljax.engine.simulation import Simulation
+from pfljax.federation import sampling
 from pfljax.types import Algorithm, Params, State, Task, keep
 from tests.federation import CLIENTS, FEDERATED, MODEL, TASK, UNSEEN, federation, recipe_of
 

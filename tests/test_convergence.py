@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 
 from pfljax import experiment
 from pfljax.data import FederatedData, load
-from pfljax.experiment import Choice, Config, DataConfig, RunConfig
-from pfljax.recipe import SolverConfig
+from pfljax.experiment.config import Choice, Config, DataConfig, RunConfig
+from pfljax.experiment.recipe import SolverConfig
 
 
 def pooled(data: FederatedData, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -11,12 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, data, experiment, local, quadratics
-from pfljax.course import Diverged
-from pfljax.engine import simulate
-from pfljax.ensemble import Point, simulate_many
-from pfljax.recipe import SolverConfig
-from pfljax.results import Result
+from pfljax import algorithms, data, experiment, quadratics
+from pfljax.engine.course import Diverged
+from pfljax.engine.ensemble import Point, simulate_many
+from pfljax.engine.simulation import simulate
+from pfljax.experiment.recipe import SolverConfig
+from pfljax.learning import local
+from pfljax.results.result import Result
 from pfljax.types import Algorithm, Array
 
 TASK, TRAINED = quadratics.problem(w=[0.0, 8.0])

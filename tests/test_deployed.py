@@ -13,9 +13,10 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, cli, data, experiment, local, models, quadratics, tasks
-from pfljax.engine import simulate
-from pfljax.results import Result
+from pfljax import algorithms, cli, data, experiment, models, quadratics
+from pfljax.engine.simulation import simulate
+from pfljax.learning import local, tasks
+from pfljax.results.result import Result
 
 TASK, DATA = quadratics.problem(w=[0.0, 8.0])
 STEP = local.descent(optax.sgd(1.0), local.full_batch(1, 1))

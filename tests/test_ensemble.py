@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from pfljax import engine, sampling
-from pfljax.course import Diverged
-from pfljax.ensemble import Ensemble, Point, simulate_many
-from pfljax.results import Result
+from pfljax import engine
+from pfljax.engine.course import Diverged
+from pfljax.engine.ensemble import Ensemble, Point, simulate_many
+from pfljax.federation import sampling
+from pfljax.results.result import Result
 from pfljax.types import Algorithm
 from tests.federation import FEDERATED, TASK, double, federation, recipe_of
 
@@ -67,7 +68,7 @@ def test_one_after_the_other_each_point_has_its_own_bits_and_one_trace_serves_al
 def test_more_points_later_compile_nothing(alone: list[Result | None], caplog: pytest.LogCaptureFixture):
     ensemble = Ensemble(TASK, RECIPE.make, federation(), at_once=1, devices=DEVICE, **OPTIONS)
     assert [place for place, _ in ensemble.run(POINTS[:1])] == [0]
-    with caplog.at_level("INFO", logger="pfljax.programs"):
+    with caplog.at_level("INFO", logger="pfljax.engine.simulation.programs"):
         ((_, outcome),) = ensemble.run([POINTS[1]])
     assert not caplog.messages
     assert isinstance(outcome, Result)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from pfljax import hosts
+from pfljax.engine import hosts
 
 ROOT = Path(__file__).parent.parent
 # 16 clients, whose states are spread over the four devices, and 4 that never train.

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import local, losses, masks, quadratics
+from pfljax import masks, quadratics
+from pfljax.learning import local, losses
 from pfljax.types import Batch, ClientData, Examples, Params, Plan
 
 KEY = jax.random.key(0)

@@ -9,8 +9,9 @@ import optax
 import pytest
 
 import pfljax as pfl
-from pfljax import memory, tree
+from pfljax import tree
 from pfljax.data import from_clients
+from pfljax.engine import memory
 from pfljax.types import Array, State
 
 FEATURES, CLIENTS = 4096, 64

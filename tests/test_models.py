@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from pfljax import masks, models
-from pfljax.models import convolve as convolution
+from pfljax.models.kernels import convolve as convolution
 from pfljax.models.linen import from_linen
 from pfljax.types import Params
 

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from pfljax import plots
+from pfljax.results import plots
 from tests.test_results import own, result
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pfljax.progress import Bar
+from pfljax.experiment.progress import Bar
 
 
 def test_a_log_gets_ten_lines(capsys: pytest.CaptureFixture[str]) -> None:

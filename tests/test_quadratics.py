@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, local, quadratics
-from pfljax.local import mean_gradient, mean_loss
+from pfljax import algorithms, quadratics
+from pfljax.learning import local
+from pfljax.learning.local import mean_gradient, mean_loss
 from pfljax.types import Params
 
 CENTERS = {"body": [[0.0, 1.0], [2.0, -1.0], [4.0, 6.0]], "head": [1.0, 5.0, -3.0]}

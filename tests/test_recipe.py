@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from pfljax import accounting, losses, models, tasks, tree
+from pfljax import models, tree
 from pfljax.algorithms import METHODS
 from pfljax.data import FederatedData, from_clients
-from pfljax.recipe import ServerConfig, SolverConfig, build
+from pfljax.engine import accounting
+from pfljax.experiment.recipe import ServerConfig, SolverConfig, build
+from pfljax.learning import losses, tasks
 from pfljax.types import Algorithm, Array, Batch, as_drawn
 
 SIZES = (4, 7)

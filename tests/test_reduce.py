@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pfljax.reduce import grouped, mean, stack, uniform
+from pfljax.federation.reduce import grouped, mean, stack, uniform
 from pfljax.types import Array, Params, Reduce, Tree
 
 

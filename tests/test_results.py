@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 import pfljax as pfl
-from pfljax.results import Comparison, Result
+from pfljax.results.comparison import Comparison
+from pfljax.results.result import Result
 
 ACCURACY = np.array([[0.1, 0.2, 0.6], [0.9, 0.5, 0.4], [0.7, 0.5, np.nan]])
 

@@ -11,10 +11,11 @@ import optax
 import pytest
 
 from experiments.benchmark.rivals.layers import same_size
-from pfljax import algorithms, local, masks, models, tasks
+from pfljax import algorithms, masks, models
 from pfljax.benchmark.networks import network
 from pfljax.data import from_clients
-from pfljax.engine import Simulation
+from pfljax.engine.simulation import Simulation
+from pfljax.learning import local, tasks
 
 SHAPES: list[tuple[str, tuple[int, ...], int]] = [
     ("logistic", (28, 28, 1), 10),

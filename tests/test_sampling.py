@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pfljax import sampling
-from pfljax.shuffle import permute
+from pfljax.federation import sampling
+from pfljax.learning.shuffle import permute
 
 SIZES = jnp.array([10, 20, 30, 40, 0])
 KEYS = jax.random.split(jax.random.key(0), 4000)

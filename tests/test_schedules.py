@@ -10,9 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, experiment, local, quadratics, schedules, sweeps
-from pfljax.engine import Simulation, simulate
-from pfljax.ensemble import Point, simulate_many
+from pfljax import algorithms, experiment, quadratics
+from pfljax.engine.ensemble import Point, simulate_many
+from pfljax.engine.simulation import Simulation, simulate
+from pfljax.experiment import sweeps
+from pfljax.learning import local, schedules
 from pfljax.types import Algorithm, Array
 
 TASK, DATA = quadratics.problem(w=[2.0, 8.0])

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from pfljax import scores
-from pfljax.scores import Metric
+from pfljax.results import scores
+from pfljax.results.scores import Metric
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from pfljax import sampling, store
-from pfljax.checkpoint import Checkpoints
-from pfljax.engine import Simulation, Store
+from pfljax.engine import store
+from pfljax.engine.checkpoint import Checkpoints
+from pfljax.engine.simulation import Simulation, Store
+from pfljax.federation import sampling
 from tests.federation import FEDERATED, TASK, federation, recipe_of
 
 KEY = jax.random.key(3)

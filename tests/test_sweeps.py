@@ -21,12 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pfljax import cli, engine, ensemble, experiment, files, sweeps
+from pfljax import cli, engine, experiment, files
 from pfljax.algorithms import METHODS
-from pfljax.course import Diverged
-from pfljax.experiment import Config, from_config_dict
-from pfljax.results import Result
-from pfljax.sweeps import Ledger, Point, Sweep, spaces
+from pfljax.engine import ensemble
+from pfljax.engine.course import Diverged
+from pfljax.experiment import sweeps
+from pfljax.experiment.config import Config, from_config_dict
+from pfljax.experiment.sweeps import Ledger, Point, Sweep, spaces
+from pfljax.results.result import Result
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = 3
@@ -198,7 +200,7 @@ def test_a_later_sweep_goes_on_with_programs(caplog: pytest.LogCaptureFixture) -
 
     def compiles(setting: dict[str, Any]) -> bool:
         caplog.clear()
-        with caplog.at_level("INFO", logger="pfljax.programs"):
+        with caplog.at_level("INFO", logger="pfljax.engine.simulation.programs"):
             sweeps.sweep(BASE, [setting], ensembles=ensembles)
         return bool(caplog.messages)
 
@@ -636,7 +638,8 @@ def test_folders_are_not_mixed(calls: list[Any], tmp_path: Path) -> None:
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pfljax import ensemble, sweeps
+from pfljax.engine import ensemble
+from pfljax.experiment import sweeps
 from tests.test_sweeps import BASE, GRID, StandIn
 
 record, left = sweeps.Ledger.record, [2]

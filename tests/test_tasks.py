@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, local, models, tasks
+from pfljax import algorithms, models
 from pfljax.data import federate, from_arrays, from_clients, partition
-from pfljax.engine import simulate
+from pfljax.engine.simulation import simulate
+from pfljax.learning import local, tasks
 from pfljax.types import Batch, Model, Params
 
 KEY = jax.random.key(0)

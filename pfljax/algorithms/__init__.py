@@ -1,7 +1,7 @@
 """The table of methods: name -> what makes it, what may be swept, what it needs.
 
 Tests, configs, the command line and the documentation read this table. A factory's parameters without a default are
-its ingredients; they are made by name from a configuration (`pfljax.recipe`).
+its ingredients; they are made by name from a configuration (`pfljax.experiment.recipe`).
 """
 
 from collections.abc import Callable, Mapping

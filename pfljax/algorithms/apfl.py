@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from pfljax import tree
-from pfljax.local import descent
-from pfljax.reduce import mean
-from pfljax.server import ServerOptimizer
-from pfljax.skeletons import Update, accompanied, alone
+from pfljax.federation.reduce import mean
+from pfljax.federation.server import ServerOptimizer
+from pfljax.federation.skeletons import Update, accompanied, alone
+from pfljax.learning.local import descent
 from pfljax.types import Algorithm, Array, Batch, ClientData, Params, Plan, Reduce, Reply, Task, Tree
 
 
@@ -61,7 +61,8 @@ def apfl(
     With any `alpha > 0` the mixture reaches each client's own center:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[1.0, 5.0])
     >>> quadratics.deployed(apfl(task, optax.sgd(0.5), local.full_batch(1, 1), alpha=0.5), task, data, rounds=100)
     {'w': [1.0, 5.0]}

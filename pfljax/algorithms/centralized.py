@@ -1,6 +1,6 @@
 """Centralized training: the upper reference, with all data in one place."""
 
-from pfljax.skeletons import averaging
+from pfljax.federation.skeletons import averaging
 from pfljax.types import Algorithm, LocalSolver, Task
 
 
@@ -23,7 +23,8 @@ def centralized(task: Task, local: LocalSolver) -> Algorithm:
     The minimiser `sum_i a_i c_i / sum_i a_i`:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0], curvatures=[1.0, 3.0])
     >>> step = local.descent(optax.sgd(0.3), local.full_batch(1, 2))
     >>> quadratics.deployed(centralized(task, step), task, data.pooled(), rounds=100)

@@ -3,10 +3,10 @@
 import jax
 
 from pfljax import tree
-from pfljax.losses import proximal
-from pfljax.reduce import mean
-from pfljax.server import ServerOptimizer
-from pfljax.skeletons import accompanied
+from pfljax.federation.reduce import mean
+from pfljax.federation.server import ServerOptimizer
+from pfljax.federation.skeletons import accompanied
+from pfljax.learning.losses import proximal
 from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reduce, Reply, Task
 
 
@@ -42,7 +42,8 @@ def ditto(
     `(c_i + lam w) / (1 + lam)` at the mean `w = 4`:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
     >>> step = local.descent(optax.sgd(0.2), local.full_batch(1, 1))
     >>> quadratics.deployed(ditto(task, step, step, lam=3.0), task, data, rounds=100)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from pfljax import tree
-from pfljax.losses import proximal
-from pfljax.reduce import handed, stack
+from pfljax.federation.reduce import handed, stack
+from pfljax.learning.losses import proximal
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reply, Task, Tree
 
 Start = Literal["cloud", "own"]
@@ -55,7 +55,8 @@ def fedamp(
     Only near clients attract: `(c_i + u_i) / 2`, with `u_i` the mean of each pair:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 0.02, 9.0, 9.02])
     >>> solve = local.descent(optax.sgd(0.5), local.full_batch(2, 1))
     >>> quadratics.deployed(fedamp(task, solve, lam=0.5, alpha=0.5, sigma=1.0), task, data, rounds=100)
@@ -110,7 +111,8 @@ def heurfedamp(
     `(c_i + u_i) / 2`, with both `u_i` the mean of the two:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
     >>> solve = local.descent(optax.sgd(0.5), local.full_batch(2, 1))
     >>> quadratics.deployed(heurfedamp(task, solve, self_weight=0.5), task, data, rounds=100)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from pfljax import masks, tree
-from pfljax.reduce import mean
-from pfljax.server import ServerOptimizer, fedopt
-from pfljax.skeletons import averaging, fine_tuned
+from pfljax.federation.reduce import mean
+from pfljax.federation.server import ServerOptimizer, fedopt
+from pfljax.federation.skeletons import averaging, fine_tuned
 from pfljax.types import Algorithm, Array, LocalSolver, Mask, Reduce, Task, Tree
 
 
@@ -35,7 +35,8 @@ def fedavg(
     Under one curvature the mean of the centers by examples:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0], sizes=[1, 3])
     >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 3))
     >>> quadratics.deployed(fedavg(task, step), task, data, rounds=100)
@@ -74,7 +75,8 @@ def fedavg_finetuned(
     A quarter of the way from the mean to each center:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
     >>> step = local.descent(optax.sgd(0.25), local.full_batch(1, 1))
     >>> quadratics.deployed(fedavg_finetuned(task, step, tune=step), task, data, rounds=100)
@@ -107,7 +109,8 @@ def fedavgm(
     The mean of the centers:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
     >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
     >>> quadratics.deployed(fedavgm(task, step, momentum=0.5), task, data, rounds=100)
@@ -182,7 +185,8 @@ def fedadagrad(
     The mean of the centers:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
     >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
     >>> quadratics.deployed(fedadagrad(task, step, server_lr=1.0), task, data, rounds=100)
@@ -229,7 +233,8 @@ def fedadam(
     The mean of the centers:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
     >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
     >>> quadratics.deployed(fedadam(task, step, server_lr=0.1), task, data, rounds=1000)
@@ -273,7 +278,8 @@ def fedyogi(
     The mean of the centers:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
     >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
     >>> quadratics.deployed(fedyogi(task, step, server_lr=0.1), task, data, rounds=1000)

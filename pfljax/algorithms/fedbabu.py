@@ -1,9 +1,9 @@
 """FedBABU: only the body is trained, heads come afterwards."""
 
 from pfljax import masks, tree
-from pfljax.reduce import mean
-from pfljax.server import ServerOptimizer
-from pfljax.skeletons import decoupled, fine_tuned
+from pfljax.federation.reduce import mean
+from pfljax.federation.server import ServerOptimizer
+from pfljax.federation.skeletons import decoupled, fine_tuned
 from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task, keep
 
 
@@ -39,7 +39,8 @@ def fedbabu(
     The mean body 4 and the head 0 of the start, then half of the way to each client's own:
 
     >>> import optax
-    >>> from pfljax import local, masks, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import masks, quadratics
     >>> task, data = quadratics.problem(body=[0.0, 8.0], head=[2.0, 6.0])
     >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
     >>> quadratics.deployed(fedbabu(task, step, step, masks.named("head")), task, data, rounds=100)

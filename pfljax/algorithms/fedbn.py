@@ -1,9 +1,9 @@
 """FedBN: normalisation layers stay with the client."""
 
 from pfljax import masks
-from pfljax.reduce import mean, uniform
-from pfljax.server import ServerOptimizer
-from pfljax.skeletons import decoupled
+from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.server import ServerOptimizer
+from pfljax.federation.skeletons import decoupled
 from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
 
 
@@ -35,7 +35,8 @@ def fedbn(
     The mean of the shared leaves, each client's own norm:
 
     >>> import optax
-    >>> from pfljax import local, masks, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import masks, quadratics
     >>> task, data = quadratics.problem(conv=[0.0, 8.0], norm=[1.0, 5.0])
     >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
     >>> quadratics.deployed(fedbn(task, step, masks.named("norm")), task, data, rounds=100)

@@ -1,9 +1,9 @@
 """FedProx: averaging with a proximal term."""
 
-from pfljax.losses import proximal
-from pfljax.reduce import mean
-from pfljax.server import ServerOptimizer
-from pfljax.skeletons import averaging
+from pfljax.federation.reduce import mean
+from pfljax.federation.server import ServerOptimizer
+from pfljax.federation.skeletons import averaging
+from pfljax.learning.losses import proximal
 from pfljax.types import Algorithm, Array, LocalSolver, Reduce, Task
 
 
@@ -35,7 +35,8 @@ def fedprox(
     Solved to the end, `w = sum_i b_i c_i / sum_i b_i` with `b_i = a_i / (a_i + mu)`:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 5.0], curvatures=[1.0, 3.0])
     >>> solve = local.descent(optax.sgd(0.2), local.full_batch(40, 1))
     >>> quadratics.deployed(fedprox(task, solve, mu=1.0), task, data, rounds=100)

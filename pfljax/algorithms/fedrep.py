@@ -1,9 +1,9 @@
 """FedRep: a shared representation, with heads fitted to it first."""
 
 from pfljax import masks
-from pfljax.reduce import mean
-from pfljax.server import ServerOptimizer
-from pfljax.skeletons import Init, decoupled
+from pfljax.federation.reduce import mean
+from pfljax.federation.server import ServerOptimizer
+from pfljax.federation.skeletons import Init, decoupled
 from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
 
 
@@ -41,7 +41,8 @@ def fedrep(
     The mean of the bodies, each client's own head:
 
     >>> import optax
-    >>> from pfljax import local, masks, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import masks, quadratics
     >>> task, data = quadratics.problem(body=[0.0, 8.0], head=[1.0, 5.0])
     >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
     >>> quadratics.deployed(fedrep(task, step, step, masks.named("head")), task, data, rounds=100)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from pfljax import tree
-from pfljax.local import average
-from pfljax.reduce import grouped, handed, mean, uniform
-from pfljax.server import Server, ServerOptimizer, fedopt
-from pfljax.tasks import masked_mean
+from pfljax.federation.reduce import grouped, handed, mean, uniform
+from pfljax.federation.server import Server, ServerOptimizer, fedopt
+from pfljax.learning.local import average
+from pfljax.learning.tasks import masked_mean
 from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, LocalSolver, Params, Reduce, Reply, Task
 
 
@@ -46,7 +46,8 @@ def ifca(
     The means of the two clusters:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[1.0, 2.0, 8.0, 9.0])
     >>> step = local.descent(optax.sgd(1.0), local.full_batch(1, 1))
     >>> quadratics.deployed(ifca(task, step, clusters=2), task, data, rounds=100)

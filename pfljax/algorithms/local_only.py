@@ -2,9 +2,9 @@
 
 import jax
 
-from pfljax.reduce import mean
-from pfljax.sampling import Participation, full
-from pfljax.skeletons import Init, alone
+from pfljax.federation.reduce import mean
+from pfljax.federation.sampling import Participation, full
+from pfljax.federation.skeletons import Init, alone
 from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reply, Task, as_drawn
 
 
@@ -34,7 +34,8 @@ def local_only(
     Each client's own center:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[1.0, 5.0])
     >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
     >>> quadratics.deployed(local_only(task, step), task, data, rounds=100)

@@ -3,11 +3,11 @@
 import optax
 
 from pfljax import masks
-from pfljax.local import descent
-from pfljax.losses import Order, after_adaptation
-from pfljax.reduce import mean, uniform
-from pfljax.server import ServerOptimizer
-from pfljax.skeletons import averaging, fine_tuned
+from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.server import ServerOptimizer
+from pfljax.federation.skeletons import averaging, fine_tuned
+from pfljax.learning.local import descent
+from pfljax.learning.losses import Order, after_adaptation
 from pfljax.types import Algorithm, Array, LocalSolver, Plan, Reduce, Task
 
 
@@ -48,7 +48,8 @@ def per_fedavg(
     `w - alpha a_i (w - c_i)` at `w = sum_i b_i c_i / sum_i b_i = 8`, `b_i = a_i (1 - alpha a_i)^2`:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 17.0], curvatures=[1.0, 2.0])
     >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
     >>> quadratics.deployed(per_fedavg(task, step, local.full_batch(1, 1), alpha=0.25), task, data, rounds=100)

@@ -6,12 +6,12 @@ import jax
 import optax
 
 from pfljax import tree
-from pfljax.local import descent, same
-from pfljax.losses import proximal
-from pfljax.reduce import mean, uniform
-from pfljax.sampling import Participation, everyone
-from pfljax.server import fedopt
-from pfljax.skeletons import accompanied
+from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.sampling import Participation, everyone
+from pfljax.federation.server import fedopt
+from pfljax.federation.skeletons import accompanied
+from pfljax.learning.local import descent, same
+from pfljax.learning.losses import proximal
 from pfljax.types import Algorithm, Array, ClientData, Params, Plan, Reduce, Reply, Task, as_drawn
 
 
@@ -66,7 +66,8 @@ def pfedme(
 
     `(c_i + lam w) / (1 + lam)` at the mean `w = 4`:
 
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
     >>> algorithm = pfedme(task, local.full_batch(1, 1), lr=0.2, inner_lr=0.2, lam=3.0, inner_steps=20)
     >>> quadratics.deployed(algorithm, task, data, rounds=100)

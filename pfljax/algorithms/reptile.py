@@ -3,9 +3,9 @@
 import optax
 
 from pfljax import masks
-from pfljax.reduce import mean, uniform
-from pfljax.server import fedopt
-from pfljax.skeletons import averaging, fine_tuned
+from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.server import fedopt
+from pfljax.federation.skeletons import averaging, fine_tuned
 from pfljax.types import Algorithm, Array, LocalSolver, Mask, Reduce, Task
 
 
@@ -40,7 +40,8 @@ def reptile(
     A quarter of the way from the mean to each center:
 
     >>> import optax
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
     >>> step = local.descent(optax.sgd(0.25), local.full_batch(1, 1))
     >>> quadratics.deployed(reptile(task, step, tune=step, server_lr=0.5), task, data, rounds=100)

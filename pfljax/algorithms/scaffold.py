@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from pfljax import tree
-from pfljax.local import descent, mean_gradient
-from pfljax.losses import tilted
-from pfljax.reduce import mean, uniform
-from pfljax.server import Server, fedopt
+from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.server import Server, fedopt
+from pfljax.learning.local import descent, mean_gradient
+from pfljax.learning.losses import tilted
 from pfljax.types import Algorithm, Array, ClientData, Cohort, Params, Plan, Reduce, Reply, Task, Tree
 
 
@@ -57,7 +57,8 @@ def scaffold(
 
     The minimiser `sum_i a_i c_i / sum_i a_i`, where FedAvg with the same five steps ends at 1.864:
 
-    >>> from pfljax import local, quadratics
+    >>> from pfljax.learning import local
+    >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 3.0], curvatures=[1.0, 2.0])
     >>> algorithm = scaffold(task, local.full_batch(5, 1), lr=0.1)
     >>> quadratics.deployed(algorithm, task, data, rounds=100)

@@ -139,7 +139,7 @@ def _convolution(equation: Any) -> float:
 
 
 def _form(equation: Any) -> float:
-    """`pfljax.models.convolve`: the convolution and its two derivatives multiply the same pairs."""
+    """`pfljax.models.kernels.convolve`: the convolution and its two derivatives multiply the same pairs."""
     form = equation.params["form"]
     x, kernel, out = form.shapes
     lows = (low for low, _ in form.pads)

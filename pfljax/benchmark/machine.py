@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax.process import configure
+from pfljax.engine.process import configure
 
 _SIZES = (512, 1024, 2048)
 _LARGE = (4096, 8192)

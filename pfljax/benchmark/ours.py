@@ -11,13 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import data, engine, ensemble, recipe, sampling, tasks
+from pfljax import data, engine
 from pfljax.benchmark import flops
 from pfljax.benchmark.examples import Clients, sizes
 from pfljax.benchmark.networks import network
 from pfljax.data import FederatedData
-from pfljax.engine import Hyper, Simulation
-from pfljax.recipe import Recipe, SolverConfig
+from pfljax.engine import ensemble
+from pfljax.engine.simulation import Hyper, Simulation
+from pfljax.experiment import recipe
+from pfljax.experiment.recipe import Recipe, SolverConfig
+from pfljax.federation import sampling
+from pfljax.learning import tasks
 from pfljax.types import Array, ClientData, Examples, Task, Tree
 
 _AT_MOST = 32

@@ -10,13 +10,13 @@ from pfljax.checks import Count
 from pfljax.models import sizes
 from pfljax.models.convolution import cnn
 from pfljax.models.dense import logistic, mlp
+from pfljax.models.kernels.pool import max_pool
+from pfljax.models.kernels.rewrite import fast
 from pfljax.models.linen import from_linen
 from pfljax.models.mobilenet import mobilenet_v1
-from pfljax.models.pool import max_pool
 from pfljax.models.precision import Precision, compute_in
 from pfljax.models.recurrent import char_lstm
 from pfljax.models.resnet import resnet8, resnet18, resnet34
-from pfljax.models.rewrite import fast
 from pfljax.types import Model
 
 

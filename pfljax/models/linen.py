@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from pfljax import checks
-from pfljax.models.rewrite import fast
+from pfljax.models.kernels.rewrite import fast
 from pfljax.types import Array, Model, Params, Tree
 
 NORMS = (nn.BatchNorm, nn.GroupNorm, nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm)

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import local
 from pfljax.data import FederatedData, from_clients
-from pfljax.engine import Build
+from pfljax.engine.simulation import Build
+from pfljax.learning import local
 from pfljax.types import Array, Batch, ClientData, Params, Plan, Task, Tree
 from tests.oracles import numpy_reference as reference
 from tests.oracles.play import Played, cohorts, federate, play

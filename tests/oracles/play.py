@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pfljax import sampling
 from pfljax.data import FederatedData
-from pfljax.engine import Simulation
+from pfljax.engine.simulation import Simulation
+from pfljax.federation import sampling
 from pfljax.types import Algorithm, Plan, State, Task
 from tests.oracles.numpy_reference import Federation, Gradient, Rows, Tree
 

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, local, masks
-from pfljax.reduce import mean, uniform
-from pfljax.server import fedopt
+from pfljax import algorithms, masks
+from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.server import fedopt
+from pfljax.learning import local
 from pfljax.types import Plan
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference

@@ -12,12 +12,15 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, engine, local, masks, quadratics, recipe, sampling
+from pfljax import algorithms, engine, masks, quadratics
 from pfljax.data import FederatedData
-from pfljax.engine import Simulation
-from pfljax.recipe import SolverConfig
-from pfljax.reduce import mean, stack, uniform
-from pfljax.server import fedopt
+from pfljax.engine.simulation import Simulation
+from pfljax.experiment import recipe
+from pfljax.experiment.recipe import SolverConfig
+from pfljax.federation import sampling
+from pfljax.federation.reduce import mean, stack, uniform
+from pfljax.federation.server import fedopt
+from pfljax.learning import local
 from pfljax.types import Algorithm, Draw, Model, Params, Reduce, Sampler, State, Task, Tree
 from tests.oracles import quadratics as q
 from tests.oracles.numpy_reference import close

@@ -12,9 +12,11 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, local, masks, sampling
-from pfljax.engine import Build, Simulation
-from pfljax.reduce import mean, uniform
+from pfljax import algorithms, masks
+from pfljax.engine.simulation import Build, Simulation
+from pfljax.federation import sampling
+from pfljax.federation.reduce import mean, uniform
+from pfljax.learning import local
 from pfljax.types import Algorithm, Batch, Plan
 from tests.oracles import network, play
 

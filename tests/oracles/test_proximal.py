@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, local
-from pfljax.reduce import mean, uniform
-from pfljax.server import fedopt
+from pfljax import algorithms
+from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.server import fedopt
+from pfljax.learning import local
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
 from tests.oracles import quadratics as q

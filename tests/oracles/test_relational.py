@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, local
+from pfljax import algorithms
+from pfljax.learning import local
 from pfljax.types import Algorithm, Params
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference

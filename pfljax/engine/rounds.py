@@ -1,0 +1,268 @@
+"""A round, a run of rounds, an evaluation: pure functions of a state and a federation, for others to compile."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pfljax import tree
+from pfljax.data import FederatedData
+from pfljax.engine import walk
+from pfljax.engine.mesh import Axis
+from pfljax.learning import local
+from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, Draw, Params, Sampler, State, Task, Tree
+
+Logs = dict[str, Array]
+"""What happened: `ids`, `replied`, `work`, `heard`, `finite`: [M]; `server_finite`: []."""
+
+_INIT, _COHORT, _CLIENTS, _SERVER, _EVALUATION = 2**32 - 1, 0, 1, 2, 3
+
+
+def _client_key(key: Array, id: Array) -> Array:
+    return jax.random.fold_in(jax.random.fold_in(key, _CLIENTS), id)
+
+
+class Seats(NamedTuple):
+    """The cohort of a round in the order in which it is walked, with padding: slots of the id N that do not reply."""
+
+    ids: Array  # [slots]
+    replied: Array  # [slots]
+    work: Array  # [slots]
+    weights: Array  # [slots] examples of each client that is heard
+    back: Array  # [M] the place of each slot of the draw
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of any algorithm.
+
+    Args:
+      task: the model, for predictions.
+      cohort: who takes part in a round.
+      block: clients trained at once.
+      axis: devices that share the clients, None for one device.
+      onboard_rounds: rounds of onboarding for each unseen client.
+    """
+
+    task: Task
+    cohort: Sampler
+    block: int
+    axis: Axis | None
+    onboard_rounds: int
+
+    def clients(self, algorithm: Algorithm, server: Tree, ids: Array, key: Array) -> Tree:
+        """The states of clients `ids` [n] before their first round, leaves [n, ...]."""
+        key = jax.random.fold_in(key, _INIT)
+        return jax.vmap(lambda id: algorithm.init_client(algorithm.download(server, id), id, key))(ids)
+
+    def server(self, algorithm: Algorithm, key: Array, num_clients: int) -> Tree:
+        """The server before the first round."""
+        return algorithm.init_server(jax.random.fold_in(key, _INIT), num_clients)
+
+    def init(self, algorithm: Algorithm, key: Array, num_clients: int) -> State:
+        """The state before the first round."""
+        server = self.server(algorithm, key, num_clients)
+        return State(server, self.clients(algorithm, server, jnp.arange(num_clients), key), jnp.asarray(0))
+
+    def advance(
+        self,
+        algorithm: Callable[[Array], Algorithm],
+        state: State,
+        key: Array,
+        train: FederatedData,
+        count: Array,
+        at_most: int,
+    ) -> tuple[State, Logs]:
+        """`count` rounds, no more than `at_most`, each by the `algorithm` of its number; logs [at_most, ...]."""
+
+        def step(number: Array, carry: tuple[State, Logs]) -> tuple[State, Logs]:
+            state, logs = carry
+            state, log = self.round(algorithm(state.round), state, key, train)
+            return state, jax.tree.map(lambda all, new: all.at[number].set(new), logs, log)
+
+        draw = jax.eval_shape(lambda: self.draw(algorithm(state.round), key, state.round, train))
+        log = draw._asdict() | {"finite": draw.replied, "server_finite": jax.ShapeDtypeStruct((), bool)}
+        logs = {name: jnp.zeros((at_most, *leaf.shape), leaf.dtype) for name, leaf in log.items()}
+        return jax.lax.fori_loop(0, count, step, (state, logs))
+
+    def round(self, algorithm: Algorithm, state: State, key: Array, train: FederatedData) -> tuple[State, Logs]:
+        """One round of a state whose clients are all at hand."""
+        draw = self.draw(algorithm, key, state.round, train)
+        seats = self.seat(draw, train)
+        rows = jax.tree.map(lambda leaf: jnp.take(leaf, seats.ids, axis=0, mode="clip"), state.clients)
+        server, rows, log = self.seated_round(algorithm, state.server, rows, state.round, draw, seats, key, train)
+        clients = jax.tree.map(lambda leaf, new: leaf.at[seats.ids].set(new, mode="drop"), state.clients, rows)
+        return State(server, clients, state.round + 1), log
+
+    def draw(self, algorithm: Algorithm, key: Array, number: Array, train: FederatedData) -> Draw:
+        """The cohort of round `number`. A client without examples does not reply."""
+        sizes = train.train.size[: train.num_clients]
+        sampler = algorithm.participation(self.cohort)
+        draw = sampler(jax.random.fold_in(jax.random.fold_in(key, number), _COHORT), sizes)
+        replied = draw.replied & (jnp.take(sizes, draw.ids, mode="clip") > 0)
+        return draw._replace(replied=replied, heard=replied if draw.heard is None else replied & draw.heard)
+
+    def seat(self, draw: Draw, train: FederatedData) -> Seats:
+        """The order in which a cohort is walked: clients of like cost together."""
+        cohort, num_clients = draw.ids.shape[0], train.num_clients
+        plan = walk.layout(cohort, self.block, self.axis)
+        padding = plan.slots - cohort
+        ids = jnp.pad(draw.ids, (0, padding), constant_values=num_clients)
+        drawn = draw.replied, draw.work, draw.heard
+        replied, work, heard = jax.tree.map(lambda part: jnp.pad(part, (0, padding)), drawn)
+        sizes = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
+        weights = jnp.where(heard, sizes, 0)
+        order = walk.order(sizes * work, plan)
+        return Seats(ids[order], replied[order], work[order], weights[order], jnp.argsort(order)[:cohort])
+
+    def seated_round(
+        self,
+        algorithm: Algorithm,
+        server: Tree,
+        rows: Tree,
+        number: Array,
+        draw: Draw,
+        seats: Seats,
+        key: Array,
+        train: FederatedData,
+    ) -> tuple[Tree, Tree, Logs]:
+        """Round `number` of the clients on `seats`, whose states are the `rows` [slots, ...].
+
+        Returns:
+          The new server, the new rows, and what happened.
+        """
+        key = jax.random.fold_in(key, number)
+
+        def one(shared: Tree, row: Tree) -> tuple[Tree, Tree]:
+            server, train, key = shared
+            (id, replied, work, weight), client = row
+            data = train.client(id)._replace(work=jnp.where(replied, work, 0))
+            reply = algorithm.client_update(algorithm.download(server, id), client, data, _client_key(key, id))
+            finite = tree.finite(reply) | ~replied
+            upload = jax.tree.map(lambda leaf: jnp.where(weight > 0, leaf, 0), reply.upload)
+            term = algorithm.reduce.lift(upload, weight)
+            kept = tree.where(replied, reply.client, client), finite
+            return (term, kept) if algorithm.reduce.summed else ((), (kept, term))
+
+        plan = walk.layout(draw.ids.shape[0], self.block, self.axis)
+        total, kept = walk.walk(one, (server, train, key), (seats[:4], rows), plan)
+        if algorithm.reduce.summed:
+            (rows, finite), terms = kept, total
+        else:
+            (rows, finite), terms = kept
+            terms = jax.tree.map(lambda leaf: leaf[seats.back], terms)
+        weights = seats.weights[seats.back]
+        view = Cohort(draw.ids, algorithm.reduce.lower(terms, weights), weights)
+        updated = algorithm.server_update(server, view, jax.random.fold_in(key, _SERVER))
+        updated = tree.where(jnp.any(weights > 0), updated, server)
+        return updated, rows, draw._asdict() | {"finite": finite[seats.back], "server_finite": tree.finite(updated)}
+
+    def evaluate(self, algorithm: Algorithm, state: State, key: Array, data: FederatedData) -> dict[str, Array]:
+        """Scores of all clients, see `Simulation.evaluate`."""
+        ids = jnp.arange(data.num_clients + data.num_unseen)
+        known, unseen = ids[: data.num_clients], ids[data.num_clients :]
+        scores = self.scores(algorithm, state.server, (known, state.clients), state.round, key, data)
+        if data.num_unseen:
+            scores |= self.unseen(algorithm, state.server, unseen, state.round, key, data)
+        return scores
+
+    def scores(
+        self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
+    ) -> dict[str, Array]:
+        """Scores [n] after `number` rounds of `clients`, their ids [n] and their states [n, ...]."""
+
+        def one(shared: Tree, client: Tree) -> dict[str, Array]:
+            return self._measured(algorithm, shared, *client)
+
+        return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
+
+    def unseen(
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> dict[str, Array]:
+        """Scores [n] of the clients `ids` [n], which never train."""
+        clients = self.newcomers(algorithm, server, ids, number, key, data)
+        scores = self.scores(algorithm, server, clients, number, key, data)
+        return OrderedDict((f"unseen_{name}", score) for name, score in scores.items())
+
+    def newcomers(
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> Tree:
+        """Clients that never train, after their onboarding: ids [n] and states [n, ...]."""
+
+        def one(shared: Tree, client: Tree) -> Tree:
+            server, data, key = shared
+            id, row = client
+            download, view, own = algorithm.download(server, id), data.client(id), _client_key(key, id)
+            return jax.lax.fori_loop(
+                0,
+                self.onboard_rounds,
+                lambda step, row: algorithm.onboard(download, row, view, jax.random.fold_in(own, step)),
+                row,
+            )
+
+        rows = self.clients(algorithm, server, ids, key)
+        return ids, self._over(one, (server, data, self._evaluation_key(key, number)), (ids, rows))
+
+    def personalized(
+        self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
+    ) -> Params:
+        """The models of `clients`, leaves [n, ...]."""
+
+        def one(shared: Tree, client: Tree) -> Params:
+            return self._deployed(algorithm, shared, *client)[0]
+
+        return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
+
+    def unseen_personalized(
+        self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
+    ) -> Params:
+        """The models, leaves [n, ...], of the clients `ids` [n], which never train."""
+        clients = self.newcomers(algorithm, server, ids, number, key, data)
+        return self.personalized(algorithm, server, clients, number, key, data)
+
+    def _evaluation_key(self, key: Array, number: Array) -> Array:
+        return jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
+
+    def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Params, Params | None]:
+        """The personal and the common model of one client."""
+        server, data, key = shared
+        download = algorithm.download(server, id)
+        common = algorithm.server_model(download, client) if algorithm.server_model else None
+        return algorithm.personalize(download, client, data.client(id), _client_key(key, id)), common
+
+    def _measured(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> dict[str, Array]:
+        """Scores of one client's models on its own examples, in the order of the task."""
+        _, data, _ = shared
+        personal, common = self._deployed(algorithm, shared, id, client)
+
+        def score(params: Params, view: ClientData) -> dict[str, Array]:
+            def of(batch: Batch, number: Array) -> dict[str, Array]:
+                measured = self.task.measure(self.task.predict(params, batch.x), batch.y)
+                count = jnp.maximum(jnp.sum(batch.mask), 1)
+                return OrderedDict((k, jnp.sum(v * batch.mask) / count) for k, v in measured.items())
+
+            means = local.average(of, view, batch_size=64)
+            return jax.tree.map(lambda mean: jnp.where(view.size > 0, mean, jnp.nan), means)
+
+        models = {"personal": personal} | ({} if common is None else {"global": common})
+        return OrderedDict(
+            (f"{model}/{split}/{metric}", value)
+            for model, params in models.items()
+            for split in ("validation", "test")
+            for metric, value in score(params, data.client(id, split)).items()
+        )
+
+    def _over(self, one: Callable[[Tree, Tree], Tree], shared: Tree, clients: Tree) -> Tree:
+        """`one(shared, client)` for each of the clients, leaves [n, ...]."""
+        count = jax.tree.leaves(clients)[0].shape[0]
+        plan = walk.layout(count, self.block, self.axis)
+        if plan.slots > count:
+            seats = jnp.minimum(jnp.arange(plan.slots), count - 1)
+            clients = jax.tree.map(lambda leaf: leaf[seats], clients)
+        _, kept = walk.walk(lambda shared, client: ((), one(shared, client)), shared, clients, plan)
+        return jax.tree.map(lambda leaf: leaf[:count], kept)

@@ -1,0 +1,324 @@
+"""Configurations: sections of plain values that check themselves, with nothing loaded."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal
+
+from ml_collections import ConfigDict
+
+from pfljax import checks, models
+from pfljax.algorithms import METHODS, method
+from pfljax.checks import When
+from pfljax.data import partition, synthetic
+from pfljax.data.sources import NAMES
+from pfljax.engine.executors import Executor
+from pfljax.engine.simulation import Store
+from pfljax.experiment.recipe import (
+    ServerConfig,
+    SolverConfig,
+    check_options,
+    options_of,
+    sections_of,
+)
+from pfljax.results.result import Select
+
+PARTITIONS = partition.PARTITIONS
+"""Name -> partitioner, as `data.partition.name` means it."""
+
+
+SOLVERS = ("local", "tune", "head_local", "personal_local")
+
+
+SOLVED = (*SOLVERS, "server")
+"""Sections that only some methods read."""
+
+
+SYNTHETIC = {make.__name__: make for make in (synthetic.synthetic, synthetic.synthetic_v2)}
+
+
+@checks.spelled()
+@dataclass(frozen=True)
+class Choice:
+    """One of several by name, with values for its arguments; in a dictionary `{"name": ..., argument: value, ...}`."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+
+
+@checks.spelled()
+@dataclass(frozen=True)
+class DataConfig:
+    """Which examples, and who holds them.
+
+    Args:
+      name: a data set for `data.load`, or `synthetic` / `synthetic_v2`.
+      path: a file or folder instead of the usual places.
+      source: where it is looked for.
+      download: let TFDS download what is found nowhere.
+      groups: the array or feature that names the natural client, see `data.load`.
+      units: the array that names what stays together in a split.
+      times: the array that orders the examples of a client.
+      options: arguments of a synthetic data set.
+      partition: a partitioner of `PARTITIONS` with its arguments.
+      test: share of each client's examples that test, or what is done with the official test set; see `data.federate`.
+      validation: share of the others that validate.
+      unseen: share of the clients that never train.
+      stratify: each class in proportion in every split.
+      chronological: the last examples of a client validate and test.
+      seed: of partition, unseen clients and splits.
+      min_size: fewest examples of a client.
+    """
+
+    name: str = "digits"
+    path: str | None = None
+    source: Literal["auto", "files", "tfds"] = "auto"
+    download: bool = False
+    groups: str | None = None
+    units: str | None = None
+    times: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    partition: Choice = Choice("dirichlet", {"clients": 20, "alpha": 0.1})
+    test: checks.Part | Literal["mirror", "pooled"] = 0.25
+    validation: checks.Part = 0.0
+    unseen: checks.Part = 0.0
+    stratify: bool = False
+    chronological: bool = False
+    seed: checks.Seed = 0
+    min_size: checks.Size = 1
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        dealt = self.partition
+        checks.choice(dealt.name, PARTITIONS, "partition.name")
+        options = checks.arguments(PARTITIONS[dealt.name], dealt.options, "partition")
+        with checks.within("partition"):
+            PARTITIONS[dealt.name](**options)
+        if self.name in SYNTHETIC:
+            checks.arguments(SYNTHETIC[self.name], self.options, "options")
+        elif self.options:
+            raise ValueError(f"options={self.options} are for synthetic data, not for {self.name!r}: leave them out")
+        elif self.path is None and self.source != "tfds":
+            checks.choice(self.name, dict.fromkeys((*NAMES, *SYNTHETIC)), "name")
+        made = self.name in SYNTHETIC or (self.name == "digits" and self.path is None)
+        for name in ("path", "source", "download", "groups", "units", "times"):
+            if made and getattr(self, name) != getattr(DataConfig, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is for files, and {self.name!r} is made: leave it out"
+                )
+
+
+@checks.spelled()
+@dataclass(frozen=True)
+class CohortConfig:
+    """Who takes part in a round.
+
+    Args:
+      sampling: everybody (`full`), `size` clients `uniform` or `weighted` by examples, or each with `rate` (`poisson`).
+      size: clients of a round; slots of `poisson`.
+      rate: chance of each client, of `poisson`.
+      dropouts: chance that a sampled client does not reply.
+      stragglers: chance that one is slow and does a part of its steps.
+      partial: the server takes the work of slow clients.
+    """
+
+    sampling: Literal["full", "uniform", "weighted", "poisson"] = "full"
+    size: Annotated[checks.Count, When("sampling", ("uniform", "weighted", "poisson"))] = 10
+    rate: Annotated[checks.Share, When("sampling", ("poisson",))] = 0.5
+    dropouts: checks.Share = 0.0
+    stragglers: checks.Share = 0.0
+    partial: Annotated[bool, When("stragglers")] = True
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+
+
+@checks.spelled()
+@dataclass(frozen=True)
+class RunConfig:
+    """How long, how often, and how.
+
+    Args:
+      rounds: rounds in all.
+      eval_every: rounds between two evaluations, each with a checkpoint where results are kept.
+      patience: evaluations in a row no better on validation examples that end the run; None: all rounds are done.
+      seed: of initial models, cohorts and minibatches.
+      executor: `auto`, `vmap`, `sequential` or a block size; see `engine.Simulation`.
+      store: the clients' states on the `device`, in `host` memory, or `auto`; see `engine.Simulation`.
+      precision: that the model computes in, see `models.compute_in`.
+      onboard_rounds: rounds of onboarding for unseen clients.
+      select: which evaluation tables report.
+      metric: what clients are compared by, see `scores.read`; accuracy or loss if None.
+    """
+
+    rounds: checks.Count = 20
+    eval_every: checks.Count = 1
+    patience: checks.Count | None = None
+    seed: checks.Seed = 0
+    executor: Executor = "auto"
+    store: Store = "auto"
+    precision: models.Precision = "default"
+    onboard_rounds: checks.Size = 5
+    select: Select = "last"
+    metric: str | None = None
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+
+
+@checks.spelled()
+@dataclass(frozen=True, repr=False)
+class Config:
+    """A whole experiment.
+
+    Args:
+      data: examples and clients.
+      model: a model of `models.MODELS` with its arguments.
+      algorithm: a method with its options, see `recipe.build`.
+      methods: method -> options that it has wherever it is run; `algorithm` comes before them.
+      local: solver of a client's round.
+      tune, head_local, personal_local: solvers of those names where a method has them; as `local` if None. In a
+        dictionary, what such a section leaves out is as in `local`.
+      server: server optimizer of methods that take one.
+      cohort: who takes part.
+      run: how long.
+    """
+
+    data: DataConfig = DataConfig()
+    model: Choice = Choice("mlp", {"hidden": (100,)})
+    algorithm: Choice = Choice("fedavg")
+    methods: dict[str, Any] = field(default_factory=dict)
+    local: SolverConfig = field(default_factory=SolverConfig)
+    tune: SolverConfig | None = None
+    head_local: SolverConfig | None = None
+    personal_local: SolverConfig | None = None
+    server: ServerConfig = field(default_factory=ServerConfig)
+    cohort: CohortConfig = CohortConfig()
+    run: RunConfig = RunConfig()
+
+    def __repr__(self) -> str:
+        """What differs from the defaults, as the command line has it."""
+        mine, usual = _flat(self.to_dict()), _flat(Config().to_dict())
+        return f"Config({', '.join(f'{name}={value!r}' for name, value in mine.items() if usual.get(name) != value)})"
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        checks.choice(self.model.name, models.MODELS, "model.name")
+        checks.arguments(models.MODELS[self.model.name], self.model.options, "model", skip=2)
+        checks.choice(self.algorithm.name, METHODS, "algorithm.name")
+        check_options(self.algorithm.name, self.algorithm.options)
+        checks.names(self.methods, METHODS, "methods")
+        for name, options in self.methods.items():
+            check_options(name, checks.value(options, dict, f"methods.{name}"), f"methods.{name}")
+        split = self.run.select.removeprefix("best_")
+        if split != "last" and getattr(self.data, split) == 0:
+            raise ValueError(f"run.select={self.run.select!r}: nobody has {split} examples; set data.{split}=0.2")
+        if self.run.patience is not None and not self.data.validation:
+            raise ValueError(
+                f"run.patience={self.run.patience}: nobody has validation examples; set data.validation=0.2"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `from_config_dict` reads them."""
+        return _plain(self)
+
+    def of_method(self, name: str) -> Config:
+        """The same experiment with another method and its options of `methods`."""
+        return self if name == self.algorithm.name else replace(self, algorithm=Choice(name))
+
+    def idle(self, methods: Iterable[str]) -> dict[str, str]:
+        """Fields that change nothing in runs of these methods, by dotted names, each with the reason."""
+        methods = list(methods)
+        who, reasons = ", ".join(methods), {}
+        for section in SOLVED:
+            read = set().union(*(sections_of(name).get(section, ()) for name in methods))
+            takers = [name for name in METHODS if section in sections_of(name)]
+            remedy = "leave it out" if section == "local" else f"it is for {', '.join(takers)}"
+            reasons |= {} if read else {section: f"has no effect on {who}: {remedy}"}
+            for name in checks.hints(ServerConfig if section == "server" else SolverConfig).keys() - read:
+                own = f"server_{name}" if section == "server" else name
+                named = any(own in options_of(method) for method in methods)
+                instead = f"set algorithm.{own}" if named else remedy
+                reasons[f"{section}.{name}"] = f"has no effect on {who}: {instead}"
+        for section in (*SOLVED, "cohort"):
+            if (config := getattr(self, section)) is not None:
+                idle = checks.idle(type(config), vars(config))
+                reasons |= {f"{section}.{name}": reason for name, reason in idle.items()}
+        if all("pooled data" in method(name).needs for name in methods):
+            reason = f"has no effect on {who}, which trains on all data in every round: leave it out"
+            reasons |= {f"cohort.{name}": reason for name in checks.hints(CohortConfig)}
+        if not self.data.unseen:
+            reasons["run.onboard_rounds"] = "is for unseen clients: set data.unseen"
+        return reasons
+
+    def resolved(self) -> Config:
+        """The same run, with what `methods` says about its method moved into `algorithm`."""
+        name, options = self.algorithm.name, self.algorithm.options
+        return replace(self, algorithm=Choice(name, {**self.methods.get(name, {}), **options}), methods={})
+
+
+def from_config_dict(values: Mapping[str, Any] | ConfigDict) -> Config:
+    """A configuration from a `ConfigDict` or a dictionary of sections; what is missing has its default.
+
+    Raises:
+      ValueError: if a name is unknown (the message suggests the nearest), a value has the wrong type, or a choice does
+        not exist. Nothing is loaded or compiled.
+    """
+    values = values.to_dict() if isinstance(values, ConfigDict) else dict(checks.value(values, dict, "config"))
+    local = values.get("local")
+    for name in SOLVERS[1:]:
+        if isinstance(values.get(name), Mapping) and isinstance(local, Mapping):
+            inherited = {**local, **values[name]}
+            left = checks.idle(SolverConfig, inherited).keys() - values[name].keys()
+            values[name] = {key: value for key, value in inherited.items() if key not in left}
+    return _section(Config, values, "config")
+
+
+def _section(cls: type, values: Any, where: str) -> Any:
+    """A dataclass from a dictionary, which checks itself."""
+    if not isinstance(values, Mapping):
+        remedy = f": set {where}.name={values!r}" if cls is Choice and isinstance(values, str) else ""
+        raise ValueError(f"{where}={values!r}: it must be a section{remedy}")
+    if cls is Choice:
+        if "name" not in values:
+            raise ValueError(f"{where} lacks a name: set {where}.name")
+        checks.value(values["name"], str, f"{where}.name")
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return Choice(str(options.pop("name")), options)
+    hints = checks.hints(cls)
+    checks.names(values, hints, where)
+    stated = values if len(values) < len(hints) else {}
+    for name, reason in checks.idle(cls, values).items():
+        if stated.get(name) is not None:
+            raise ValueError(f"{where}.{name}={values[name]!r} {reason}")
+    made = {}
+    for name, value in values.items():
+        inner = next((kind for kind in (hints[name], *typing.get_args(hints[name])) if is_dataclass(kind)), None)
+        section = inner is not None and not (value is None and type(None) in typing.get_args(hints[name]))
+        made[name] = _section(inner, value, f"{where}.{name}") if section else value  # pyright: ignore
+    with checks.within(where):
+        return cls(**made)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Plain values by their dotted names."""
+    flat = {}
+    for name, value in values.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) and value else {prefix + name: value}
+        flat |= inner
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Choice):
+        return {"name": value.name} | _plain(value.options)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

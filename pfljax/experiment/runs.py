@@ -1,0 +1,239 @@
+"""Runs and comparisons: from a configuration or from algorithms to results."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pfljax import checks, engine, files
+from pfljax.data import FederatedData
+from pfljax.engine import hosts
+from pfljax.engine.course import Diverged
+from pfljax.engine.simulation import Build
+from pfljax.experiment import folder
+from pfljax.experiment.build import Experiment, load_data, prepare
+from pfljax.experiment.changes import check_effect
+from pfljax.experiment.config import Config
+from pfljax.experiment.folder import Begun
+from pfljax.experiment.progress import Bar
+from pfljax.results import scores, statistics
+from pfljax.results.comparison import Comparison
+from pfljax.results.deployed import Deploy, Models
+from pfljax.results.result import Result
+from pfljax.types import Task
+
+
+@checks.by_hints()
+def run(
+    config: Config,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = False,
+    data: FederatedData | None = None,
+) -> Result:
+    """One run.
+
+    Args:
+      config: the configuration.
+      out: a folder for `config.json`, `summary.json`, `clients.npz` and checkpoints, or None.
+      resume: continue the run in `out`, bit for bit as if it had not stopped. The configuration may ask for more rounds
+        than it did, and for other ways to compute and report (`eval_every`, `executor`, `store`, `select`).
+      progress: a live bar on the standard error.
+      data: the federation, if it is at hand already.
+
+    Raises:
+      FileExistsError: if `out` holds another run.
+      BlockingIOError: if another process uses `out`; the message says which.
+      PermissionError, OSError: if a file cannot be written.
+      ValueError, FileNotFoundError: if the configuration cannot be met, or asks for fewer rounds than are done.
+      Diverged: if a model is no longer finite; `out` and the error's `result` have the evaluations before.
+    """
+    if not resume:
+        check_effect(config, [config.algorithm.name])
+    experiment = prepare(config, data)
+    with folder.claimed(out, Begun(config), resume), Bar(progress) as bar:
+        return _run(config, experiment, out, resume, bar)
+
+
+@checks.by_hints()
+def compare_methods(
+    config: Config,
+    methods: Sequence[str],
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = False,
+) -> Comparison:
+    """Several methods on the same data, each in its own folder below `out`. See `run`.
+
+    Raises:
+      ValueError: if a method is unknown or named twice, besides what `run` raises.
+    """
+    names = list(methods)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"methods={','.join(names)}: name at least one, and each once")
+    configs = {name: config.of_method(name) for name in names}
+    if not resume:
+        check_effect(config, names)
+    data = load_data(config.data)
+    experiments = {name: prepare(each, data) for name, each in configs.items()}
+    folders = {name: None if out is None else Path(out) / name for name in names}
+    whole = Begun(config, names)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(folder.claimed(out, whole, resume))
+        for name, each in configs.items():
+            stack.enter_context(folder.claimed(folders[name], Begun(each), resume))
+        bar = stack.enter_context(Bar(progress))
+        comparison = _compared(
+            {
+                name: functools.partial(_run, each, experiments[name], folders[name], resume, bar)
+                for name, each in configs.items()
+            }
+        )
+        if out is not None and hosts.leads():
+            comparison.save(out, replace=True)
+            files.write_json(Path(out) / "config.json", whole.plain())
+    return comparison
+
+
+def resume(out: str | Path, *, rounds: int | None = None, progress: bool = False) -> Result | Comparison:
+    """Continues what was begun in `out`: a run, or a comparison.
+
+    Args:
+      out: its folder.
+      rounds: how many in all, more than it was begun with; its first rounds are kept. As it was begun if None.
+      progress: a live bar on the standard error.
+
+    Raises:
+      FileNotFoundError: if nothing was.
+      ValueError: if what is left does not say what was, or more than `rounds` are done; besides what `run` raises.
+    """
+    begun = hosts.shared(lambda: folder.begun_as(files.named(out)))
+    config = begun.config
+    if rounds is not None:
+        config = replace(config, run=replace(config.run, rounds=rounds))
+    if begun.methods is not None:
+        return compare_methods(config, begun.methods, out, resume=True, progress=progress)
+    return run(config, out, resume=True, progress=progress)
+
+
+@checks.by_hints(rest=engine.simulate)
+def compare(
+    task: Task,
+    algorithms: Mapping[str, Build],
+    data: FederatedData,
+    *,
+    rounds: checks.Count,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Comparison:
+    """Runs algorithms on the same data. One that diverges stands with its evaluations before, if it has any.
+
+    Args:
+      task: the model, for predictions.
+      algorithms: name -> algorithm; `local_only` is what the others are compared with.
+      data: the federation.
+      rounds: how many in total.
+      checkpoint: a folder for checkpoints, with one for each name below it, or None.
+      progress: a live bar on the standard error.
+      **options: of `engine.simulate`, such as `eval_every`, `seed`, `cohort`.
+    """
+    with Bar(progress) as bar:
+        runs = {}
+        for name, algorithm in algorithms.items():
+            own = {"method": name, "rounds": rounds, "progress": _watch(bar, name, rounds)}
+            own["checkpoint"] = None if checkpoint is None else Path(checkpoint) / name
+            runs[name] = functools.partial(engine.simulate, task, algorithm, data, **own, **options)
+        return _compared(runs)
+
+
+def _compared(runs: Mapping[str, Callable[[], Result]]) -> Comparison:
+    """What came of each run; of one that diverged its evaluations before, if there are any.
+
+    Raises:
+      Diverged: if nothing came of any.
+    """
+    ended, lost = {}, []
+    for name, run in runs.items():
+        try:
+            ended[name] = run()
+        except Diverged as error:
+            if error.result is not None:
+                ended[name] = error.result
+                continue
+            lost.append(error)
+            logging.getLogger(__name__).warning("%s is left out, it has no evaluation: %s", name, error)
+    if not ended:
+        raise lost[0]
+    return Comparison(ended)
+
+
+def _run(config: Config, experiment: Experiment, out: str | Path | None, resume: bool, bar: Bar) -> Result:
+    if out is not None and resume:
+        finished = hosts.shared(lambda: folder.finished(Path(out), config.run.rounds))
+        if finished is not None:
+
+            def again() -> Deploy:
+                return typing.cast(Models, _simulated(config, experiment, out, resume=True).models).ready()
+
+            return replace(finished, models=Models(finished.names, again))
+    name, run = config.algorithm.name, config.run
+    try:
+        result = _simulated(config, experiment, out, resume, _watch(bar, name, run.rounds, run.metric))
+    except Diverged as error:
+        if error.result is not None:
+            error.result = _kept(error.result, config, out)
+        raise
+    return _kept(result, config, out)
+
+
+def _simulated(
+    config: Config,
+    experiment: Experiment,
+    out: str | Path | None,
+    resume: bool,
+    progress: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+) -> Result:
+    recipe = experiment.recipe
+    return engine.simulate(
+        experiment.task,
+        recipe.make,
+        experiment.data,
+        seed=config.run.seed,
+        hyper=recipe.hyper,
+        method=config.algorithm.name,
+        checkpoint=None if out is None else Path(out) / "checkpoint",
+        resume=resume,
+        identity=Begun(config).fixed(),
+        progress=progress,
+        store=config.run.store,
+        **experiment.options(config.run),
+    )
+
+
+def _kept(result: Result, config: Config, out: str | Path | None) -> Result:
+    """The result with its configuration, in its folder."""
+    result = result.configured(config.to_dict())
+    if out is not None and hosts.leads():
+        result.save(out, replace=True)
+    return result
+
+
+def _watch(bar: Bar, name: str, rounds: int, metric: str | None = None) -> Callable[[int, dict[str, np.ndarray]], None]:
+    line = bar.line(name, "round", rounds)
+
+    def show(done: int, measured: dict[str, np.ndarray]) -> None:
+        compared = scores.choose(metric, scores.names(measured))
+        line(done, compared.say(statistics.mean(measured[f"personal/test/{compared.name}"])))
+
+    return show

@@ -1,0 +1,1 @@
+"""What one client does with its data: tasks, losses and their algebra, plans and solvers."""

@@ -1,0 +1,261 @@
+"""Local training: plans say which minibatches, solvers say what is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pfljax import checks, tree
+from pfljax.checks import Count
+from pfljax.learning import losses
+from pfljax.learning.shuffle import permute
+from pfljax.types import Array, Batch, ClientData, LocalSolver, LossFn, Mask, Params, Plan, Tree
+
+# Phase of the losses' random numbers: plans fold in the number of an epoch.
+_NOISE = 2**32 - 1
+
+
+def gather(data: ClientData, places: Array) -> Batch:
+    """The client's examples at `places` [B]; places beyond its size are padding.
+
+    >>> from pfljax import quadratics
+    >>> data = quadratics.problem(w=[3.0], sizes=[2])[1].client(0)
+    >>> gather(data, jnp.arange(3)).mask.tolist()
+    [1.0, 1.0, 0.0]
+    """
+    places = places.astype(data.size.dtype)
+    valid = places < data.size
+    rows = data.start + jnp.where(valid, places, 0)
+    x, y = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), data.examples)
+    return Batch(x, y, valid.astype(float))
+
+
+def _worked(steps: Array, data: ClientData) -> Array:
+    """The part of `steps` that the client manages, none without examples."""
+    managed = jnp.ceil(steps.astype(float) * jnp.asarray(data.work, float)).astype(jnp.int32)
+    return jnp.where(data.size > 0, managed, 0)
+
+
+def epochs(count: int, batch_size: int, *, drop_last: bool = False) -> Plan:
+    """`count` passes over the client's examples in a fresh random order each, without replacement.
+
+    A pass takes `ceil(size / batch_size)` steps, the last one short; with `drop_last` `floor(size / batch_size)`, but
+    at least one.
+
+    Raises:
+      ValueError: if a count is below 1.
+
+    >>> from pfljax import quadratics
+    >>> data = quadratics.problem(w=[3.0], sizes=[10])[1].client(0)
+    >>> int(epochs(2, batch_size=4).steps(data)), int(epochs(2, batch_size=4, drop_last=True).steps(data))
+    (6, 4)
+    """
+    checks.each(Count, count=count, batch_size=batch_size)
+
+    def per_epoch(data: ClientData) -> Array:
+        return jnp.maximum(data.size // batch_size if drop_last else -(-data.size // batch_size), 1)
+
+    def batch(data: ClientData, key: Array, step: Array) -> Batch:
+        epoch, number = step // per_epoch(data), step % per_epoch(data)
+        places = number * batch_size + jnp.arange(batch_size, dtype=number.dtype)
+        shuffled = permute(places, data.size, jax.random.fold_in(key, epoch))
+        return gather(data, jnp.where(places < data.size, shuffled, places))
+
+    return Plan(lambda data: _worked(count * per_epoch(data), data), batch)
+
+
+def steps(count: int, batch_size: int) -> Plan:
+    """`count` minibatches; the examples are reshuffled each time they are used up.
+
+    Raises:
+      ValueError: if a count is below 1.
+
+    >>> from pfljax import quadratics
+    >>> data = quadratics.problem(w=[3.0], sizes=[10])[1].client(0)
+    >>> int(steps(7, batch_size=4).steps(data))
+    7
+    """
+    checks.each(Count, count=count)
+    return Plan(lambda data: _worked(jnp.asarray(count), data), epochs(1, batch_size).batch)
+
+
+def full_batch(count: int, capacity: int) -> Plan:
+    """`count` steps, each on all examples of the client, of which there are at most `capacity`.
+
+    Raises:
+      ValueError: if a count is below 1.
+
+    >>> from pfljax import quadratics
+    >>> data = quadratics.problem(w=[3.0], sizes=[2])[1].client(0)
+    >>> full_batch(5, capacity=3).batch(data, jax.random.key(0), jnp.asarray(0)).mask.tolist()
+    [1.0, 1.0, 0.0]
+    """
+    checks.each(Count, count=count, capacity=capacity)
+
+    def batch(data: ClientData, key: Array, step: Array) -> Batch:
+        del key, step
+        return gather(data, jnp.arange(capacity))
+
+    return Plan(lambda data: _worked(jnp.asarray(count), data), batch)
+
+
+def same(batch: Batch, count: int) -> Plan:
+    """`count` steps on one and the same minibatch.
+
+    Raises:
+      ValueError: if `count` is below 1.
+
+    >>> from pfljax import quadratics
+    >>> data = quadratics.problem(w=[3.0], sizes=[2])[1].client(0)
+    >>> plan = same(gather(data, jnp.arange(2)), count=4)
+    >>> int(plan.steps(data)), plan.batch(data, jax.random.key(0), jnp.asarray(3)).mask.tolist()
+    (4, [1.0, 1.0])
+    """
+    checks.each(Count, count=count)
+    return Plan(lambda data: jnp.asarray(count), lambda data, key, step: batch)
+
+
+def descent(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
+    """Minibatch descent: `w <- w + optimizer(grad f(w; batch))` for the client's own number of steps.
+
+    The optimizer's state is fresh at each call. Statistics are what the loss last measured.
+
+    Args:
+      optimizer: any optax transformation; its hyperparameters may be traced.
+      plan: which minibatches.
+
+    Raises:
+      ValueError: when traced, if the optimizer has a schedule of its own: it would begin anew in every round.
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[8.0])
+    >>> key, solve = jax.random.key(0), descent(optax.sgd(0.5), full_batch(3, 1))
+    >>> float(solve(task.loss, task.init(key), data.client(0), key).trainable["w"])
+    7.0
+    """
+
+    checks.each(optax.GradientTransformation, optimizer=optimizer)
+    checks.each(Plan, plan=plan)
+
+    def solve(loss: LossFn, params: Params, data: ClientData, key: Array) -> Params:
+        noise = jax.random.fold_in(key, _NOISE)
+
+        def step(number: Array, carry: tuple[Params, optax.OptState]) -> tuple[Params, optax.OptState]:
+            params, opt_state = carry
+            batch = plan.batch(data, key, number)
+            grads, stats = losses.gradient(loss, params, batch, jax.random.fold_in(noise, number))
+            updates, opt_state = optimizer.update(grads, opt_state, params.trainable)
+            return Params(optax.apply_updates(params.trainable, updates), stats), opt_state
+
+        start = params, _fresh(optimizer, params.trainable)
+        return jax.lax.fori_loop(0, plan.steps(data), step, start)[0]
+
+    return solve
+
+
+def _fresh(optimizer: optax.GradientTransformation, weights: Tree) -> optax.OptState:
+    def scheduled(state: Tree) -> bool:
+        return isinstance(state, optax.ScaleByScheduleState)
+
+    state = optimizer.init(weights)
+    if any(map(scheduled, jax.tree.leaves(state, is_leaf=scheduled))):
+        raise ValueError(
+            "the optimizer of descent has a schedule, which begins anew in every round: a schedule over rounds is a "
+            "hyperparameter, as in simulate(task, lambda lr: ..., data, hyper={'lr': schedules.cosine(0.1, rounds=50)})"
+        )
+    return state
+
+
+def proximal_descent(lr: Array | float, plan: Plan) -> LocalSolver:
+    """Descent that takes the quadratic part of a `losses.Proximal` exactly, so that no `lam` is too large.
+
+    `w <- (w - lr grad f(w; batch) + lr lam anchor) / (1 + lr lam)`
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[8.0])
+    >>> key, solve = jax.random.key(0), proximal_descent(0.5, full_batch(50, 1))
+    >>> near_zero = losses.proximal(task.loss, 3.0, {"w": jnp.zeros(())})
+    >>> round(float(solve(near_zero, task.init(key), data.client(0), key).trainable["w"]), 4)
+    2.0
+    """
+
+    def solve(loss: LossFn, params: Params, data: ClientData, key: Array) -> Params:
+        if not isinstance(loss, losses.Proximal):
+            raise TypeError(f"proximal_descent solves losses.proximal(...), not {loss!r}; use descent")
+
+        def pull(update: Array, param: Array, anchor: Array) -> Array:
+            return (param + update + lr * loss.lam * anchor) / (1 + lr * loss.lam) - param
+
+        towards = optax.stateless(lambda updates, params: jax.tree.map(pull, updates, params, loss.anchor))
+        return descent(optax.chain(optax.sgd(lr), towards), plan)(loss.loss, params, data, key)
+
+    return solve
+
+
+def only(mask: Mask, solver: LocalSolver) -> LocalSolver:
+    """`solver` on the leaves of `mask`; the others are constants and come back bit for bit.
+
+    >>> from pfljax import masks, quadratics
+    >>> task, data = quadratics.problem(body=[8.0], head=[4.0])
+    >>> key, solve = jax.random.key(0), descent(optax.sgd(1.0), full_batch(1, 1))
+    >>> solved = only(masks.named("head"), solve)(task.loss, task.init(key), data.client(0), key)
+    >>> {name: float(leaf) for name, leaf in solved.trainable.items()}
+    {'body': 0.0, 'head': 4.0}
+    """
+
+    def solve(loss: LossFn, params: Params, data: ClientData, key: Array) -> Params:
+        chosen, fixed = tree.split(mask(params), params)
+        return tree.merge(solver(losses.given(loss, fixed), chosen, data, key), fixed)
+
+    return solve
+
+
+def average(of: Callable[[Batch, Array], Tree], data: ClientData, batch_size: int) -> Tree:
+    """The mean over the client's examples of `of(batch, its number)`, itself a mean over the rows of a batch.
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[3.0], sizes=[10])
+    >>> center = lambda batch, number: jnp.sum(batch.x["c"]["w"] * batch.mask) / jnp.sum(batch.mask)
+    >>> float(average(center, data.client(0), batch_size=4))
+    3.0
+    """
+
+    def add(number: Array, total: Tree) -> Tree:
+        batch = gather(data, number * batch_size + jnp.arange(batch_size, dtype=number.dtype))
+        return tree.axpy(jnp.sum(batch.mask), of(batch, number), total)
+
+    probe = jax.eval_shape(lambda: of(gather(data, jnp.arange(batch_size)), jnp.asarray(0)))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), probe)
+    total = jax.lax.fori_loop(0, -(-data.size // batch_size), add, zeros)
+    return tree.scale(1 / jnp.maximum(data.size, 1).astype(float), total)
+
+
+def mean_loss(loss: LossFn, params: Params, data: ClientData, key: Array, batch_size: int = 128) -> Array:
+    """`f_i(w)`: the mean loss over all examples of the client, 0 without any.
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[8.0], sizes=[3])
+    >>> key = jax.random.key(0)
+    >>> float(mean_loss(task.loss, task.init(key), data.client(0), key))
+    32.0
+    """
+    return average(lambda batch, number: loss(params, batch, jax.random.fold_in(key, number))[0], data, batch_size)
+
+
+def mean_gradient(loss: LossFn, params: Params, data: ClientData, key: Array, batch_size: int = 128) -> Tree:
+    """`grad f_i(w)` over all examples of the client, 0 without any.
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[8.0], sizes=[3])
+    >>> key = jax.random.key(0)
+    >>> float(mean_gradient(task.loss, task.init(key), data.client(0), key)["w"])
+    -8.0
+    """
+
+    def of(batch: Batch, number: Array) -> Tree:
+        return losses.gradient(loss, params, batch, jax.random.fold_in(key, number))[0]
+
+    return average(of, data, batch_size)

@@ -1,0 +1,97 @@
+"""What a run deploys: a model for each client, for use here and elsewhere."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import export
+
+from pfljax import checks, files
+from pfljax.printing import in_brief
+from pfljax.types import Params, Tree
+
+
+@in_brief
+class Deployed(NamedTuple):
+    """The model of one client."""
+
+    name: str
+    params: Params
+    outputs: Callable[[Params, Tree], Tree]  # compiled: (params, x [B, ...]) -> outputs [B, ...]
+    example: Tree  # shape and dtype of one input, without the batch's axis
+
+    def predict(self, x: Tree) -> Tree:
+        """Outputs [B, ...] (logits of a classifier) for inputs [B, ...]."""
+        return jax.tree.map(np.asarray, self.outputs(self.params, x))
+
+    def save(self, out: str | Path) -> Path:
+        """Writes the model for programs that know JAX and not this package.
+
+        - `params/`: `{"trainable": ..., "stats": ...}`, read by `orbax.checkpoint.StandardCheckpointer().restore`;
+        - `predict.bin`: inputs [B, ...] to outputs [B, ...] for any B, the parameters included, read by
+          `jax.export.deserialize(file.read_bytes()).call`;
+        - `model.json`: the client's name, shape and dtype of an input.
+
+        Args:
+          out: a folder, made if missing.
+
+        Raises:
+          FileExistsError: if it holds a model already.
+          PermissionError, OSError: if it cannot be written.
+        """
+        import orbax.checkpoint as ocp
+
+        out = files.made(files.named(out)).absolute()
+        if (out / "model.json").exists():
+            raise FileExistsError(f"{out} holds a model already: choose another folder")
+        rows = export.symbolic_shape("b")
+        inputs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape), leaf.dtype), self.example)
+        predict = export.export(jax.jit(functools.partial(self.outputs, self.params)), platforms=("cpu", "cuda", "tpu"))
+        shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", self.example)
+        with files.writing(out / "params"), files.orbax_quiet(), ocp.StandardCheckpointer() as writer:
+            writer.save(out / "params", self.params._asdict(), force=True)
+        files.write(out / "predict.bin", bytes(predict(inputs).serialize()))
+        files.write_json(out / "model.json", {"client": self.name, "input": shapes})
+        return out
+
+
+Deploy = Callable[[int], Deployed]
+"""What makes the model of a client by its number."""
+
+
+class Models(Mapping[str, Deployed]):
+    """The models that the clients of a run deploy, unseen ones last; each is made when it is asked for.
+
+    Args:
+      names: of all clients.
+      ready: called once, at the first model; gives what makes the model of a client by its number.
+    """
+
+    def __init__(self, names: Sequence[str], ready: Callable[[], Deploy]):
+        self._numbers = {name: number for number, name in enumerate(names)}
+        self.ready = functools.cache(ready)
+
+    def __getitem__(self, client: str | int) -> Deployed:
+        """The model of a client, by name or by number.
+
+        Raises:
+          KeyError: if there is no such client.
+        """
+        number = self._numbers.get(client, -1) if isinstance(client, str) else int(client)
+        if not 0 <= number < len(self):
+            raise KeyError(f"no client {client!r}: {checks.nearest(client, self._numbers)}")
+        return self.ready()(number)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __repr__(self) -> str:
+        return f"models of {len(self)} clients, by name or number"
