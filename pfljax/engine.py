@@ -159,7 +159,7 @@ class Simulation:
         def init(key: Array, hyper: Traced) -> State:
             return self.rounds.init(self.algorithm(hyper), key, self.train.num_clients)
 
-        return self._programs.call("init", init, key, values, out=State(*self._placement()))
+        return self._programs.call("init", init, key, values, out=State(*self._placement()), quick=True)
 
     def run(self, state: State, key: Array, rounds: int, **hyper: Hyper) -> tuple[State, Log]:
         """Advances by `rounds` rounds. `state` is donated: use the returned one.
@@ -321,7 +321,7 @@ class Simulation:
             return jax.vmap(lambda id, work: plan.steps(train.client(id)._replace(work=work)))(ids, work)
 
         ids, work = log["ids"].ravel(), jnp.asarray(np.where(log["replied"], log["work"], 0).ravel(), float)
-        counts = self._programs.call(("steps", ids.size), count, ids, work, self.train)
+        counts = self._programs.call(("steps", ids.size), count, ids, work, self.train, quick=True)
         return int(np.asarray(counts, np.int64).sum())
 
     def _shrink(self, lacking: Shortage) -> None:
@@ -370,10 +370,10 @@ class Simulation:
             return self.rounds.clients(self.algorithm(hyper), server, ids, key)
 
         row = self._row(values)
-        common = self._programs.call("server", server, key, values, out=self._everywhere)
+        common = self._programs.call("server", server, key, values, out=self._everywhere, quick=True)
         rows = store.allocate(row, self.train.num_clients)
         for ids in store.chunks(row, self.train.num_clients):
-            store.write(rows, ids, self._programs.call("clients", clients, key, values, common, ids))
+            store.write(rows, ids, self._programs.call("clients", clients, key, values, common, ids, quick=True))
         return State(common, rows, jax.device_put(jnp.asarray(0), self._everywhere))
 
     def _advance_on_host(

@@ -183,7 +183,7 @@ class _Wave:
         def evaluate(data: FederatedData, state: State, key: Array, hyper: Traced) -> Tree:
             return rounds.evaluate(simulation.deployed(hyper, state.round), state, key, data)
 
-        states = self._call("init", init, (), keys, hypers)
+        states = self._call("init", init, (), keys, hypers, quick=True)
         while going := [course for course in courses if not course.over]:
             start, compiled, fresh = time.perf_counter(), self._programs.seconds, going[0].fresh
             shared = self._train, jax.device_put(jnp.asarray(fresh), self._everywhere)
@@ -196,15 +196,13 @@ class _Wave:
                     log, mine = ({name: rows[n] for name, rows in of.items()} for of in (logs, scores))
                     course.report(log, mine, seconds, 0.0)
 
-    def _call(
-        self, name: str, function: Callable[..., Tree], shared: Tree, *rows: Tree, donate: tuple[int, ...] = ()
-    ) -> Tree:
-        """`function(shared, *row)` of every point, leaves [points, ...]."""
+    def _call(self, name: str, function: Callable[..., Tree], shared: Tree, *rows: Tree, **options: Any) -> Tree:
+        """`function(shared, *row)` of every point, leaves [points, ...]; `options` as in `Programs.call`."""
 
         def over(shared: Tree, *rows: Tree) -> Tree:
             return sharding.walk(lambda shared, row: ((), function(shared, *row)), shared, rows, self._plan)[1]
 
-        return self._programs.call(name, over, shared, *rows, donate=donate, out=self._spread)
+        return self._programs.call(name, over, shared, *rows, out=self._spread, **options)
 
     def _refuse(self, lacking: Shortage) -> None:
         points = self._plan.slots

@@ -13,6 +13,8 @@ from pfljax.checkpoint import Checkpoints
 from pfljax.engine import Simulation, Store
 from tests.federation import FEDERATED, TASK, federation, recipe_of
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 KEY = jax.random.key(3)
 
 
