@@ -185,7 +185,7 @@ class _Wave:
         def evaluate(data: FederatedData, state: State, key: Array, hyper: Traced) -> Tree:
             return rounds.evaluate(site.deployed(hyper, state.round), state, key, data)
 
-        states = self._call("init", init, (), keys, hypers)
+        states = self._call("init", init, (), keys, hypers, quick=True)
 
         def step(count: int) -> Iterator[tuple[Log, Scores]]:
             nonlocal states
@@ -199,15 +199,13 @@ class _Wave:
 
         follow(courses, step, lambda: self._programs.seconds)
 
-    def _call(
-        self, name: str, function: Callable[..., Tree], shared: Tree, *rows: Tree, donate: tuple[int, ...] = ()
-    ) -> Tree:
-        """`function(shared, *row)` of every point, leaves [points, ...]."""
+    def _call(self, name: str, function: Callable[..., Tree], shared: Tree, *rows: Tree, **options: Any) -> Tree:
+        """`function(shared, *row)` of every point, leaves [points, ...]; `options` as in `Programs.call`."""
 
         def over(shared: Tree, *rows: Tree) -> Tree:
             return walk.walk(lambda shared, row: ((), function(shared, *row)), shared, rows, self._plan)[1]
 
-        return self._programs.call(name, over, shared, *rows, donate=donate, out=self._spread)
+        return self._programs.call(name, over, shared, *rows, out=self._spread, **options)
 
     def _refuse(self, lacking: Shortage) -> None:
         points = self._plan.slots

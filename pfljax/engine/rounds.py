@@ -16,7 +16,7 @@ from pfljax.data import FederatedData
 from pfljax.engine import walk
 from pfljax.engine.mesh import Axis
 from pfljax.learning import local
-from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, Draw, Params, Selector, State, Task, Tree
+from pfljax.types import Algorithm, Array, Batch, Cohort, Draw, Params, Selector, State, Task, Tree
 
 Logs = dict[str, Array]
 """What happened: `ids`, `replied`, `work`, `heard`, `finite`: [M]; `server_finite`: []; `reported/...`: [M]."""
@@ -280,22 +280,30 @@ class Rounds:
         """Scores of one client's models on its own examples, in the order of the task."""
         _, data, _ = shared
         personal, common = self._deployed(algorithm, shared, id, client)
+        models = {"personal": personal} | ({} if common is None else {"global": common})
+        views = {split: data.client(id, split) for split in ("validation", "test")}
 
-        def score(params: Params, view: ClientData) -> dict[str, Array]:
-            def of(batch: Batch, number: Array) -> dict[str, Array]:
+        def of(batch: Batch, number: Array) -> dict[str, dict[str, Array]]:
+            count = jnp.maximum(jnp.sum(batch.mask), 1)
+
+            def means(params: Params) -> dict[str, Array]:
                 measured = self.task.measure(self.task.predict(params, batch.x), batch.y)
-                count = jnp.maximum(jnp.sum(batch.mask), 1)
                 return OrderedDict((k, jnp.sum(v * batch.mask) / count) for k, v in measured.items())
 
-            means = local.average(of, view, batch_size=64)
-            return jax.tree.map(lambda mean: jnp.where(view.size > 0, mean, jnp.nan), means)
+            return {model: means(params) for model, params in models.items()}
 
-        models = {"personal": personal} | ({} if common is None else {"global": common})
+        def score(place: tuple[Array, Array]) -> dict[str, dict[str, Array]]:
+            start, size = place
+            means = local.average(of, views["test"]._replace(start=start, size=size), batch_size=64)
+            return jax.tree.map(lambda mean: jnp.where(size > 0, mean, jnp.nan), means)
+
+        places = jax.tree.map(lambda *split: jnp.stack(split), *((view.start, view.size) for view in views.values()))
+        scores = jax.lax.map(score, places)  # one program for both splits
         return OrderedDict(
-            (f"{model}/{split}/{metric}", value)
-            for model, params in models.items()
-            for split in ("validation", "test")
-            for metric, value in score(params, data.client(id, split)).items()
+            (f"{model}/{split}/{metric}", value[place])
+            for model in models
+            for place, split in enumerate(views)
+            for metric, value in scores[model].items()
         )
 
     def _over(self, one: Callable[[Tree, Tree], Tree], shared: Tree, clients: Tree) -> Tree:

@@ -241,7 +241,7 @@ class Simulation:
             return jax.vmap(lambda id, work: plan.steps(train.client(id)._replace(work=work)))(ids, work)
 
         ids, work = log["ids"].ravel(), jnp.asarray(np.where(log["replied"], log["work"], 0).ravel(), float)
-        counts = self.site.programs.call(("steps", ids.size), count, ids, work, self.site.train)
+        counts = self.site.programs.call(("steps", ids.size), count, ids, work, self.site.train, quick=True)
         return int(np.asarray(counts, np.int64).sum())
 
     def _home(self, hyper: Traced) -> Residence:
