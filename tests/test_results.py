@@ -73,7 +73,7 @@ def test_summary() -> None:
 def test_reference() -> None:
     """The share of clients that are better off than in another run on the same data."""
     alone = result(scores={"personal/test/accuracy": np.full((3, 3), 0.6)}, method="local_only")
-    assert "unseen_personal" not in "".join(alone.scores)
+    assert not any(score.is_unseen for score in alone.scores)
     reference = result(scores=result().scores | alone.scores)
     summary = result().summary(reference)
     assert summary["personal"]["better_off"] == 0.5

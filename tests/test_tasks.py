@@ -258,5 +258,5 @@ def test_a_run_with_ignored_labels_scores_the_others():
     task = tasks.classification(Model(lambda key: Params(jnp.array([-1.0, 1.0])), apply), ignore=255)
     algorithm = algorithms.fedavg(task, local.descent(optax.sgd(0.0), local.full_batch(1, 12)))
     scores = simulate(task, algorithm, data, rounds=1).scores
-    np.testing.assert_array_equal(scores["global/test/accuracy"], [[1.0, 1.0]])
-    np.testing.assert_allclose(scores["global/test/loss"], np.log1p(np.exp(-2.0)), rtol=1e-6)
+    np.testing.assert_array_equal(scores["global", "test", "accuracy"], [[1.0, 1.0]])
+    np.testing.assert_allclose(scores["global", "test", "loss"], np.log1p(np.exp(-2.0)), rtol=1e-6)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pfljax.engine.checkpoint import Record
 from pfljax.results.result import Result
+from pfljax.results.scores import Scores
 
 Log = dict[str, np.ndarray]
 """`ids`, `replied`, `work`, `heard`, `finite`: [rounds, M]; `server_finite`: [rounds]."""
@@ -75,7 +76,7 @@ class Course:
         result = self.result(self.record, steps=False)
         return len(result.rounds) - 1 - result.evaluation("best_validation") >= self.patience
 
-    def report(self, log: Log, scores: dict[str, np.ndarray], seconds: float, compile_seconds: float) -> None:
+    def report(self, log: Log, scores: Scores, seconds: float, compile_seconds: float) -> None:
         """Adds one more evaluation and the rounds before it, or marks the run as diverged.
 
         Args:
@@ -89,7 +90,7 @@ class Course:
             self.diverged.result = self.result(self.record, reason=reason) if self.record else None
             return
         fresh = {"rounds": np.asarray([self.done + len(log["ids"])])}
-        fresh |= {f"score:{name}": score[None] for name, score in scores.items()}
+        fresh |= {f"score:{score}": values[None] for score, values in scores.items()}
         fresh |= {f"log:{name}": rows for name, rows in log.items()}
         before = self.record
         self.record = {

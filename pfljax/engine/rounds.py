@@ -15,6 +15,7 @@ from pfljax.data import FederatedData
 from pfljax.engine import sharding
 from pfljax.engine.sharding import Axis
 from pfljax.learning import local
+from pfljax.results.scores import Score
 from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, Draw, Params, Sampler, State, Task, Tree
 
 Logs = dict[str, Array]
@@ -162,7 +163,7 @@ class Rounds:
         updated = tree.where(jnp.any(weights > 0), updated, server)
         return updated, rows, draw._asdict() | {"finite": finite[seats.back], "server_finite": tree.finite(updated)}
 
-    def evaluate(self, algorithm: Algorithm, state: State, key: Array, data: FederatedData) -> dict[str, Array]:
+    def evaluate(self, algorithm: Algorithm, state: State, key: Array, data: FederatedData) -> dict[Score, Array]:
         """Scores of all clients, see `Simulation.evaluate`."""
         ids = jnp.arange(data.num_clients + data.num_unseen)
         known, unseen = ids[: data.num_clients], ids[data.num_clients :]
@@ -173,21 +174,21 @@ class Rounds:
 
     def scores(
         self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
-    ) -> dict[str, Array]:
+    ) -> dict[Score, Array]:
         """Scores [n] after `number` rounds of `clients`, their ids [n] and their states [n, ...]."""
 
-        def one(shared: Tree, client: Tree) -> dict[str, Array]:
+        def one(shared: Tree, client: Tree) -> dict[Score, Array]:
             return self._measured(algorithm, shared, *client)
 
         return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
 
     def unseen(
         self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
-    ) -> dict[str, Array]:
+    ) -> dict[Score, Array]:
         """Scores [n] of the clients `ids` [n], which never train."""
         clients = self.newcomers(algorithm, server, ids, number, key, data)
         scores = self.scores(algorithm, server, clients, number, key, data)
-        return OrderedDict((f"unseen_{name}", score) for name, score in scores.items())
+        return OrderedDict((score.of_unseen(), values) for score, values in scores.items())
 
     def newcomers(
         self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
@@ -235,7 +236,7 @@ class Rounds:
         common = algorithm.server_model(download, client) if algorithm.server_model else None
         return algorithm.personalize(download, client, data.client(id), _client_key(key, id)), common
 
-    def _measured(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> dict[str, Array]:
+    def _measured(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> dict[Score, Array]:
         """Scores of one client's models on its own examples, in the order of the task."""
         _, data, _ = shared
         personal, common = self._deployed(algorithm, shared, id, client)
@@ -251,7 +252,7 @@ class Rounds:
 
         models = {"personal": personal} | ({} if common is None else {"global": common})
         return OrderedDict(
-            (f"{model}/{split}/{metric}", value)
+            (Score(model, split, metric), value)
             for model, params in models.items()
             for split in ("validation", "test")
             for metric, value in score(params, data.client(id, split)).items()

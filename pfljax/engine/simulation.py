@@ -32,6 +32,7 @@ from pfljax.learning import schedules, tasks
 from pfljax.printing import brief
 from pfljax.results.deployed import Deploy, Deployed, Models
 from pfljax.results.result import Result, versions
+from pfljax.results.scores import Scores
 from pfljax.types import Algorithm, Array, Params, Plan, State, Task, Tree
 
 P = ParamSpec("P")
@@ -175,11 +176,11 @@ class Simulation:
         state, logs = self._programs.call(("rounds", at_most), advance, *args, donate=(0,), out=out)
         return state, {name: np.asarray(leaf)[:rounds] for name, leaf in logs.items()}
 
-    def evaluate(self, state: State, key: Array, **hyper: Hyper) -> dict[str, np.ndarray]:
+    def evaluate(self, state: State, key: Array, **hyper: Hyper) -> Scores:
         """Scores of every client on its own examples, by each model that there is.
 
         Returns:
-          `"{model}/{split}/{metric}" -> [clients]`, NaN for a client without examples in that split. Models are
+          `(model, split, metric) -> [clients]`, NaN for a client without examples in that split. Models are
           `personal` (after adaptation), `global` (before, where the method has a common model), and the two again for
           clients that never trained: `unseen_personal`, `unseen_global`.
         """
@@ -495,7 +496,7 @@ def simulate(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     identity: Mapping[str, Any] | None = None,
-    progress: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+    progress: Callable[[int, Scores], None] | None = None,
     **options: Any,
 ) -> Result:
     """A whole run: rounds, an evaluation after every `eval_every` of them and at the end, checkpoints beside those.
