@@ -14,9 +14,9 @@ from pfljax import tree
 from pfljax.data import FederatedData
 from pfljax.engine import sharding
 from pfljax.engine.sharding import Axis
-from pfljax.learning import local
+from pfljax.learning import metrics
 from pfljax.results.scores import Score
-from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, Draw, Params, Sampler, State, Task, Tree
+from pfljax.types import Algorithm, Array, ClientData, Cohort, Draw, Params, Sampler, State, Task, Tree
 
 Logs = dict[str, Array]
 """What happened: `ids`, `replied`, `work`, `heard`, `finite`: [M]; `server_finite`: []."""
@@ -48,6 +48,7 @@ class Rounds:
       block: clients trained at once.
       axis: devices that share the clients, None for one device.
       onboard_rounds: rounds of onboarding for each unseen client.
+      capacity: validation or test examples of the largest client.
     """
 
     task: Task
@@ -55,6 +56,7 @@ class Rounds:
     block: int
     axis: Axis | None
     onboard_rounds: int
+    capacity: int
 
     def clients(self, algorithm: Algorithm, server: Tree, ids: Array, key: Array) -> Tree:
         """The states of clients `ids` [n] before their first round, leaves [n, ...]."""
@@ -242,13 +244,10 @@ class Rounds:
         personal, common = self._deployed(algorithm, shared, id, client)
 
         def score(params: Params, view: ClientData) -> dict[str, Array]:
-            def of(batch: Batch, number: Array) -> dict[str, Array]:
-                measured = self.task.measure(self.task.predict(params, batch.x), batch.y)
-                count = jnp.maximum(jnp.sum(batch.mask), 1)
-                return OrderedDict((k, jnp.sum(v * batch.mask) / count) for k, v in measured.items())
+            def outputs(x: Tree) -> Tree:
+                return self.task.predict(params, x)
 
-            means = local.average(of, view, batch_size=64)
-            return jax.tree.map(lambda mean: jnp.where(view.size > 0, mean, jnp.nan), means)
+            return metrics.measure(self.task.metrics, outputs, view, capacity=self.capacity)
 
         models = {"personal": personal} | ({} if common is None else {"global": common})
         return OrderedDict(

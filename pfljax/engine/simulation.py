@@ -107,6 +107,7 @@ class Simulation:
             block=executors.block(executor, task, self.train.num_clients, self._devices),
             axis=axis,
             onboard_rounds=onboard_rounds,
+            capacity=max(int(data.sizes(split).max()) for split in ("validation", "test")),
         )
         self._programs = Programs(self._devices, self._shrink)
         self._wire_bytes: tuple[int, int] | None = None
