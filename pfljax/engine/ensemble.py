@@ -13,11 +13,11 @@ import numpy as np
 
 from pfljax import checks
 from pfljax.data import FederatedData
-from pfljax.engine import executors, process, sharding
+from pfljax.engine import executors, mesh, process, walk
 from pfljax.engine.course import Course, Diverged
 from pfljax.engine.memory import Shortage
+from pfljax.engine.mesh import Device
 from pfljax.engine.programs import Programs
-from pfljax.engine.sharding import Device
 from pfljax.engine.simulation import Build, Hyper, Simulation, Traced, check_length, traced
 from pfljax.results.result import Result
 from pfljax.types import Algorithm, Array, Plan, State, Task, Tree
@@ -69,7 +69,7 @@ class Ensemble:
         self._task, self._rounds, self._eval_every, self._patience = task, rounds, eval_every, patience
         self._method, self._plan = method, plan
         process.begin(warn=devices is None)
-        self._devices = sharding.usable(jax.local_devices()) if devices is None else list(devices)
+        self._devices = mesh.usable(jax.local_devices()) if devices is None else list(devices)
         self._simulation = Simulation(task, build, data, devices=self._devices[:1], **options)
         self._at_once = at_once
         self._wave: _Wave | None = None
@@ -146,15 +146,15 @@ class _Wave:
     """Points of one program, on their devices."""
 
     def __init__(self, simulation: Simulation, size: int, devices: Sequence[Device], at_most: int) -> None:
-        over, within = sharding.grid(devices, size)
+        over, within = mesh.grid(devices, size)
         if over is not None:
             devices = list(over.mesh.devices.flat)
         self.size = size
         self._simulation, self._at_most = simulation, at_most
         self._rounds = dataclasses.replace(simulation.rounds, axis=within)
-        self._plan = sharding.layout(size, size, over)
-        self._everywhere, self._spread = sharding.placements(over, devices)
-        self._data, self._train = sharding.put((simulation.data, simulation.train), self._everywhere)
+        self._plan = walk.layout(size, size, over)
+        self._everywhere, self._spread = mesh.placements(over, devices)
+        self._data, self._train = mesh.put((simulation.data, simulation.train), self._everywhere)
         self._programs = Programs(devices, self._refuse)
 
     @property
@@ -203,7 +203,7 @@ class _Wave:
         """`function(shared, *row)` of every point, leaves [points, ...]."""
 
         def over(shared: Tree, *rows: Tree) -> Tree:
-            return sharding.walk(lambda shared, row: ((), function(shared, *row)), shared, rows, self._plan)[1]
+            return walk.walk(lambda shared, row: ((), function(shared, *row)), shared, rows, self._plan)[1]
 
         return self._programs.call(name, over, shared, *rows, donate=donate, out=self._spread)
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.data import FederatedData
-from pfljax.engine import sharding
-from pfljax.engine.sharding import Axis
+from pfljax.engine import walk
+from pfljax.engine.mesh import Axis
 from pfljax.learning import metrics
 from pfljax.results.scores import Score
 from pfljax.types import Algorithm, Array, ClientData, Cohort, Draw, Params, Sampler, State, Task, Tree
@@ -113,14 +113,14 @@ class Rounds:
     def seat(self, draw: Draw, train: FederatedData) -> Seats:
         """The order in which a cohort is walked: clients of like cost together."""
         cohort, num_clients = draw.ids.shape[0], train.num_clients
-        plan = sharding.layout(cohort, self.block, self.axis)
+        plan = walk.layout(cohort, self.block, self.axis)
         padding = plan.slots - cohort
         ids = jnp.pad(draw.ids, (0, padding), constant_values=num_clients)
         drawn = draw.replied, draw.work, draw.heard
         replied, work, heard = jax.tree.map(lambda part: jnp.pad(part, (0, padding)), drawn)
         sizes = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
         weights = jnp.where(heard, sizes, 0)
-        order = sharding.order(sizes * work, plan)
+        order = walk.order(sizes * work, plan)
         return Seats(ids[order], replied[order], work[order], weights[order], jnp.argsort(order)[:cohort])
 
     def seated_round(
@@ -152,8 +152,8 @@ class Rounds:
             kept = tree.where(replied, reply.client, client), finite
             return (term, kept) if algorithm.reduce.summed else ((), (kept, term))
 
-        plan = sharding.layout(draw.ids.shape[0], self.block, self.axis)
-        total, kept = sharding.walk(one, (server, train, key), (seats[:4], rows), plan)
+        plan = walk.layout(draw.ids.shape[0], self.block, self.axis)
+        total, kept = walk.walk(one, (server, train, key), (seats[:4], rows), plan)
         if algorithm.reduce.summed:
             (rows, finite), terms = kept, total
         else:
@@ -260,9 +260,9 @@ class Rounds:
     def _over(self, one: Callable[[Tree, Tree], Tree], shared: Tree, clients: Tree) -> Tree:
         """`one(shared, client)` for each of the clients, leaves [n, ...]."""
         count = jax.tree.leaves(clients)[0].shape[0]
-        plan = sharding.layout(count, self.block, self.axis)
+        plan = walk.layout(count, self.block, self.axis)
         if plan.slots > count:
             seats = jnp.minimum(jnp.arange(plan.slots), count - 1)
             clients = jax.tree.map(lambda leaf: leaf[seats], clients)
-        _, kept = sharding.walk(lambda shared, client: ((), one(shared, client)), shared, clients, plan)
+        _, kept = walk.walk(lambda shared, client: ((), one(shared, client)), shared, clients, plan)
         return jax.tree.map(lambda leaf: leaf[:count], kept)

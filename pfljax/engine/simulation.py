@@ -18,14 +18,14 @@ import numpy as np
 
 from pfljax import checks, files, tree
 from pfljax.data import FederatedData
-from pfljax.engine import accounting, executors, hosts, memory, process, sharding, store
+from pfljax.engine import accounting, executors, hosts, memory, mesh, process, store
 from pfljax.engine.checkpoint import Checkpoints, Record
 from pfljax.engine.course import Course, Log
 from pfljax.engine.executors import Executor
 from pfljax.engine.memory import Shortage
+from pfljax.engine.mesh import Device
 from pfljax.engine.programs import Programs
 from pfljax.engine.rounds import Rounds
-from pfljax.engine.sharding import Device
 from pfljax.federation import sampling
 from pfljax.federation.sampling import Sampler
 from pfljax.learning import schedules, tasks
@@ -96,11 +96,11 @@ class Simulation:
         process.begin(warn=devices is None)
         tasks.check(task, data)
         self._build, self._executor, self._store = build, executor, store
-        axis = sharding.clients(devices)
-        self._everywhere, self._spread = sharding.placements(axis, devices)
+        axis = mesh.clients(devices)
+        self._everywhere, self._spread = mesh.placements(axis, devices)
         self._devices = sorted(self._everywhere.addressable_devices, key=lambda device: device.id)
-        self.data = sharding.put(data, self._everywhere)
-        self.train = self.data if train is None else sharding.put(train, self._everywhere)
+        self.data = mesh.put(data, self._everywhere)
+        self.train = self.data if train is None else mesh.put(train, self._everywhere)
         self.rounds = Rounds(
             task=task,
             cohort=sampling.full() if cohort is None else cohort,
