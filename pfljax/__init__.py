@@ -56,7 +56,7 @@ from pfljax.experiment.sweeps import Sweep, spaces, sweep
 from pfljax.federation import reduce, sampling
 from pfljax.federation.server import fedopt
 from pfljax.federation.skeletons import averaging, decoupled, fine_tuned
-from pfljax.learning import losses, schedules
+from pfljax.learning import losses, metrics, schedules
 from pfljax.learning.local import descent, epochs, full_batch, only, proximal_descent, same, steps
 from pfljax.learning.tasks import classification, regression
 from pfljax.results import plots, statistics
@@ -68,6 +68,7 @@ from pfljax.types import (
     ClientData,
     Cohort,
     Examples,
+    Metric,
     Model,
     Params,
     Plan,
@@ -92,6 +93,7 @@ __all__ = [
     "Ensemble",
     "Examples",
     "FederatedData",
+    "Metric",
     "Model",
     "Params",
     "Plan",
@@ -144,6 +146,7 @@ __all__ = [
     "local_only",
     "losses",
     "masks",
+    "metrics",
     "models",
     "natural",
     "only",
