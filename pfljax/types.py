@@ -72,12 +72,25 @@ LossFn = Callable[[Params, Batch, Array], tuple[Array, Tree]]
 
 @in_brief
 class Model(NamedTuple):
-    """A network as a pair of functions, with the names that personalization needs."""
+    """A network in two parts, with the names that personalization needs: `outputs = head(features(x))`.
+
+    Both parts are functions `(params, inputs, *, train=False, mask=None, key=None) -> (outputs, new stats)`. The head
+    reads the leaves of the last block and no others, the features read the rest.
+    """
 
     init: Callable[[Array], Params]  # key -> params
-    apply: Callable[..., tuple[Tree, Tree]]  # (params, x, *, train, mask, key) -> (outputs, new stats)
+    features: Callable[..., tuple[Array, Tree]] | None  # x [B, ...] -> z [B, *features_shape]; None: the head reads x
+    head: Callable[..., tuple[Tree, Tree]]  # z -> outputs [B, ...]
     blocks: tuple[str, ...] = ()  # path prefixes of the basic blocks, from input to output
     norms: tuple[str, ...] = ()  # paths of the normalisation modules
+    features_shape: tuple[int, ...] = ()  # of one example
+
+    def apply(self, params: Params, x: Tree, **mode: Any) -> tuple[Tree, Tree]:
+        """Outputs [B, ...] and new statistics; `mode` is `train`, `mask` and `key`."""
+        if self.features is None:
+            return self.head(params, x, **mode)
+        z, stats = self.features(params, x, **mode)
+        return self.head(params._replace(stats=stats), z, **mode)
 
 
 @in_brief
