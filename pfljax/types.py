@@ -176,7 +176,8 @@ class Algorithm(NamedTuple):
     A round is `download -> client_update` for each client of the cohort, `reduce`, then `server_update`.
     Uploads are differences `received - result`, so their mean is a pseudo-gradient.
 
-    An unseen client is served by `init_client`, then `onboard` (any number of times), then `personalize`.
+    An unseen client is served by `init_client`, then `onboard` (any number of times), then `personalize`. What a client
+    deploys is a `Params`, or any tree that the method's own `predict` reads.
     """
 
     init_server: Callable[[Array, int], Tree]  # (key, number of clients) -> server
@@ -184,11 +185,12 @@ class Algorithm(NamedTuple):
     init_client: Callable[[Tree, Array, Array], Tree]  # (download, id, the SAME key as init_server) -> client
     client_update: Callable[[Tree, Tree, ClientData, Array], Reply]  # (download, client, data, key) -> reply
     server_update: Callable[[Tree, Cohort, Array], Tree]  # (server, cohort, key) -> server
-    personalize: Callable[[Tree, Tree, ClientData, Array], Params]  # (download, client, data, key) -> deployed model
+    personalize: Callable[[Tree, Tree, ClientData, Array], Tree]  # (download, client, data, key) -> what it deploys
     reduce: Reduce
     onboard: Callable[[Tree, Tree, ClientData, Array], Tree] = keep  # (download, client, data, key) -> client
     server_model: Callable[[Tree, Tree], Params] | None = None  # (download, client) -> the common model, if any
     participation: Callable[[Sampler], Sampler] = as_drawn  # the run's sampler -> who trains in this method
+    predict: Callable[[Tree, Tree], Tree] | None = None  # (deployed, x) -> outputs; None: the task's, of `Params`
 
 
 @in_brief

@@ -210,26 +210,26 @@ class Rounds:
 
     def personalized(
         self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
-    ) -> Params:
-        """The models of `clients`, leaves [n, ...]."""
+    ) -> Tree:
+        """What `clients` deploy, leaves [n, ...]."""
 
-        def one(shared: Tree, client: Tree) -> Params:
+        def one(shared: Tree, client: Tree) -> Tree:
             return self._deployed(algorithm, shared, *client)[0]
 
         return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
 
     def unseen_personalized(
         self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
-    ) -> Params:
-        """The models, leaves [n, ...], of the clients `ids` [n], which never train."""
+    ) -> Tree:
+        """What the clients `ids` [n], which never train, deploy, leaves [n, ...]."""
         clients = self.newcomers(algorithm, server, ids, number, key, data)
         return self.personalized(algorithm, server, clients, number, key, data)
 
     def _evaluation_key(self, key: Array, number: Array) -> Array:
         return jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
 
-    def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Params, Params | None]:
-        """The personal and the common model of one client."""
+    def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Tree, Params | None]:
+        """What one client deploys, and the common model."""
         server, data, key = shared
         download = algorithm.download(server, id)
         common = algorithm.server_model(download, client) if algorithm.server_model else None
@@ -240,21 +240,24 @@ class Rounds:
         _, data, _ = shared
         personal, common = self._deployed(algorithm, shared, id, client)
 
-        def score(params: Params, view: ClientData) -> dict[str, Array]:
+        def score(model: str, view: ClientData) -> dict[str, Array]:
+            deployed, predict = models[model]
+
             def of(batch: Batch, number: Array) -> dict[str, Array]:
-                measured = self.task.measure(self.task.predict(params, batch.x), batch.y)
+                measured = self.task.measure(predict(deployed, batch.x), batch.y)
                 count = jnp.maximum(jnp.sum(batch.mask), 1)
                 return OrderedDict((k, jnp.sum(v * batch.mask) / count) for k, v in measured.items())
 
             means = local.average(of, view, batch_size=64)
             return jax.tree.map(lambda mean: jnp.where(view.size > 0, mean, jnp.nan), means)
 
-        models = {"personal": personal} | ({} if common is None else {"global": common})
+        models = {"personal": (personal, algorithm.predict or self.task.predict)}
+        models |= {} if common is None else {"global": (common, self.task.predict)}
         return OrderedDict(
             (f"{model}/{split}/{metric}", value)
-            for model, params in models.items()
+            for model in models
             for split in ("validation", "test")
-            for metric, value in score(params, data.client(id, split)).items()
+            for metric, value in score(model, data.client(id, split)).items()
         )
 
     def _over(self, one: Callable[[Tree, Tree], Tree], shared: Tree, clients: Tree) -> Tree:

@@ -32,7 +32,7 @@ from pfljax.learning import schedules, tasks
 from pfljax.printing import brief
 from pfljax.results.deployed import Deploy, Deployed, Models
 from pfljax.results.result import Result, versions
-from pfljax.types import Algorithm, Array, Params, Plan, State, Task, Tree
+from pfljax.types import Algorithm, Array, Plan, State, Task, Tree
 
 P = ParamSpec("P")
 
@@ -197,21 +197,21 @@ class Simulation:
             scores = self._programs.call("evaluation", evaluate, *args, out=self._everywhere)
         return {name: np.asarray(score) for name, score in scores.items()}
 
-    def personalized(self, state: State, key: Array, **hyper: Hyper) -> Params:
-        """The models that the clients deploy, leaves [N, ...]; in host memory if the states are."""
+    def personalized(self, state: State, key: Array, **hyper: Hyper) -> Tree:
+        """What the clients deploy, leaves [N, ...]; in host memory if the states are."""
         values = traced(hyper)
         if isinstance(state.clients, store.Hosted):
             return self._over_host("personalized", Rounds.personalized, state, key, values)
 
-        def personalized(state: State, key: Array, hyper: Traced, data: FederatedData) -> Params:
+        def personalized(state: State, key: Array, hyper: Traced, data: FederatedData) -> Tree:
             server, rows, number = state
             clients = jnp.arange(data.num_clients), rows
             return self.rounds.personalized(self.deployed(hyper, number), server, clients, number, key, data)
 
         return self._programs.call("personalized", personalized, self._place(state), key, values, self.data)
 
-    def model(self, state: State, key: Array, client: int, **hyper: Hyper) -> Params:
-        """The model that one client deploys; clients from N on are the unseen ones, which are onboarded first."""
+    def model(self, state: State, key: Array, client: int, **hyper: Hyper) -> Tree:
+        """What one client deploys; clients from N on are the unseen ones, which are onboarded first."""
         ids, values = np.array([client], np.int32), traced(hyper)
         if client >= self.data.num_clients:
             made = self._part("unseen model", Rounds.unseen_personalized, state, ids, key, values)
@@ -223,7 +223,7 @@ class Simulation:
 
     def deploy(self, state: State, key: Array, **hyper: Hyper) -> Deploy:
         """What makes the deployed model of a client by its number, see `model`."""
-        outputs = jax.jit(self.rounds.task.predict)
+        outputs = jax.jit(self.deployed(traced(hyper), state.round).predict or self.rounds.task.predict)
         example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data.examples.x)
 
         def deploy(client: int) -> Deployed:
