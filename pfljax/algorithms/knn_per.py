@@ -9,8 +9,9 @@ from pfljax import checks
 from pfljax.federation.reduce import mean
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import averaging
-from pfljax.learning.local import epochs
-from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Model, Params, Reduce, Task, Tree
+from pfljax.learning.local import average, epochs
+from pfljax.learning.tasks import masked_mean
+from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, Model, Params, Reduce, Task, Tree
 
 
 class Neighbours(NamedTuple):
@@ -29,7 +30,7 @@ def knn_per(
     model: Model,
     capacity: int,
     *,
-    lam: Array | float = 0.5,
+    lam: Array | float | None = 0.5,
     neighbours: int = 7,
     scale: Array | float = 1.0,
     server: ServerOptimizer | None = None,
@@ -51,7 +52,9 @@ def knn_per(
       model: the network of the task, which must have features.
       capacity: examples that a client stores, static; a random part of those of a client that has more. The paper's
         fraction of a client's examples is this number.
-      lam: weight of the neighbours, in [0, 1], traced; 0 is FedAvg, bit for bit.
+      lam: weight of the neighbours, in [0, 1], traced; 0 is FedAvg, bit for bit. None, the paper's way: each client
+        takes that of 0, 0.1, ..., 1 which is most accurate on its validation examples, the smallest of equals; without
+        any it takes 0.5.
       neighbours: k, static; a client with fewer examples takes all of them, one without any has `lam = 0`.
       scale: of the squared distances, > 0, traced.
       server: server optimizer; plain averaging if None.
@@ -64,9 +67,8 @@ def knn_per(
     Raises:
       ValueError: if the model has no features, or, when traced, if labels are not one class for each example.
 
-    Deviations from the source: the kernel is of squared distances, as in the authors' code; one `lam` for all clients,
-    to be chosen on validation examples by a sweep, where the paper has one for each; probabilities are at least the
-    smallest positive float.
+    Deviations from the source: one `lam` for all clients unless it is None; the kernel is of squared distances, as in
+    the authors' code; probabilities are at least the smallest positive float.
     Source: Marfoq et al., "Personalized Federated Learning through Local Memorization", ICML 2022, Algorithm 1 and
     equations 7 and 8.
 
@@ -90,8 +92,24 @@ def knn_per(
     def personalize(w: Params, client: Tree, data: ClientData, key: Array) -> Neighbours:
         stored = epochs(1, capacity).batch(data, jax.random.fold_in(key, 0), jnp.asarray(0))
         checks.classes(stored.y, "knn_per")
-        weight = jnp.where(data.size > 0, jnp.asarray(lam, float), 0)
-        return Neighbours(w, features(w, stored.x)[0].reshape(capacity, -1), stored.y, stored.mask, weight)
+        keys = features(w, stored.x)[0].reshape(capacity, -1)
+        own = Neighbours(w, keys, stored.y, stored.mask, jnp.asarray(0.5 if lam is None else lam, float))
+        weight = chosen(own, data) if lam is None else own.lam
+        return own._replace(lam=jnp.where(data.size > 0, weight, 0))
+
+    def chosen(own: Neighbours, data: ClientData) -> Array:
+        """The `lam` that is most accurate on validation examples."""
+
+        def accuracy(lam: Array) -> Array:
+            def of(batch: Batch, number: Array) -> Array:
+                classes = jnp.argmax(predict(own._replace(lam=lam), batch.x), axis=-1)
+                return masked_mean((classes == batch.y.astype(int)).astype(float), batch.mask)
+
+            return average(of, data.on(data.validation), batch_size=64)
+
+        choices = jnp.linspace(0, 1, 11)
+        best = choices[jnp.argmax(jax.vmap(accuracy)(choices))]
+        return jnp.where(data.validation.size > 0, best, own.lam)
 
     def predict(own: Neighbours, x: Tree) -> Array:
         z = features(own.params, x)[0]

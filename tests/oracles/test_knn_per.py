@@ -148,6 +148,24 @@ def test_a_client_without_examples_has_the_model():
     )
 
 
+def test_each_client_chooses_its_weight_on_validation_examples():
+    """The model gives (0.7, 0.3), all neighbours vote for 1: beyond `lam = 2/7` the class is 1, 0.3 is the first."""
+    held = (np.zeros((3, 2)), np.ones(3, int))
+    unsure = [
+        (np.zeros((n, 2)), np.array(labels, int)) for n, labels in [(2, [0, 0]), (2, [1, 1]), (0, []), (3, [0, 1, 1])]
+    ]
+    data = from_clients([held] * 4, validation=unsure, num_classes=2)
+    bias = Params({"bias": jnp.log(jnp.asarray([0.7, 0.3]))})
+
+    def begin(state):
+        return state._replace(server=state.server._replace(params=bias))
+
+    solve = local.descent(optax.sgd(0.0), local.full_batch(1, 3))
+    algorithm = algorithms.knn_per(tasks.classification(CONSTANT), solve, CONSTANT, 3, lam=None)
+    run = play.play(tasks.classification(CONSTANT), algorithm, data, begin=begin)
+    close(run.personalized().lam, [0.0, 0.3, 0.5, 0.3], 1e-9)
+
+
 def test_what_it_needs():
     whole = MODEL._replace(features=None)
     with pytest.raises(ValueError, match="knn_per compares features, and the model has none"):
