@@ -130,6 +130,17 @@ def test_regression(tmp_path: Path) -> None:
             experiment.prepare(from_config_dict(values | {"run": {"metric": "accuracy"}}))
 
 
+def test_classes_are_needed(tmp_path: Path) -> None:
+    """Methods that count or store classes refuse real targets before anything is compiled."""
+    np.savez(tmp_path / "real.npz", x=np.ones((40, 3), np.float32), y=np.arange(40, dtype=np.float32))
+    data = {"name": "real", "path": str(tmp_path / "real.npz"), "partition": {"name": "iid", "clients": 4}}
+    needy = [name for name, row in METHODS.items() if "class labels" in row.needs]
+    assert needy
+    for name in needy:
+        with pytest.raises(ValueError, match=f"{name} needs one class for each example, and labels are float32"):
+            experiment.prepare(from_config_dict({"data": data, "algorithm": {"name": name}}))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -141,9 +141,11 @@ def test_everybody_is_evaluated_and_newcomers_are_personalized(name: str):
         assert np.isfinite(score).all()
     assert np.isnan(scores["personal", "validation", "accuracy"]).all()
     models = run.personalized(state, KEY, **hyper)
-    assert isinstance(models, Params)
-    expected = jax.eval_shape(TASK.init, KEY)
-    jax.tree.map(lambda leaf, one: np.testing.assert_equal(leaf.shape, (CLIENTS, *one.shape)), models, expected)
+    jax.tree.map(lambda leaf: np.testing.assert_equal(leaf.shape[0], CLIENTS), models)
+    if recipe_of(name).make(**hyper).predict is None:
+        assert isinstance(models, Params)
+        expected = jax.eval_shape(TASK.init, KEY)
+        jax.tree.map(lambda leaf, one: np.testing.assert_equal(leaf.shape, (CLIENTS, *one.shape)), models, expected)
 
 
 @pytest.mark.usefixtures("strict")
@@ -181,6 +183,8 @@ SHARED: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
     "lg_fedavg": lambda w, head, norms: (head, head),
     "fedbn": lambda w, head, norms: (w - norms, w - norms),
     "ifca": lambda w, head, norms: (2 * w, w + 1),
+    # beside the model a network from 4 shares over 32 hidden units to a head
+    "fedrod_hyper": lambda w, head, norms: (w + 33 * head + 5 * 32, w + 33 * head + 5 * 32),
 }
 
 

@@ -19,7 +19,9 @@ LOGITS = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 0.0], [-3.0, 1.0, 4.0]])
 
 def fixed(outputs):
     """A model whose outputs are its parameters."""
-    return Model(lambda key: Params(jnp.asarray(outputs)), lambda params, x, **_: (params.trainable, params.stats))
+    return Model(
+        lambda key: Params(jnp.asarray(outputs)), None, lambda params, x, **_: (params.trainable, params.stats)
+    )
 
 
 def cross_entropy(logits, y, smoothing):
@@ -159,7 +161,7 @@ def shaped(*outputs):
         shape = tuple(x.shape[0] if n == -1 else n for n in outputs)
         return jnp.zeros(shape) + params.trainable, params.stats
 
-    return Model(lambda key: Params(jnp.zeros(())), apply)
+    return Model(lambda key: Params(jnp.zeros(())), None, apply)
 
 
 def labelled(y, **more):
@@ -267,7 +269,7 @@ def test_a_run_with_ignored_labels_scores_the_others():
     def apply(params, x, **_):
         return x[..., None] * params.trainable[None, None], params.stats
 
-    task = tasks.classification(Model(lambda key: Params(jnp.array([-1.0, 1.0])), apply), ignore=255)
+    task = tasks.classification(Model(lambda key: Params(jnp.array([-1.0, 1.0])), None, apply), ignore=255)
     algorithm = algorithms.fedavg(task, local.descent(optax.sgd(0.0), local.full_batch(1, 12)))
     scores = simulate(task, algorithm, data, rounds=1).scores
     np.testing.assert_array_equal(scores["global", "test", "accuracy"], [[1.0, 1.0]])

@@ -255,26 +255,26 @@ class Rounds:
 
     def personalized(
         self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
-    ) -> Params:
-        """The models of `clients`, leaves [n, ...]."""
+    ) -> Tree:
+        """What `clients` deploy, leaves [n, ...]."""
 
-        def one(shared: Tree, client: Tree) -> Params:
+        def one(shared: Tree, client: Tree) -> Tree:
             return self._deployed(algorithm, shared, *client)[0]
 
         return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
 
     def unseen_personalized(
         self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
-    ) -> Params:
-        """The models, leaves [n, ...], of the clients `ids` [n], which never train."""
+    ) -> Tree:
+        """What the clients `ids` [n], which never train, deploy, leaves [n, ...]."""
         clients = self.newcomers(algorithm, server, ids, number, key, data)
         return self.personalized(algorithm, server, clients, number, key, data)
 
     def _evaluation_key(self, key: Array, number: Array) -> Array:
         return jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
 
-    def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Params, Params | None]:
-        """The personal and the common model of one client."""
+    def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Tree, Params | None]:
+        """What one client deploys, and the common model."""
         server, data, key = shared
         download = algorithm.download(server, id)
         common = algorithm.server_model(download, client) if algorithm.server_model else None
@@ -284,8 +284,8 @@ class Rounds:
         """Scores of one client's models on its own examples, in the order of the task."""
         _, data, _ = shared
         personal, common = self._deployed(algorithm, shared, id, client)
-        models = {"personal": personal} | ({} if common is None else {"global": common})
-        predictors = {model: functools.partial(self.task.predict, params) for model, params in models.items()}
+        predictors = {"personal": functools.partial(algorithm.predict or self.task.predict, personal)}
+        predictors |= {} if common is None else {"global": functools.partial(self.task.predict, common)}
         views = {split: data.client(id, split) for split in ("validation", "test")}
 
         def of(rows: Rows) -> dict[str, dict[str, Array]]:
@@ -295,7 +295,7 @@ class Rounds:
         measured = jax.lax.map(of, rows)  # one program for both splits
         return OrderedDict(
             (Score(model, split, metric), value[place])
-            for model in models
+            for model in predictors
             for place, split in enumerate(views)
             for metric, value in measured[model].items()
         )

@@ -27,7 +27,7 @@ from pfljax.printing import brief
 from pfljax.results.deployed import Deploy, Deployed
 from pfljax.results.result import Result
 from pfljax.results.scores import Scores
-from pfljax.types import Algorithm, Array, Params, Plan, Selector, State, Task, Tree
+from pfljax.types import Algorithm, Array, Plan, Selector, State, Task, Tree
 
 
 @checks.by_hints()
@@ -139,13 +139,13 @@ class Simulation:
         scores = self._home(values).evaluate(state, key, values)
         return {name: np.asarray(score) for name, score in scores.items()}
 
-    def personalized(self, state: State, key: Array, **hyper: Hyper) -> Params:
-        """The models that the clients deploy, leaves [N, ...]; in host memory if the states are."""
+    def personalized(self, state: State, key: Array, **hyper: Hyper) -> Tree:
+        """What the clients deploy, leaves [N, ...]; in host memory if the states are."""
         values = traced(hyper)
         return self._home(values).personalized(state, key, values)
 
-    def model(self, state: State, key: Array, client: int, **hyper: Hyper) -> Params:
-        """The model that one client deploys; clients from N on are the unseen ones, which are onboarded first."""
+    def model(self, state: State, key: Array, client: int, **hyper: Hyper) -> Tree:
+        """What one client deploys; clients from N on are the unseen ones, which are onboarded first."""
         ids, values = np.array([client], np.int32), traced(hyper)
         if client >= self.data.num_clients:
             made = part(self.site, "unseen model", Rounds.unseen_personalized, state, ids, key, values)
@@ -156,7 +156,7 @@ class Simulation:
 
     def deploy(self, state: State, key: Array, **hyper: Hyper) -> Deploy:
         """What makes the deployed model of a client by its number, see `model`."""
-        outputs = jax.jit(self.rounds.task.predict)
+        outputs = jax.jit(self.site.deployed(traced(hyper), state.round).predict or self.rounds.task.predict)
         example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data.examples.x)
 
         def deploy(client: int) -> Deployed:

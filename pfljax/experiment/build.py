@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pfljax import checks, models
 from pfljax import data as data_layer
-from pfljax import models
 from pfljax.algorithms import method
 from pfljax.data import FederatedData
 from pfljax.experiment.config import PARTITIONS, SOLVED, SYNTHETIC, CohortConfig, Config, DataConfig, RunConfig
@@ -68,7 +68,10 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     task = learned(model) if config.run.metrics is None else learned(model, metrics=config.run.metrics)
     if config.run.metric is not None:
         scores.choose(config.run.metric, [metric.name for metric in task.metrics])
-    pooled = "pooled data" in method(config.algorithm.name).needs
+    needs = method(config.algorithm.name).needs
+    if "class labels" in needs:
+        checks.classes(data.examples.y, config.algorithm.name)
+    pooled = "pooled data" in needs
     capacity = data.pooled().capacity if pooled else data.capacity
     recipe = build(config.algorithm.name, task, model, capacity=capacity, **_ingredients(config))
     return Experiment(data, task, recipe, _sampler(config.cohort))
