@@ -136,13 +136,22 @@ Sampler = Callable[[Array, Array], Draw]
 """`(key, sizes [N]) -> Draw`."""
 
 
+def as_it_is(reduce: Reduce) -> Reduce:
+    """A reduction that takes another one's place."""
+    return reduce
+
+
 @in_brief
 class Reduce(NamedTuple):
-    """How uploads become one value. A summed reduction needs the memory of one term, whatever the cohort."""
+    """How uploads become one value. A summed reduction needs the memory of one term, whatever the cohort.
+
+    One that is not summed is handed all terms, those of weight 0 among them, which count for nothing.
+    """
 
     lift: Callable[[Tree, Array], Tree]  # (upload of ONE client, weight []) -> term
     lower: Callable[[Tree, Array], Tree]  # (sum of the terms, or the terms [M, ...]; weights [M]) -> uploads
     summed: bool = True
+    instead: Callable[[Reduce], Reduce] = as_it_is  # another reduction -> the one that takes this one's place
 
 
 def as_drawn(sampler: Sampler) -> Sampler:
@@ -176,6 +185,7 @@ class Algorithm(NamedTuple):
     onboard: Callable[[Tree, Tree, ClientData, Array], Tree] = keep  # (download, client, data, key) -> client
     server_model: Callable[[Tree, Tree], Params] | None = None  # (download, client) -> the common model, if any
     participation: Callable[[Sampler], Sampler] = as_drawn  # the run's sampler -> who trains in this method
+    wire: Callable[[Tree], int] | None = None  # shapes of an upload -> its bytes, if not those of the leaves
 
 
 @in_brief
