@@ -50,7 +50,7 @@ def test_one_after_the_other_each_point_has_its_own_bits_and_one_trace_serves_al
         return RECIPE.make(**hyper)
 
     outcomes = dict(simulate_many(TASK, build, federation(), POINTS, at_once=1, devices=DEVICE, **OPTIONS))
-    assert len(traces) == 5, "one trace each of init, rounds, evaluation and traffic, and one of who takes part"
+    assert len(traces) == 4, "one trace each of init, rounds, evaluation and traffic"
     assert outcomes.keys() == set(range(len(POINTS)))
     for place, expected in enumerate(alone):
         outcome = outcomes[place]

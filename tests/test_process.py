@@ -10,10 +10,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from pfljax.engine import process, sharding
+from pfljax.engine import mesh, process
 
 ROOT = Path(__file__).parent.parent
-several = pytest.mark.skipif(not sharding.SHARDS_CONVOLUTIONS, reason="this jax trains on one device")
+several = pytest.mark.skipif(not mesh.SHARDS_CONVOLUTIONS, reason="this jax trains on one device")
 
 # Three cores on every machine, so that neither one core nor JAX's own one device pass.
 SMALL = """
@@ -104,13 +104,13 @@ print(len(jax.devices()), kept())
 APART = """
 import sys, time
 from jax.sharding import PartitionSpec as P
-from pfljax.engine import sharding
+from pfljax.engine import mesh
 
 def late(index):
     return jax.pure_callback(lambda index: time.sleep(float(index.sum()) * seconds) or index, index, index)
 
 pfl.configure()
-mesh = sharding.clients(None).mesh
+mesh = mesh.clients(None).mesh
 wait = jax.shard_map(lambda i: jax.lax.psum(late(i), "clients"), mesh=mesh, in_specs=P("clients"), out_specs=P())
 print(float(jax.jit(wait)(np.array([0.0, 0.0, 1.0], np.float32))[0]), os.environ.get("XLA_FLAGS"))
 """

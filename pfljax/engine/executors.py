@@ -9,7 +9,7 @@ import jax
 
 from pfljax import checks, tree
 from pfljax.engine import memory
-from pfljax.engine.sharding import Device
+from pfljax.engine.mesh import Device
 from pfljax.types import Task
 
 Executor = Literal["auto", "vmap", "sequential"] | checks.Count

@@ -14,7 +14,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from pfljax import checks
-from pfljax.engine import sharding
+from pfljax.engine import mesh
 
 _PATIENCE = {
     "xla_cpu_collective_call_warn_stuck_timeout_seconds": 600,
@@ -48,7 +48,7 @@ def configure(devices: int | None = None, cache: str | Path | None = None) -> No
         checks.each(checks.Count, devices=devices)
     _keep(cache)
     told = "device_count" in os.environ.get("XLA_FLAGS", "") or _config("jax_num_cpu_devices") > 0
-    if devices is not None or (sharding.SHARDS_CONVOLUTIONS and not told):
+    if devices is not None or (mesh.SHARDS_CONVOLUTIONS and not told):
         _divide(cores() if devices is None else devices)
     _settle()
 
@@ -95,7 +95,7 @@ def _settle() -> None:
     """Lets JAX find its devices. XLA reads its flags then, once, those of patience too if not given."""
     given = os.environ.get("XLA_FLAGS")
     names_a_file = given and not given.lstrip().startswith("-")
-    if sharding.SHARDS_CONVOLUTIONS and not names_a_file:
+    if mesh.SHARDS_CONVOLUTIONS and not names_a_file:
         flags = [f"--{name}={seconds}" for name, seconds in _PATIENCE.items() if name not in (given or "")]
         os.environ["XLA_FLAGS"] = " ".join([given or "", *flags])
     try:

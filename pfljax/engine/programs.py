@@ -13,7 +13,7 @@ from jax.stages import Compiled
 
 from pfljax.engine import memory
 from pfljax.engine.memory import Shortage
-from pfljax.engine.sharding import Device
+from pfljax.engine.mesh import Device
 from pfljax.types import Tree
 
 _log = logging.getLogger(__name__)

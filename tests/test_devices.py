@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pfljax.algorithms import METHODS
-from pfljax.engine import sharding
+from pfljax.engine import mesh
 from tests.federation import FEDERATED, OPTIMIZERS
 
 SHARED = """
@@ -86,7 +86,7 @@ BY_OPTIMIZER = {
 }
 
 
-@pytest.mark.skipif(not sharding.SHARDS_CONVOLUTIONS, reason="this jax trains on one device")
+@pytest.mark.skipif(not mesh.SHARDS_CONVOLUTIONS, reason="this jax trains on one device")
 @pytest.mark.parametrize(
     ("program", "devices", "cases"),
     [
