@@ -47,7 +47,8 @@ from pfljax.engine.checkpoint import Checkpoints
 from pfljax.engine.course import Diverged
 from pfljax.engine.ensemble import Ensemble, Point, simulate_many
 from pfljax.engine.process import configure
-from pfljax.engine.simulation import Simulation, simulate
+from pfljax.engine.runs import simulate
+from pfljax.engine.simulation import Simulation
 from pfljax.experiment import sweeps
 from pfljax.experiment.config import Config
 from pfljax.experiment.runs import compare, compare_methods, resume, run

@@ -16,7 +16,7 @@ Every function inside an `Algorithm` is written for ONE client. The engine adds 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +45,7 @@ class Batch(NamedTuple):
     x: Tree  # [B, ...]
     y: Array  # [B, ...]
     mask: Array  # [B] of {0., 1.}
+    rows: Array | None = None  # [B] places among the client's examples, for what is kept for each example
 
 
 @in_brief
@@ -53,6 +54,13 @@ class Examples(NamedTuple):
 
     x: Tree  # [T, ...]
     y: Array  # [T, ...]
+
+
+class Rows(NamedTuple):
+    """Neighbouring rows of the shared arrays: those of one client ([] each), or of every client ([N + U] each)."""
+
+    start: Any  # the first
+    size: Any  # how many
 
 
 @in_brief
@@ -64,6 +72,13 @@ class ClientData(NamedTuple):
     size: Array  # [] number of examples
     id: Array  # [] place in the population
     work: Array | float = 1.0  # [] share of its local steps that the client manages this round
+    traits: Tree = ()  # its row of the table `FederatedData.traits`, such as its context or its group
+    validation: Rows = Rows(0, 0)  # its validation examples
+    public: Rows = Rows(0, 0)  # examples that everybody sees
+
+    def on(self, rows: Rows) -> ClientData:
+        """The same client with other examples, as in `data.on(data.validation)`."""
+        return self._replace(start=rows.start, size=rows.size)
 
 
 LossFn = Callable[[Params, Batch, Array], tuple[Array, Tree]]
@@ -124,6 +139,7 @@ class Reply(NamedTuple):
 
     upload: Tree = ()  # goes to the server
     client: Tree = ()  # stays with the client until it is sampled again
+    metrics: dict[str, Array] = {}  # noqa: RUF012  named numbers [] for selectors and logs
 
 
 @in_brief
@@ -133,6 +149,7 @@ class Cohort(NamedTuple):
     ids: Array  # [M] ascending; N marks an empty slot
     uploads: Tree  # what `reduce` made of the uploads: one tree, or leaves [M, ...]
     weights: Array  # [M] examples of each client that replied, 0 for one that did not
+    public: ClientData | None = None  # examples that everybody sees, as those of a client
 
 
 class Draw(NamedTuple):
@@ -146,6 +163,16 @@ class Draw(NamedTuple):
 
 Sampler = Callable[[Array, Array], Draw]
 """`(key, sizes [N]) -> Draw`."""
+
+
+@in_brief
+class Selector(NamedTuple):
+    """Who takes part in a round, chosen by what clients have reported: a sampler with a memory."""
+
+    init: Callable[[int], Tree]  # number of clients -> memory
+    sampler: Callable[[Tree], Sampler]  # memory -> who is drawn now
+    observe: Callable[[Tree, Draw, Mapping[str, Array]], Tree]  # (memory, draw, metrics [M] of the replies) -> memory
+    needs: tuple[str, ...] = ()  # names of the metrics that it observes
 
 
 @in_brief
@@ -197,3 +224,4 @@ class State(NamedTuple):
     server: Tree
     clients: Tree  # leaves [N, ...]
     round: Array  # [] rounds done
+    selector: Tree = ()  # what the selector remembers

@@ -19,7 +19,8 @@ from pfljax.data import FederatedData, federate, from_arrays, from_clients, part
 from pfljax.engine import memory
 from pfljax.engine.checkpoint import Checkpoints
 from pfljax.engine.course import Diverged
-from pfljax.engine.simulation import Simulation, simulate
+from pfljax.engine.runs import simulate
+from pfljax.engine.simulation import Simulation
 from pfljax.experiment.config import Config, RunConfig
 from pfljax.experiment.recipe import SolverConfig
 from pfljax.experiment.runs import compare, compare_methods, run

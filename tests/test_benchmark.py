@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -14,10 +15,26 @@ import numpy as np
 import pytest
 from jax import lax
 
+from experiments.benchmark import __main__ as beside
+from experiments.benchmark.contenders import RIVALS, find_rivals
+from experiments.benchmark.targets import TARGETS
 from pfljax import benchmark, cli
-from pfljax.benchmark import WORKLOADS, Report, Row, Workload, flops, ours, store
-from pfljax.benchmark.contender import RIVALS, Contender, Failed, Process, find_rivals
-from pfljax.benchmark.rivals import data
+from pfljax.benchmark import (
+    WORKLOADS,
+    Contender,
+    Paired,
+    Ratio,
+    Report,
+    Row,
+    Workload,
+    examples,
+    flops,
+    once,
+    ours,
+    paired,
+    store,
+)
+from pfljax.benchmark.contender import OURS, Failed, Process
 
 FAKE = """
 import os, sys, time
@@ -27,7 +44,7 @@ os.system("echo noise of a child")
 def about():
     return {"fake": "1"}
 
-def prepare(workload, source):
+def prepare(workload, examples, source):
     print("noise while preparing", flush=True)
     assert "jax" not in sys.modules and "pfljax" not in sys.modules
     if source == "unsupported":
@@ -58,6 +75,10 @@ def fake(tmp_path: Path) -> Path:
     path = tmp_path / "fake.py"
     path.write_text(FAKE)
     return path
+
+
+def _bench(arguments: list[str]) -> int:
+    return cli.main(["bench", *arguments])
 
 
 def _start(fake: Path, source: str | None = None, timeout: float = 60.0) -> Process:
@@ -112,20 +133,20 @@ def test_interpreters_that_are_not_there(fake: Path) -> None:
 
 
 def test_rivals_need_nothing_of_ours() -> None:
-    """The folder is a package of its own that imports neither pfljax nor jax."""
+    """The worker, the examples and the rivals' folder, a package of its own, import neither pfljax nor jax."""
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import worker; data = worker.load('data'); "
-        "assert not {'jax', 'pfljax'} & set(sys.modules); print(data.__name__)"
+        "import sys; sys.path.insert(0, sys.argv[1]); import worker, examples; layers = worker.load(sys.argv[2]); "
+        "assert not {'jax', 'pfljax'} & set(sys.modules); print(layers.__name__)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(RIVALS)], capture_output=True, text=True, check=True, cwd="/"
-    )
-    assert done.stdout == "pfljax_rivals.data\n"
+    command = [sys.executable, "-c", program, str(Path(benchmark.__file__).parent), str(RIVALS / "layers.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout == "pfljax_contenders.layers\n"
 
 
 def test_rival_names(fake: Path) -> None:
     """Names, sources, files and interpreters."""
-    assert find_rivals(["pytorch=here"], {"pytorch": "py"}) == [Contender("pytorch", "pytorch", "here", "py")]
+    pytorch = Contender("pytorch", str(RIVALS / "pytorch.py"), "here", "py")
+    assert find_rivals(["pytorch=here"], {"pytorch": "py"}) == [pytorch]
     assert find_rivals([f"{fake}=there"]) == [Contender("fake", str(fake.resolve()), "there")]
     with pytest.raises(ValueError, match=r"unknown rival 'torch': there are .*pytorch"):
         find_rivals(["torch"])
@@ -136,29 +157,29 @@ def test_rival_names(fake: Path) -> None:
 def test_examples_are_the_same_for_all() -> None:
     """Equal from one call to the next, of the right shape and in range; another seed gives others."""
     workload = dataclasses.replace(WORKLOADS["char_lstm"], clients=3).to_dict()
-    first, again = data.arrays(workload), data.arrays(workload)
+    first, again = examples.arrays(workload), examples.arrays(workload)
     for (x, y), (x2, y2) in zip(first, again, strict=True):
         np.testing.assert_array_equal(x, x2)
         np.testing.assert_array_equal(y, y2)
         assert x.shape == (50, 80)
         assert x.dtype == np.uint8
         assert max(x.max(), y.max()) < 80
-    assert (data.arrays(workload | {"seed": 1})[0][0] != first[0][0]).any()
+    assert (examples.arrays(workload | {"seed": 1})[0][0] != first[0][0]).any()
 
 
 def test_sizes() -> None:
     """Means as asked, the largest far off; the balanced reference has as many batches and none that is short."""
-    skewed, even = (data.sizes(WORKLOADS[name].to_dict()) for name in ("power_law", "no_waste"))
+    skewed, even = (examples.sizes(WORKLOADS[name].to_dict()) for name in ("power_law", "no_waste"))
     assert skewed.mean() == pytest.approx(100, rel=0.01)
     assert 1_800 < skewed.max() < 2_000
     assert (even % 10 == 0).all()
     assert (even // 10).sum() == (-(-skewed // 10)).sum()
     assert np.ptp(even) <= 10
     assert WORKLOADS["power_law"].client_steps == WORKLOADS["no_waste"].client_steps
-    mnist = data.sizes(WORKLOADS["pfllib_quickstart"].to_dict())
+    mnist = examples.sizes(WORKLOADS["pfllib_quickstart"].to_dict())
     assert mnist.sum() == pytest.approx(0.75 * 70_000, rel=0.01)
     with pytest.raises(ValueError, match="'even': choose equal"):
-        data.sizes(TINY.to_dict() | {"sizes": {"kind": "even"}})
+        examples.sizes(TINY.to_dict() | {"sizes": {"kind": "even"}})
     assert WORKLOADS["mlp"].client_steps == 1_000
     assert WORKLOADS["cohort_10"].client_steps == 100
 
@@ -219,7 +240,9 @@ def _row(name: str, seconds: float, gemm: float = 1e11, contender: str = "pfljax
 
 
 def _report(rows: list[Row], date: str = "2030-01-01T00:00:00+00:00") -> Report:
-    return Report(rows, [WORKLOADS[row.workload] for row in rows], {"processor": "abacus", "cores": 2}, date)
+    return Report(
+        rows, [WORKLOADS[row.workload] for row in rows], {"processor": "abacus", "cores": 2}, date, targets=TARGETS
+    )
 
 
 def test_what_became_slower_is_found(tmp_path: Path) -> None:
@@ -257,7 +280,7 @@ def test_targets_and_tables(tmp_path: Path) -> None:
         _row("cohort_10", 0.4, contender="pfllib"), dataclasses.replace(_row("cnn", 1.0), seconds=(), failed="no"),
     ]  # fmt: skip
     report = _report(rows)
-    found = {target.name: (value, target.reached(value)) for target, value in report.targets()}
+    found = {target.name: (value, target.reached(value)) for target, value in report.judged()}
     assert found == {
         "mlp over pfllib": (pytest.approx(20), "reached"),
         "mlp over fedjax": (pytest.approx(5), "reached"),
@@ -275,22 +298,26 @@ def test_workloads_are_plain_data() -> None:
     """Rivals get what JSON can say."""
     for workload in WORKLOADS.values():
         plain = json.loads(json.dumps(workload.to_dict()))
-        np.testing.assert_array_equal(data.sizes(plain), data.sizes(workload.to_dict()))
-        assert len(data.sizes(plain)) == workload.clients >= workload.cohort
+        np.testing.assert_array_equal(examples.sizes(plain), examples.sizes(workload.to_dict()))
+        assert len(examples.sizes(plain)) == workload.clients >= workload.cohort
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("program", "arguments", "message"),
     [
-        (["mpl"], "unknown workload 'mpl': did you mean 'mlp'?"),
-        (["--rival", "torch"], "unknown rival 'torch'"),
-        (["--rival-python", "pytorch"], "write NAME=PYTHON"),
-        (["--repeats", "0"], "repeats=0: it must be a whole number of at least 1"),
+        (_bench, ["mpl"], "unknown workload 'mpl': did you mean 'mlp'?"),
+        (_bench, ["--repeats", "0"], "repeats=0: it must be a whole number of at least 1"),
+        (_bench, ["--against", "nowhere"], "'nowhere' is no checkout of pfljax: give the folder that has"),
+        (beside.main, ["--against", ".", "--rival=pytorch"], "only checkouts are paired; leave the rivals out"),
+        (beside.main, ["--rival", "torch"], "unknown rival 'torch'"),
+        (beside.main, ["--rival-python", "pytorch"], "write NAME=PYTHON"),
     ],
 )
-def test_bad_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments(
+    program: Callable[[list[str]], int], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One line that says what to do."""
-    assert cli.main(["bench", *arguments]) == 1
+    assert program(arguments) == 1
     assert message in capsys.readouterr().err
 
 
@@ -301,6 +328,105 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in told for name in WORKLOADS)
 
 
+def test_where_the_time_of_a_command_goes() -> None:
+    """Seconds of the parts add up to the whole; what the command says when it fails is told."""
+    row = Row("methods", "pfljax", "cpu", 0, 0.0)
+    listed = Workload("methods", "a command", measures="cold", command=("methods", "--json"))
+    found = once.measure(listed, OURS, row, 60.0)
+    assert list(found.parts) == ["import", "trace", "xla", "run"]
+    assert min(found.parts.values()) >= 0
+    assert sum(found.parts.values()) == pytest.approx(found.first_round_seconds)
+    assert found.cpu_seconds
+    assert found.methods == 0
+    failed = once.measure(dataclasses.replace(listed, command=("table", "nowhere")), OURS, row, 60.0)
+    assert "nowhere" in str(failed.failed)
+    assert not failed.parts
+
+
+CHECKOUT = """
+import json, sys
+name, seconds, log = {name!r}, {seconds!r}, open({log!r}, "a")
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["do"] == "stop":
+        break
+    print(name, request["do"], file=log, flush=True)
+    if request["do"] == "prepare":
+        if seconds is None:
+            sys.exit("cannot")
+        reply = {{"compile_seconds": 10 * seconds, "first_round_seconds": 1.0, "about": {{}}}}
+    else:
+        reply = {{"seconds": seconds * request["count"]}}
+    print(json.dumps(reply), flush=True)
+"""
+
+
+def _checkout(folder: Path, name: str, seconds: float | None, where: str = "") -> Path:
+    """A checkout whose rounds are said to take so long."""
+    program = folder / name / "pfljax" / "benchmark" / where / "worker.py"
+    program.parent.mkdir(parents=True)
+    program.write_text(CHECKOUT.format(name=name, seconds=seconds, log=str(folder / "log")))
+    return folder / name
+
+
+def test_checkouts_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who begins changes from pair to pair and from turn to turn; ratios are now over before."""
+    now = _checkout(tmp_path, "now", 0.3)
+    monkeypatch.setattr(paired, "OURS", dataclasses.replace(OURS, checkout=now))
+    before = _checkout(tmp_path, "before", 0.2, where="rivals")
+    found = paired.compare(before, [TINY], pairs=2, seconds=0.0)
+    asked = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    first = ["now", "now", "before", "before", *["now", "before", "before", "now"] * 2]
+    second = [{"now": "before", "before": "now"}[name] for name in first]
+    assert [name for name, _ in asked] == first + second
+    assert [do for _, do in asked] == ["prepare", "rounds", "prepare", "rounds", *["rounds"] * 8] * 2
+    assert {ratio.measure: (ratio.workload, ratio.ratio, ratio.verdict) for ratio in found.ratios} == {
+        "round": ("tiny", pytest.approx(1.5), "slower"),
+        "compile": ("tiny", pytest.approx(1.5), "slower"),
+    }
+    assert json.loads(found.save(tmp_path / "paired.json").read_text())["ratios"][0]["before"] == [0.2, 0.2]
+
+
+def test_a_checkout_that_fails_has_no_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, and not run again."""
+    monkeypatch.setattr(paired, "OURS", dataclasses.replace(OURS, checkout=_checkout(tmp_path, "now", 0.3)))
+    found = paired.compare(_checkout(tmp_path, "old", None), [TINY], pairs=3, seconds=0.0)
+    assert found.ratios == []
+    assert found.failed == {"tiny": "before: died with status 1: cannot"}
+    assert (tmp_path / "log").read_text().split().count("old") == 1
+
+
+def test_means_and_verdicts_of_pairs() -> None:
+    """Geometric, over the workloads that have the measure; a verdict only where the whole interval says so."""
+    even = Ratio("mlp", "round", [2.0, 1.0], [1.0, 2.0])
+    twice = Ratio("cnn", "round", [4.0, 4.0], [2.0, 2.0])
+    alone = Ratio("mlp", "compile", [1.0], [1.1])
+    (mean,) = Paired([even, twice, alone], {}, "there", {}, "").means()
+    assert (mean.workload, mean.measure) == ("mean", "round")
+    assert mean.now == pytest.approx([8**0.5, 2.0])
+    assert mean.ratio == pytest.approx(2**0.5)
+    low, high = even.interval or (0, 0)
+    assert low == pytest.approx(1 / high)
+    assert high == pytest.approx(2 ** np.tan(0.475 * np.pi))  # the quantile of Cauchy times log 2 sqrt(2) / sqrt(2)
+    assert [each.verdict for each in (even, twice, alone)] == ["unclear", "slower", "unclear"]
+    assert Ratio("mlp", "round", [0.9, 0.9001], [1.0, 1.0]).verdict == "faster"
+    assert Ratio("mlp", "round", [1.02, 1.0201], [1.0, 1.0]).verdict == ""
+
+
+@pytest.mark.slow
+def test_commands_leave_the_cache_of_the_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the methods are counted."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    small = ("compare", "--quiet", "--methods=fedavg,local_only", "--config.run.rounds=1")
+    workload = Workload("small", "a command", measures="warm", command=small)
+    found = once.measure(workload, OURS, Row("small", "pfljax", "cpu", 0, 0.0), 300.0)
+    assert found.methods == 2
+    assert found.parts["trace"] > 0
+    assert found.parts["xla"] > 0
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_whole_run(
     fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -309,9 +435,10 @@ def test_a_whole_run(
     monkeypatch.setitem(WORKLOADS, "tiny", TINY)
     dying = tmp_path / "dying.py"
     dying.write_text(FAKE)
-    common = ["bench", "tiny", "--rival", str(fake), "--rival", f"{dying}=dies", "--repeats=2", "--seconds=0.01"]
-    assert cli.main([*common, "--json", f"--store={tmp_path / 'store'}"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    common = ["tiny", "--repeats=2", "--seconds=0.01", f"--store={tmp_path / 'store'}"]
+    rivals = ["--rival", str(fake), "--rival", f"{dying}=dies", f"--out={tmp_path / 'out'}"]
+    assert beside.main([*common, *rivals]) == 0
+    report = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     rows: dict[str, dict] = {row["contender"]: row for row in report["rows"]}
     assert list(rows) == ["pfljax", "fake", "dying"]
     mine, rival = rows["pfljax"], rows["fake"]
@@ -326,3 +453,6 @@ def test_a_whole_run(
     assert not rows["dying"]["seconds"]
     (stored,) = (tmp_path / "store").rglob("*.json")
     assert json.loads(stored.read_text()) == report
+    capsys.readouterr()
+    assert cli.main(["bench", *common, "--json"]) == 0
+    assert [row["contender"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["pfljax"]

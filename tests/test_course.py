@@ -14,7 +14,7 @@ import pytest
 from pfljax import algorithms, data, experiment, quadratics
 from pfljax.engine.course import Diverged
 from pfljax.engine.ensemble import Point, simulate_many
-from pfljax.engine.simulation import simulate
+from pfljax.engine.runs import simulate
 from pfljax.experiment.recipe import SolverConfig
 from pfljax.learning import local
 from pfljax.results.result import Result

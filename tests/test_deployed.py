@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from pfljax import algorithms, cli, data, experiment, models, quadratics
-from pfljax.engine.simulation import simulate
+from pfljax.engine.runs import simulate
 from pfljax.learning import local, tasks
 from pfljax.results.result import Result
 

@@ -29,7 +29,7 @@ def needed(cohort: int, reduce: pfl.Reduce) -> int:
     run = pfl.Simulation(TASK, method, data, cohort=sampler, executor=2, devices=jax.devices()[:1])
 
     def advance(state: State, key: Array) -> State:
-        return run.rounds.advance(lambda number: method, state, key, run.train, jnp.asarray(1), 1)[0]
+        return run.rounds.advance(lambda number: method, state, key, run.site.train, jnp.asarray(1), 1)[0]
 
     key = jax.random.key(0)
     state = run.init(key)

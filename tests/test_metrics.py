@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 import pfljax as pfl
 from pfljax import algorithms, cli
 from pfljax.data import FederatedData, from_clients
-from pfljax.engine.simulation import simulate
+from pfljax.engine.runs import simulate
 from pfljax.experiment.config import from_config_dict
 from pfljax.learning import local, metrics, tasks
 from pfljax.types import Metric, Model, Params, Task
@@ -36,7 +36,7 @@ def said(task: Task, data: FederatedData) -> dict[str, np.ndarray]:
     """What the task's metrics say of each client, [N]."""
 
     def one(id: jax.Array) -> dict[str, jax.Array]:
-        return metrics.measure(task.metrics, lambda x: task.predict(Params({}), x), data.client(id))
+        return metrics.measure(task.metrics, {"own": lambda x: task.predict(Params({}), x)}, data.client(id))["own"]
 
     return {name: np.asarray(score) for name, score in jax.jit(jax.vmap(one))(jnp.arange(data.num_clients)).items()}
 

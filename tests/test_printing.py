@@ -32,7 +32,7 @@ SHOWN: dict[str, Any] = {
     "Simulation(ditto, FederatedData('clients'": SIMULATION,
     "4 at once on": SIMULATION,
     "Ensemble(Simulation(averaging": pfl.Ensemble(TASK, pfl.fedavg(TASK, LOCAL), DATA, rounds=2),
-    "State(server=": jax.eval_shape(lambda: SIMULATION.rounds.init(SIMULATION.algorithm({}), jax.random.key(0), 6)),
+    "State(server=": jax.eval_shape(lambda: SIMULATION.init(jax.random.key(0))),
     "Config(algorithm.name='ditto', algorithm.lam=0.5, run.rounds=7)": experiment.from_config_dict(
         {"algorithm": {"name": "ditto", "lam": 0.5}, "run": {"rounds": 7}}
     ),

@@ -1,7 +1,8 @@
-"""The rivals of the benchmark train the same networks, and the PyTorch loop computes the same rounds."""
+"""The rivals of the benchmark train the same networks, and those in PyTorch compute the same rounds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.benchmark.rivals.layers import same_size
 from pfljax import algorithms, masks, models
 from pfljax.benchmark.networks import network
-from pfljax.benchmark.rivals.layers import same_size
 from pfljax.data import from_clients
 from pfljax.engine.simulation import Simulation
 from pfljax.learning import local, tasks
@@ -69,12 +70,24 @@ def _algorithm(method: str, task: Any, model: Any, options: dict[str, Any]) -> A
         ("mlp", "apfl", {"alpha": 0.4, "alpha_lr": 0.1}),
     ],
 )
-def test_the_pytorch_loop_computes_the_same_rounds(
-    model: str, method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pytorch_loop_computes_the_same_rounds(model: str, method: str, options: dict[str, Any]) -> None:
+    pytest.importorskip("torch")
+    from experiments.benchmark.rivals import pytorch
+
+    _same_rounds(pytorch.Simulation, model, method, options)
+
+
+@pytest.mark.parametrize("model", ["logistic", "mlp", "cnn"])
+def test_stacked_pytorch_computes_the_same_rounds(model: str) -> None:
+    pytest.importorskip("torch")
+    from experiments.benchmark.rivals.pytorch_stacked import Stacked
+
+    _same_rounds(Stacked, model, "fedavg", {})
+
+
+def _same_rounds(rivals: Callable[..., Any], model: str, method: str, options: dict[str, Any]) -> None:
     """Each client repeats one example, so that neither side's random order matters."""
     torch = pytest.importorskip("torch")
-    from pfljax.benchmark.rivals import pytorch
 
     shape, draw = (16, 16, 1), np.random.default_rng(0)
     clients = [
@@ -87,8 +100,7 @@ def test_the_pytorch_loop_computes_the_same_rounds(
 
     workload = {"model": model, "model_options": {}, "shape": shape, "classes": 5, "method": method}
     workload |= {"options": options, "cohort": 3, "lr": LR, "batch_size": BATCH, "epochs": 1}
-    monkeypatch.setattr(pytorch, "arrays", lambda workload: clients)
-    rival = pytorch.Simulation(workload)
+    rival = rivals(workload, lambda: clients)
     rival.server = [torch.from_numpy(leaf) for leaf in _as_torch(state)]
 
     state, _ = simulation.run(state, jax.random.key(1), 3)

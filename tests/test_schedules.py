@@ -12,7 +12,8 @@ import pytest
 
 from pfljax import algorithms, experiment, quadratics
 from pfljax.engine.ensemble import Point, simulate_many
-from pfljax.engine.simulation import Simulation, simulate
+from pfljax.engine.runs import simulate
+from pfljax.engine.simulation import Simulation
 from pfljax.experiment import sweeps
 from pfljax.learning import local, schedules
 from pfljax.types import Algorithm, Array
@@ -106,7 +107,7 @@ def test_one_program_serves_all_numbers_of_a_schedule():
     data = quadratics.problem(w=[2.0, 8.0])[1]
     points = [Point(0, {"lr": schedules.exponential(start, 0.5)}) for start in (0.5, 0.25)]
     outcomes = dict(simulate_many(TASK, build, data, points, rounds=2, at_once=1, devices=jax.devices()[:1]))
-    assert len(traces) == 5, "one trace each of init, rounds, evaluation and traffic, and one of who takes part"
+    assert len(traces) == 4, "one trace each of init, rounds, evaluation and traffic"
     assert [outcomes[n].hyper["lr"]["from"] for n in range(2)] == [0.5, 0.25]  # pyright: ignore
     with pytest.raises(ValueError, match="schedules of different kinds"):
         next(simulate_many(TASK, build, data, [*points, Point(0, {"lr": 0.1})], rounds=2))

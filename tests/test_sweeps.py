@@ -10,7 +10,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,16 @@ def alone(point: Point) -> Result:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
+def real(
+    tmp_path_factory: pytest.TempPathFactory, optimizing: Callable[[], AbstractContextManager]
+) -> tuple[Sweep, Path]:
     """Three learning rates, the last absurd, with two seeds."""
     out = tmp_path_factory.mktemp("sweeps") / "real"
-    return sweeps.sweep(BASE, {"local.lr": [0.1, 0.5, 1e38], "run.seed": range(2)}, out), out
+    with optimizing():
+        return sweeps.sweep(BASE, {"local.lr": [0.1, 0.5, 1e38], "run.seed": range(2)}, out), out
 
 
+@pytest.mark.usefixtures("optimized")
 def test_points_are_those_of_the_loop(real: tuple[Sweep, Path]) -> None:
     """To the bit, read back from the ledger; the point that diverged harmed none."""
     swept, _ = real
@@ -179,6 +184,7 @@ def _method_values(name: str) -> dict[str, Any]:
 _USUAL = ("scaffold", "centralized")
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
     "name", [name if name in _USUAL else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 )

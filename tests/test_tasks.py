@@ -8,7 +8,7 @@ import pytest
 
 from pfljax import algorithms, models
 from pfljax.data import federate, from_arrays, from_clients, partition
-from pfljax.engine.simulation import simulate
+from pfljax.engine.runs import simulate
 from pfljax.learning import local, tasks
 from pfljax.types import Batch, Metric, Model, Params
 

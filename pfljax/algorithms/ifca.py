@@ -66,7 +66,7 @@ def ifca(
     def misfit(w: Params, data: ClientData, key: Array) -> Array:
         if not measured:
             return mean_loss(task.loss, w, data, key)
-        return measure(measured, lambda x: task.predict(w, x), data, batch_size=128)["loss"]
+        return measure(measured, {"w": lambda x: task.predict(w, x)}, data, batch_size=128)["w"]["loss"]
 
     def closest(models: Params, data: ClientData, key: Array) -> tuple[Array, Params]:
         cluster = jnp.argmin(jax.vmap(lambda w: misfit(w, data, jax.random.fold_in(key, 1)))(models))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import queue
@@ -11,18 +10,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pfljax
 
-RIVALS = Path(__file__).parent / "rivals"
-_WORKER = RIVALS / "worker.py"
 _ROOT = Path(pfljax.__file__).parents[1]
-# The library of a rival where it has another name; one that is only ever given as a folder has none.
-_LIBRARIES = {"pytorch": "torch", "pfl_research": "pfl", "pfllib": None}
 # Threads that wait must not take the cores from the one that is timed; a GPU is shared by all processes.
 _QUIET = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
@@ -33,10 +28,11 @@ class Contender:
 
     Args:
       name: in the tables.
-      module: what `rivals/worker.py` loads.
+      module: what `worker.py` loads: the path of a Python file, or the name of an installed module.
       source: path for its `prepare`, or None.
       python: its interpreter; this one if None.
       environment: variables of its process.
+      checkout: where it finds pfljax, if it is ours.
     """
 
     name: str
@@ -44,6 +40,20 @@ class Contender:
     source: str | None = None
     python: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    checkout: Path = _ROOT
+
+    @property
+    def worker(self) -> Path:
+        """The program of its process: that of its own checkout, wherever it lay at the time."""
+        return next((self.checkout / "pfljax" / "benchmark").rglob("worker.py"))
+
+    def variables(self) -> dict[str, str]:
+        """All variables of its process."""
+        variables = {**os.environ, **_QUIET, **self.environment}
+        if self.module.startswith("pfljax."):
+            places = [str(self.checkout), os.environ.get("PYTHONPATH", "")]
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+        return variables
 
 
 OURS = Contender("pfljax", "pfljax.benchmark.ours", environment={"JAX_ENABLE_COMPILATION_CACHE": "false"})
@@ -51,46 +61,6 @@ OURS = Contender("pfljax", "pfljax.benchmark.ours", environment={"JAX_ENABLE_COM
 
 MACHINE = Contender("machine", "pfljax.benchmark.machine", environment={**OURS.environment, "JAX_NUM_CPU_DEVICES": "1"})
 """Matrix products, see `pfljax.benchmark.machine`."""
-
-
-def rival_names() -> list[str]:
-    """The rivals that there are adapters for."""
-    return sorted(path.stem for path in RIVALS.glob("*.py") if "\ndef prepare(" in path.read_text())
-
-
-def find_rivals(chosen: Iterable[str], pythons: Mapping[str, str] | None = None) -> list[Contender]:
-    """Contenders from texts `NAME`, `NAME=SOURCE`, `FILE.py`, or `auto` for those whose library can be imported.
-
-    Args:
-      chosen: the texts.
-      pythons: name -> interpreter in which the rival's library is installed.
-
-    Raises:
-      ValueError: if there is no adapter of that name, or no such file.
-    """
-    pythons, found = dict(pythons or {}), {}
-    for text in chosen:
-        name, _, source = text.partition("=")
-        if text == "auto":
-            for known in rival_names():
-                if known in pythons or _importable(known):
-                    found.setdefault(known, Contender(known, known, python=pythons.get(known)))
-            continue
-        if name.endswith(".py"):
-            if not Path(name).is_file():
-                raise ValueError(f"rival {name!r}: there is no such file")
-            stem = Path(name).stem
-            found[stem] = Contender(stem, str(Path(name).resolve()), source or None, pythons.get(stem))
-            continue
-        if name not in rival_names():
-            raise ValueError(f"unknown rival {name!r}: there are {', '.join(rival_names())}, auto, or a file NAME.py")
-        found[name] = Contender(name, name, source or None, pythons.get(name))
-    return list(found.values())
-
-
-def _importable(name: str) -> bool:
-    library = _LIBRARIES.get(name, name)
-    return library is not None and importlib.util.find_spec(library) is not None
 
 
 class Failed(RuntimeError):
@@ -111,17 +81,13 @@ class Process:
 
     def __init__(self, contender: Contender, timeout: float = 3600.0):
         self.contender, self._timeout = contender, timeout
-        own = contender.module.startswith("pfljax.")
-        environment = {**os.environ, **_QUIET, **contender.environment}
-        if own:
-            places = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
-        command = [contender.python or sys.executable, str(_WORKER), contender.module]
+        command = [contender.python or sys.executable, str(contender.worker), contender.module]
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  closed by stop
         try:
             self._process = subprocess.Popen(
                 command + ([contender.source] if contender.source else []),
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+                env=contender.variables(),
             )  # fmt: skip
         except OSError as error:
             self._errors.close()

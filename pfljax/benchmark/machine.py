@@ -24,6 +24,9 @@ _SIZES = (512, 1024, 2048)
 _LARGE = (4096, 8192)
 """On an accelerator also these."""
 
+_BUSY = 0.5
+"""Running processes per core above which times are doubtful."""
+
 _measured: dict[str, Any] = {}
 
 
@@ -38,9 +41,12 @@ def identity() -> dict[str, Any]:
     }
 
 
-def load() -> float | None:
-    """Running processes per core over the last minute, None where the system does not tell."""
-    return os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else None
+def busy() -> list[str]:
+    """A warning if others have run on this machine in the last minute, where the system tells."""
+    load = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 0.0
+    if load <= _BUSY:
+        return []
+    return [f"this machine was busy before the start (load {load:.2f} per core): times are too long"]
 
 
 def _processor() -> str:
@@ -59,9 +65,9 @@ def _memory() -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def prepare(workload: dict[str, Any], source: str | None) -> Callable[[], None]:
+def prepare(workload: dict[str, Any], examples: Callable[[], Any], source: str | None) -> Callable[[], None]:
     """Products of the size that this machine multiplies fastest."""
-    del workload, source
+    del workload, examples, source
     configure()
     on_cpu = jax.devices()[0].platform == "cpu"
     speeds = {size: _speed(size) for size in (_SIZES if on_cpu else _SIZES + _LARGE)}

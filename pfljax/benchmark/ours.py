@@ -13,11 +13,12 @@ import numpy as np
 
 from pfljax import data, engine
 from pfljax.benchmark import flops
+from pfljax.benchmark.examples import Clients, sizes
 from pfljax.benchmark.networks import network
-from pfljax.benchmark.rivals.data import arrays, sizes
 from pfljax.data import FederatedData
 from pfljax.engine import ensemble
-from pfljax.engine.simulation import Hyper, Simulation
+from pfljax.engine.simulation import Simulation
+from pfljax.engine.site import Hyper
 from pfljax.experiment import recipe
 from pfljax.experiment.recipe import Recipe, SolverConfig
 from pfljax.federation import sampling
@@ -59,15 +60,16 @@ class _Rounds:
         jax.block_until_ready(self._state)
 
 
-def prepare(workload: dict[str, Any], source: str | None) -> Callable[..., None]:
+def prepare(workload: dict[str, Any], examples: Callable[[], Clients], source: str | None) -> Callable[..., None]:
     """The rounds of a workload; a whole sweep if that is what it measures.
 
     Args:
       workload: what to run.
+      examples: the clients' arrays.
       source: `"separate"` for a sweep whose points are compiled and run one by one.
     """
     task, made = _method(workload)
-    federation = data.from_clients(arrays(workload), num_classes=workload["classes"], name=workload["name"])
+    federation = data.from_clients(examples(), num_classes=workload["classes"], name=workload["name"])
     if workload["measures"] == "sweep":
         return functools.partial(_sweep, workload, task, made, federation, source == "separate")
     simulation = Simulation(task, made.make, federation, cohort=_cohort(workload))

@@ -52,6 +52,7 @@ class Report:
       warnings: what makes the numbers doubtful.
       slower: what became slower since the last stored run of the same machine.
       compared: the date of that run, if there is one.
+      targets: goals, judged where this run has what they need.
     """
 
     rows: Sequence[Row]
@@ -61,6 +62,7 @@ class Report:
     warnings: Sequence[str] = ()
     slower: Sequence[Slower] = ()
     compared: Sequence[str] = ()
+    targets: Sequence[Target] = TARGETS
 
     def row(self, workload: str, contender: str = OURS) -> Row | None:
         """A row, None if it was not run."""
@@ -70,9 +72,9 @@ class Report:
         """How many times longer than pfljax this contender takes: a steady round, or the whole where that is all."""
         return ratio(self.rows, row)
 
-    def targets(self) -> Iterator[tuple[Target, float]]:
+    def judged(self) -> Iterator[tuple[Target, float]]:
         """The project's public goals that this run can judge, with what it found."""
-        for target in TARGETS:
+        for target in self.targets:
             value = target.measure(self.rows)
             if value is not None:
                 yield target, value
@@ -88,7 +90,7 @@ class Report:
             "targets": [
                 {"target": target.name, "value": value, "least": target.least, "aim": target.aim,
                  "reached": target.reached(value)}
-                for target, value in self.targets()
+                for target, value in self.judged()
             ],
             "slower": [dataclasses.asdict(each) for each in self.slower],
             "compared": list(self.compared),
@@ -103,7 +105,8 @@ class Report:
             if row.failed:
                 kind, style = ("has no counterpart", "dim") if row.unsupported else ("failed", "red")
                 parts.append(Text(f"{row.workload}: {row.contender} {kind}: {row.failed}", style=style))
-        judged = list(self.targets())
+        parts += [Text(_divided(row)) for row in self.rows if row.parts]
+        judged = list(self.judged())
         if judged:
             parts.append(_targets(judged))
         for each in self.slower:
@@ -189,6 +192,18 @@ def _cells(row: Row, ratio: float | None, on_chip: bool) -> list[str]:
     if on_chip:
         cells.append(spelled(row.bandwidth_share, ".1f", 100))
     return [*cells, spelled(row.peak_bytes, ",.0f", 1e-6), "" if row.contender == OURS else spelled(ratio, ".2f")]
+
+
+def _divided(row: Row) -> str:
+    """Where the seconds of a command went."""
+    assert row.first_round_seconds
+    assert row.cpu_seconds
+    shares = [f"{name} {s:.1f} s ({s / row.first_round_seconds:.0%})" for name, s in row.parts.items()]
+    each = f", {row.cpu_seconds / row.methods:.1f} a method" if row.methods else ""
+    return (
+        f"{row.workload} ({row.contender}): {row.first_round_seconds:.1f} s, of which {', '.join(shares)}; "
+        f"{row.cpu_seconds:.1f} CPU seconds{each}"
+    )
 
 
 def _digits(value: float) -> str:

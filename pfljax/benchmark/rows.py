@@ -29,6 +29,9 @@ class Row:
       compile_seconds: None where the contender does not tell.
       first_round_seconds: the first round, compilation included; the whole of a sweep or of a start.
       seconds: of a round, one number for each repetition.
+      cpu_seconds: of all cores, for a command.
+      parts: seconds of a command by what it did: import, trace, xla, run; see `stopwatch`.
+      methods: how many a command compared.
       peak_bytes: the most memory that the process, or its accelerator, has held.
       about: versions.
       failed: why there are no times, or None.
@@ -48,6 +51,9 @@ class Row:
     compile_seconds: float | None = None
     first_round_seconds: float | None = None
     seconds: tuple[float, ...] = ()
+    cpu_seconds: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    methods: int | None = None
     peak_bytes: int | None = None
     about: Mapping[str, str] = field(default_factory=dict)
     failed: str | None = None

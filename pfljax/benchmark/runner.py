@@ -5,22 +5,19 @@ from __future__ import annotations
 import contextlib
 import datetime
 import math
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pfljax import checks
-from pfljax.benchmark import machine, store
-from pfljax.benchmark.contender import MACHINE, OURS, Contender, Failed, Process, find_rivals
+from pfljax.benchmark import machine, once, store
+from pfljax.benchmark.contender import MACHINE, OURS, Contender, Failed, Process
 from pfljax.benchmark.report import Report
 from pfljax.benchmark.rows import Row
+from pfljax.benchmark.targets import TARGETS, Target
 from pfljax.benchmark.workloads import Workload, select
 
-_BUSY = 0.5
-"""Running processes per core above which times are doubtful."""
 _STEADY = 1.2
 """Ratio of the machine's speeds during the run above which they are reported."""
 _MOST = 1000
@@ -30,8 +27,8 @@ _MOST = 1000
 def run(
     workloads: Iterable[str | Workload] = ("quick",),
     *,
-    rivals: Iterable[str] = (),
-    pythons: Mapping[str, str] | None = None,
+    rivals: Sequence[Contender] = (),
+    targets: Sequence[Target] = TARGETS,
     repeats: int = 5,
     seconds: float = 0.5,
     keep: str | Path | bool = False,
@@ -46,8 +43,8 @@ def run(
 
     Args:
       workloads: names, patterns, groups, or `Workload`s.
-      rivals: see `contender.find_rivals`.
-      pythons: rival -> interpreter that has its library.
+      rivals: other simulators.
+      targets: goals that the report judges.
       repeats: repetitions, at least 1.
       seconds: of one repetition; always at least one round.
       keep: where the report is stored and earlier ones are found: a folder, True for the user's cache, False for
@@ -56,18 +53,13 @@ def run(
       progress: called with what begins.
 
     Raises:
-      ValueError: if a workload or a rival is unknown, or `repeats` is below 1.
+      ValueError: if a workload is unknown, or `repeats` is below 1.
       RuntimeError: if the machine itself cannot be measured.
     """
     checks.each(checks.Count, repeats=repeats)
     checks.each(checks.NotNegative, seconds=seconds)
-    given = list(workloads)
-    named = select([name for name in given if isinstance(name, str)])
-    chosen = [*named, *(workload for workload in given if isinstance(workload, Workload))]
-    others = find_rivals(rivals, pythons)
-    warnings, load = [], machine.load()
-    if load is not None and load > _BUSY:
-        warnings.append(f"this machine was busy before the start (load {load:.2f} per core): times are too long")
+    chosen = select(workloads)
+    warnings = machine.busy()
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     rows: list[Row] = []
     with Process(MACHINE, timeout) as reference:
@@ -76,7 +68,7 @@ def run(
         peak = reference.ask("details")
         for workload in chosen:
             progress(workload.name)
-            rows += _timed(workload, [OURS, *others], reference, peak, repeats, seconds, timeout)
+            rows += _timed(workload, [OURS, *rivals], reference, peak, repeats, seconds, timeout)
     speeds = [row.gemm for row in rows if row.gemm]
     if speeds and max(speeds) > _STEADY * min(speeds):
         range_ = " to ".join(f"{speed / 1e9:,.0f}" for speed in (min(speeds), max(speeds)))
@@ -84,7 +76,7 @@ def run(
     fastest = max([*peak["gemm"].values(), *speeds])
     rows = [replace(row, peak=fastest) for row in rows]
     known = machine.identity() | peak
-    report = Report(rows, chosen, known, date, warnings)
+    report = Report(rows, chosen, known, date, warnings, targets=targets)
     if keep is False:
         return report
     folder = store.default_folder() if keep is True else Path(keep)
@@ -104,10 +96,11 @@ def _timed(
     timeout: float,
 ) -> list[Row]:
     if workload.measures == "sweep":
-        separate = replace(OURS, name="pfljax, separate", source="separate")
-        return [_once(workload, each, peak, timeout) for each in (OURS, separate)]
-    if workload.measures == "startup":
-        return [_started(workload, peak, timeout)]
+        contenders = [OURS, replace(OURS, name="pfljax, separate", source="separate")]
+    elif workload.measures != "round":
+        contenders = [OURS]
+    if workload.measures != "round":
+        return [once.measure(workload, each, _row(workload, each, peak), timeout) for each in contenders]
     rows = {each.name: _row(workload, each, peak) for each in contenders}
     with contextlib.ExitStack() as stack:
         running: dict[str, Process] = {}
@@ -130,13 +123,12 @@ def _timed(
                 first_round_seconds=reply["first_round_seconds"],
                 about=reply["about"],
             )
-            once = process.ask("rounds", count=1)["seconds"]
-            counts[each.name] = math.ceil(seconds / max(once, seconds / _MOST))
+            counts[each.name] = rounds_within(seconds, process.ask("rounds", count=1)["seconds"])
 
         def repeat(name: str) -> None:
             count = counts[name]
-            once = running[name].ask("rounds", count=count)["seconds"] / count
-            rows[name] = replace(rows[name], seconds=(*rows[name].seconds, once))
+            each = running[name].ask("rounds", count=count)["seconds"] / count
+            rows[name] = replace(rows[name], seconds=(*rows[name].seconds, each))
 
         def finish(name: str) -> None:
             rows[name] = replace(rows[name], peak_bytes=running[name].ask("memory")["peak_bytes"])
@@ -156,42 +148,13 @@ def _timed(
     return [replace(row, **known) for row in rows.values()]
 
 
+def rounds_within(seconds: float, once: float) -> int:
+    """How many rounds of a length take about `seconds`, at least one."""
+    return math.ceil(seconds / max(once, seconds / _MOST)) if seconds else 1
+
+
 def _row(workload: Workload, contender: Contender, peak: Mapping[str, Any]) -> Row:
     return Row(
         workload.name, contender.name, peak["backend"], workload.cohort, workload.client_steps,
         bandwidth=peak["bandwidth"],
     )  # fmt: skip
-
-
-def _once(workload: Workload, contender: Contender, peak: Mapping[str, Any], timeout: float) -> Row:
-    """A workload that is one long call."""
-    row = _row(workload, contender, peak)
-    try:
-        with Process(contender, timeout) as process:
-            reply = process.ask("prepare", workload=workload.to_dict())
-            memory = process.ask("memory")
-    except Failed as failure:
-        return replace(row, failed=str(failure), unsupported=failure.unsupported)
-    return replace(row, first_round_seconds=reply["first_round_seconds"], about=reply["about"], **memory)
-
-
-def _started(workload: Workload, peak: Mapping[str, Any], timeout: float) -> Row:
-    """Starts a process twice with one cache of programs and times the second start, imports included."""
-    row = _row(workload, OURS, peak)
-    with tempfile.TemporaryDirectory() as cache:
-        keeping = {
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-        for _ in range(2):
-            start = time.perf_counter()
-            try:
-                with Process(replace(OURS, environment=keeping), timeout) as process:
-                    reply = process.ask("prepare", workload=workload.to_dict())
-                    elapsed = time.perf_counter() - start
-                    row = replace(row, **process.ask("memory"), about=reply["about"])
-            except Failed as failure:
-                return replace(row, failed=str(failure))
-            row = replace(row, first_round_seconds=elapsed, compile_seconds=reply["compile_seconds"])
-    return row

@@ -1,7 +1,7 @@
 """What is timed: named workloads as plain data, so that any contender can read them.
 
 The unit is a round of 20 clients with 500 examples of 28x28, batches of 10, one epoch: 1,000 client-steps, aggregation
-included, evaluation not. Examples are random numbers of the right shape (`rivals/data.py`): time does not depend on
+included, evaluation not. Examples are random numbers of the right shape (`examples.py`): time does not depend on
 what they show. `lr` keeps every method finite on them.
 """
 
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pfljax import checks
-from pfljax.benchmark.rivals import data
+from pfljax.benchmark import examples
 
-Measures = Literal["round", "sweep", "startup"]
+Measures = Literal["round", "sweep", "startup", "cold", "warm"]
 Group = Literal["quick", "default", "all"]
 GROUPS: tuple[Group, ...] = ("quick", "default", "all")
 
@@ -35,15 +35,16 @@ class Workload:
       shape: of one example, (height, width[, channels]) or (length,) of a text.
       classes: number of labels, or of tokens.
       clients: the population, N.
-      sizes: examples of each client, see `rivals.data.sizes`.
+      sizes: examples of each client, see `examples.sizes`.
       cohort: clients of a round, M, drawn uniformly if fewer than N.
       batch_size: examples of a local step.
       epochs: local epochs.
       lr: of local SGD.
       seed: of the examples and sizes.
-      measures: rounds; a whole sweep against separate runs; or the time from the start of a process to its first
-        round, with compiled programs in the cache.
+      measures: rounds; a whole sweep against separate runs; the time from the start of a process to its first round,
+        with compiled programs in the cache; or a command that finds no compiled programs, `cold`, or all, `warm`.
       points, rounds: of a sweep.
+      command: of `pfljax`, see `stopwatch`.
       group: the smallest selection that it belongs to.
       source: where the setting was published, if it was.
     """
@@ -66,6 +67,7 @@ class Workload:
     measures: Measures = "round"
     points: int = 0
     rounds: int = 0
+    command: tuple[str, ...] = ()
     group: Group = "default"
     source: str = ""
 
@@ -76,13 +78,15 @@ class Workload:
     @property
     def client_steps(self) -> float:
         """Local steps of a round."""
-        return data.client_steps(self.to_dict())
+        return examples.client_steps(self.to_dict())
 
 
 _PFEDME = {"inner_lr": 0.005, "lam": 15.0, "inner_steps": 5}
 _SKEWED = {"kind": "power_law", "mean": 100, "exponent": 0.99}
 _FEW = {"kind": "equal", "examples": 20}
 _CIFAR = (32, 32, 3)
+_SEVEN = ("compare", "--quiet", "--methods=local_only,fedavg,fedavg_finetuned,fedper,per_fedavg,pfedme,ditto")
+_TABLE = ("compare", "--quiet", "--methods={table}", "--config.run.rounds=2", "--config.run.eval_every=1")
 _PFLLIB = "https://github.com/TsingZ0/PFLlib (README and the defaults of system/main.py)"
 _BLAZEFL = "https://github.com/blazefl/blazefl/blob/main/benchmarks/blazefl-case/main.py"
 _FLUTE = "https://github.com/microsoft/msrflute (README, benchmark table)"
@@ -140,6 +144,15 @@ _ALL = (
     ),
     Workload("startup", "from the start of a process to its first round: MLP, warm cache", measures="startup"),
     Workload(
+        "compile_seven", "the demo's seven methods from an empty cache of programs, a process from start to end",
+        measures="cold", command=_SEVEN,
+    ),
+    Workload("compile_seven_warm", "the same with all programs in the cache", measures="warm", command=_SEVEN),
+    Workload(
+        "compile_table", "every method of the table from an empty cache: two rounds, two evaluations", measures="cold",
+        command=_TABLE, group="all",
+    ),
+    Workload(
         "pfllib_quickstart", "PFLlib's first example: MNIST, 20 clients by Dirichlet(0.1), CNN, 3/4 of the data",
         model="cnn", sizes={"kind": "dirichlet", "mean": 2625, "alpha": 0.1}, group="all", source=_PFLLIB,
     ),
@@ -164,8 +177,10 @@ WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 """The workloads by name."""
 
 
-def select(names: Iterable[str]) -> list[Workload]:
+def select(names: Iterable[str | Workload]) -> list[Workload]:
     """Workloads by name, pattern (`population_*`) or group (`quick`, `default`, `all`), in the order of the table.
+
+    What is a `Workload` itself comes after them.
 
     Raises:
       ValueError: if a name is unknown; the message suggests the nearest.
@@ -173,8 +188,10 @@ def select(names: Iterable[str]) -> list[Workload]:
     >>> [workload.name for workload in select(["cohort_*", "mlp"])]
     ['mlp', 'cohort_10', 'cohort_100', 'cohort_1000']
     """
-    chosen: set[str] = set()
-    for name in names:
+    given, chosen = list(names), set()
+    for name in given:
+        if isinstance(name, Workload):
+            continue
         if name in GROUPS:
             wider = GROUPS[: GROUPS.index(name) + 1]
             found = [key for key, workload in WORKLOADS.items() if workload.group in wider]
@@ -183,4 +200,5 @@ def select(names: Iterable[str]) -> list[Workload]:
         if not found:
             raise ValueError(f"unknown workload {name!r}: {checks.nearest(name, [*WORKLOADS, *GROUPS])}")
         chosen |= set(found)
-    return [workload for name, workload in WORKLOADS.items() if name in chosen]
+    values = [workload for workload in given if isinstance(workload, Workload)]
+    return [workload for name, workload in WORKLOADS.items() if name in chosen] + values

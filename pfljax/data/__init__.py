@@ -2,7 +2,7 @@
 
 from pfljax.data import heterogeneity, partition, synthetic
 from pfljax.data.dataset import Dataset, from_arrays
-from pfljax.data.federated import FederatedData, Rows, federate, from_clients
+from pfljax.data.federated import FederatedData, federate, from_clients
 from pfljax.data.partition import Partitioner
 from pfljax.data.sources import load
 
@@ -10,7 +10,6 @@ __all__ = [
     "Dataset",
     "FederatedData",
     "Partitioner",
-    "Rows",
     "federate",
     "from_arrays",
     "from_clients",

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,12 @@ from pfljax.data import door
 from pfljax.data.dataset import Dataset
 from pfljax.data.partition import PARTITIONS, Partitioner, apportion
 from pfljax.printing import brief
-from pfljax.types import Array, ClientData, Examples, Tree
+from pfljax.types import Array, ClientData, Examples, Rows, Tree
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 _PARTITION, _UNSEEN, _SPLIT, _MIRROR = range(4)
-
-
-class Rows(NamedTuple):
-    """For each client, where its neighbouring rows begin and how many there are."""
-
-    start: Any  # [N + U] int32
-    size: Any  # [N + U] int32
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +68,8 @@ class FederatedData:
     capacity: int = _static()  # training examples of the largest client
     ignore: int | None = field(metadata=_STATIC, default=None)  # the label of what does not count
     called: Names = field(metadata=_STATIC, default_factory=Names)
+    traits: Tree = ()  # what is known of each client, leaves [N + U, ...]
+    public: Rows | None = None  # examples that everybody sees, after those of the clients
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,13 +83,81 @@ class FederatedData:
 
     def client(self, id: Array | int, split: Split = "train") -> ClientData:
         """The view of client `id` ([], may be traced). An id of N + U or more holds nothing."""
-        rows, id = self._rows(split), jnp.asarray(id)
+        id = jnp.asarray(id)
+
+        def own(rows: Rows) -> Rows:
+            start = jnp.take(jnp.asarray(rows.start), id, mode="clip")
+            return Rows(start, jnp.take(jnp.asarray(rows.size), id, mode="fill", fill_value=0))
+
         return ClientData(
             jax.tree.map(jnp.asarray, self.examples),
-            jnp.take(jnp.asarray(rows.start), id, mode="clip"),
-            jnp.take(jnp.asarray(rows.size), id, mode="fill", fill_value=0),
+            *own(self._rows(split)),
             id,
+            traits=jax.tree.map(lambda leaf: jnp.take(jnp.asarray(leaf), id, axis=0, mode="clip"), self.traits),
+            validation=own(self.validation),
+            public=Rows(0, 0) if self.public is None else self.public,
         )
+
+    def everybodys(self) -> ClientData | None:
+        """The public examples as those of a client, None if there are none."""
+        return None if self.public is None else self.client(self.num_clients + self.num_unseen).on(self.public)
+
+    def with_traits(self, traits: Tree) -> FederatedData:
+        """The same federation with what is known of each client, such as its context or its group.
+
+        Args:
+          traits: arrays of numbers with a row for each client, leaves [N + U, ...], unseen clients last.
+
+        Raises:
+          ValueError: if an array has another number of rows, or is not of finite numbers.
+
+        >>> data = from_clients([([[1.0]], [0]), ([[2.0]], [1])]).with_traits({"age": [31, 58]})
+        >>> int(data.client(1).traits["age"])
+        58
+        """
+        clients = self.num_clients + self.num_unseen
+        listed = jax.tree.leaves(traits, is_leaf=lambda value: isinstance(value, list))
+        structure = jax.tree.structure(traits, is_leaf=lambda value: isinstance(value, list))
+        table = door.inputs(jax.tree.unflatten(structure, map(np.asarray, listed)), f"traits of {self.name}")
+        door.check_inputs(table, f"traits of {self.name}")
+        for leaf in jax.tree.leaves(table):
+            if len(leaf) != clients:
+                raise ValueError(f"traits of {self.name} have {len(leaf)} rows: give one for each of {clients} clients")
+        return replace(self, traits=table, fingerprint=_followed(self.fingerprint, "traits", table))
+
+    def with_public(self, x: Tree, y: Any = None) -> FederatedData:
+        """The same federation with examples that everybody sees, the server too.
+
+        Args:
+          x: inputs as those of the clients, leaves [P, ...].
+          y: their labels; without labels zeros, which no method that asks for none reads.
+
+        Raises:
+          ValueError: if there are some already, or they do not fit those of the clients.
+
+        >>> data = from_clients([([[1.0], [2.0]], [0, 1])]).with_public([[5.0], [6.0], [7.0]])
+        >>> int(data.client(0).public.size)
+        3
+        """
+        name = f"public examples of {self.name}"
+        if self.public is not None:
+            raise ValueError(f"{self.name} has public examples already: give all of them at once")
+        x = door.inputs(x, name)
+        door.check_inputs(x, name)
+        door.same_rows(x, self.examples.x, f"the {name}", "the first client")
+        count, own = len(jax.tree.leaves(x)[0]), np.asarray(self.examples.y)
+        if y is None:
+            labels = np.zeros((count, *own.shape[1:]), own.dtype)
+        else:
+            labels = door.labels({" of the public examples": y}, self.name, num_classes=self.num_classes).y
+        if labels.shape != (count, *own.shape[1:]) or not count:
+            raise ValueError(f"the {name} are {count} inputs and labels {list(labels.shape)}: give one label for each")
+        aligned: Any = labels.astype(own.dtype)
+        public = Examples(x, aligned)
+        examples = jax.tree.map(lambda *leaves: np.concatenate(leaves), self.examples, public)
+        rows = Rows(np.int32(len(own)), np.int32(count))
+        fingerprint = _followed(self.fingerprint, "public", public)
+        return replace(self, examples=examples, public=rows, fingerprint=fingerprint)
 
     def pooled(self) -> FederatedData:
         """One client that holds what the N clients hold, for centralized training; unseen clients are left out."""
@@ -115,6 +178,7 @@ class FederatedData:
             fingerprint=sha256(f"pooled {self.fingerprint}".encode()).hexdigest()[:16],
             capacity=int(train.size[0]),
             called=Names(("pooled",), self.class_names),
+            traits=(),
         )
 
     def sizes(self, split: Split = "train") -> np.ndarray:
@@ -545,8 +609,17 @@ def _pack(
 
 
 def _fingerprint(examples: Examples, sizes: np.ndarray, unseen: int) -> str:
-    digest = sha256(f"{jax.tree.structure(examples)} {sizes.tolist()} {unseen}".encode())
-    for leaf in jax.tree.leaves(examples):
+    return _digest(f"{jax.tree.structure(examples)} {sizes.tolist()} {unseen}", examples)
+
+
+def _followed(before: str, what: str, values: Tree) -> str:
+    """The fingerprint of a federation that got something more."""
+    return _digest(f"{before} {what} {jax.tree.structure(values)}", values)
+
+
+def _digest(text: str, arrays: Tree) -> str:
+    digest = sha256(text.encode())
+    for leaf in map(np.asarray, jax.tree.leaves(arrays)):
         digest.update(f"{leaf.dtype} {leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()[:16]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -109,6 +111,30 @@ class Course:
             raise self.diverged
         reason = f"no better on validation examples for {self.patience} evaluations" if self.stalled else None
         return self.result(self.record, reason=reason)
+
+
+def follow(
+    courses: Sequence[Course],
+    step: Callable[[int], Iterable[tuple[Log, Scores]]],
+    compiled: Callable[[], float],
+    reported: Callable[[], None] = lambda: None,
+) -> None:
+    """Rounds, check, evaluation, record, again and again until every course is over.
+
+    Args:
+      courses: of runs that go on together; one that is over is not reported any more.
+      step: so many rounds of all runs and an evaluation; what it gave, for each run.
+      compiled: seconds spent compiling so far.
+      reported: called after each report.
+    """
+    while going := [course for course in courses if not course.over]:
+        start, before = time.perf_counter(), compiled()
+        given = list(step(going[0].fresh))
+        seconds = (time.perf_counter() - start - (compiled() - before)) / len(courses)
+        for course, (log, scores) in zip(courses, given, strict=True):
+            if not course.over:
+                course.report(log, scores, seconds, compiled())
+        reported()
 
 
 def _divergence(log: Log, done: int) -> str | None:

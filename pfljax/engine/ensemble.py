@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,12 +13,15 @@ import numpy as np
 from pfljax import checks
 from pfljax.data import FederatedData
 from pfljax.engine import executors, mesh, process, walk
-from pfljax.engine.course import Course, Diverged
+from pfljax.engine.course import Course, Diverged, Log, follow
 from pfljax.engine.memory import Shortage
 from pfljax.engine.mesh import Device
 from pfljax.engine.programs import Programs
-from pfljax.engine.simulation import Build, Hyper, Simulation, Traced, check_length, traced
+from pfljax.engine.runs import check_length
+from pfljax.engine.simulation import Simulation
+from pfljax.engine.site import Build, Hyper, Traced, traced
 from pfljax.results.result import Result
+from pfljax.results.scores import Scores
 from pfljax.types import Algorithm, Array, Plan, State, Task, Tree
 
 
@@ -114,7 +116,7 @@ class Ensemble:
 
     def _fitting(self, points: int) -> int:
         """Points of a wave."""
-        devices, clients = self._devices, self._simulation.train.num_clients
+        devices, clients = self._devices, self._simulation.site.train.num_clients
         if devices[0].platform == "cpu":
             return min(points, len(devices))
         share = -(-points // len(devices))
@@ -154,7 +156,7 @@ class _Wave:
         self._rounds = dataclasses.replace(simulation.rounds, axis=within)
         self._plan = walk.layout(size, size, over)
         self._everywhere, self._spread = mesh.placements(over, devices)
-        self._data, self._train = mesh.put((simulation.data, simulation.train), self._everywhere)
+        self._data, self._train = mesh.put((simulation.data, simulation.site.train), self._everywhere)
         self._programs = Programs(devices, self._refuse)
 
     @property
@@ -164,48 +166,47 @@ class _Wave:
 
     def run(self, points: Sequence[Point], courses: Sequence[Course]) -> None:
         """The course of each point to its end."""
-        simulation, rounds, at_most = self._simulation, self._rounds, self._at_most
+        site, rounds, at_most = self._simulation.site, self._rounds, self._at_most
         padded = [*points, *[points[-1]] * (self._plan.slots - len(points))]
         keys = jnp.stack([jax.random.key(point.seed) for point in padded])
         hypers = jax.tree.map(lambda *values: jnp.stack(values), *[traced(point.hyper) for point in padded])
         keys, hypers = jax.device_put((keys, hypers), self._spread)
 
         def init(_: Tree, key: Array, hyper: Traced) -> State:
-            return rounds.init(simulation.algorithm(hyper), key, simulation.train.num_clients)
+            return rounds.init(site.algorithm(hyper), key, site.train.num_clients)
 
         def advance(shared: Tree, state: State, key: Array, hyper: Traced) -> Tree:
             train, count = shared
 
             def algorithm(number: Array) -> Algorithm:
-                return simulation.algorithm(hyper, number)
+                return site.algorithm(hyper, number)
 
             return rounds.advance(algorithm, state, key, train, count, at_most)
 
         def evaluate(data: FederatedData, state: State, key: Array, hyper: Traced) -> Tree:
-            return rounds.evaluate(simulation.deployed(hyper, state.round), state, key, data)
+            return rounds.evaluate(site.deployed(hyper, state.round), state, key, data)
 
-        states = self._call("init", init, (), keys, hypers)
-        while going := [course for course in courses if not course.over]:
-            start, compiled, fresh = time.perf_counter(), self._programs.seconds, going[0].fresh
-            shared = self._train, jax.device_put(jnp.asarray(fresh), self._everywhere)
+        states = self._call("init", init, (), keys, hypers, quick=True)
+
+        def step(count: int) -> Iterator[tuple[Log, Scores]]:
+            nonlocal states
+            shared = self._train, jax.device_put(jnp.asarray(count), self._everywhere)
             states, logs = self._call("rounds", advance, shared, states, keys, hypers, donate=(1,))
             scores = jax.tree.map(np.asarray, self._call("evaluation", evaluate, self._data, states, keys, hypers))
-            logs = {name: np.asarray(rows)[:, :fresh] for name, rows in logs.items()}
-            seconds = (time.perf_counter() - start - (self._programs.seconds - compiled)) / len(points)
-            for n, course in enumerate(courses):
-                if not course.over:
-                    log, mine = ({name: rows[n] for name, rows in of.items()} for of in (logs, scores))
-                    course.report(log, mine, seconds, 0.0)
+            logs = {name: np.asarray(rows)[:, :count] for name, rows in logs.items()}
+            for n in range(len(points)):
+                log, mine = ({name: rows[n] for name, rows in of.items()} for of in (logs, scores))
+                yield log, mine
 
-    def _call(
-        self, name: str, function: Callable[..., Tree], shared: Tree, *rows: Tree, donate: tuple[int, ...] = ()
-    ) -> Tree:
-        """`function(shared, *row)` of every point, leaves [points, ...]."""
+        follow(courses, step, lambda: self._programs.seconds)
+
+    def _call(self, name: str, function: Callable[..., Tree], shared: Tree, *rows: Tree, **options: Any) -> Tree:
+        """`function(shared, *row)` of every point, leaves [points, ...]; `options` as in `Programs.call`."""
 
         def over(shared: Tree, *rows: Tree) -> Tree:
             return walk.walk(lambda shared, row: ((), function(shared, *row)), shared, rows, self._plan)[1]
 
-        return self._programs.call(name, over, shared, *rows, donate=donate, out=self._spread)
+        return self._programs.call(name, over, shared, *rows, out=self._spread, **options)
 
     def _refuse(self, lacking: Shortage) -> None:
         points = self._plan.slots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
 
 from pfljax import tree
 from pfljax.data import FederatedData
@@ -16,10 +18,12 @@ from pfljax.engine import walk
 from pfljax.engine.mesh import Axis
 from pfljax.learning import metrics
 from pfljax.results.scores import Score
-from pfljax.types import Algorithm, Array, ClientData, Cohort, Draw, Params, Sampler, State, Task, Tree
+from pfljax.types import Algorithm, Array, Cohort, Draw, Params, Rows, Selector, State, Task, Tree
 
 Logs = dict[str, Array]
-"""What happened: `ids`, `replied`, `work`, `heard`, `finite`: [M]; `server_finite`: []."""
+"""What happened: `ids`, `replied`, `work`, `heard`, `finite`: [M]; `server_finite`: []; `reported/...`: [M]."""
+
+_REPORTED = "reported/"
 
 _INIT, _COHORT, _CLIENTS, _SERVER, _EVALUATION = 2**32 - 1, 0, 1, 2, 3
 
@@ -28,14 +32,28 @@ def _client_key(key: Array, id: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, _CLIENTS), id)
 
 
-class Seats(NamedTuple):
-    """The cohort of a round in the order in which it is walked, with padding: slots of the id N that do not reply."""
+class Seat(NamedTuple):
+    """A place in the walk over a cohort; padding has the id N and does not reply."""
 
-    ids: Array  # [slots]
-    replied: Array  # [slots]
-    work: Array  # [slots]
-    weights: Array  # [slots] examples of each client that is heard
-    back: Array  # [M] the place of each slot of the draw
+    id: Array
+    replied: Array
+    work: Array
+    weight: Array  # examples of the client, 0 if it is not heard
+
+
+class Seats(NamedTuple):
+    """The cohort of a round in the order in which it is walked."""
+
+    walked: Seat  # leaves [slots]
+    back: Array  # [M] the seat of each slot of the draw
+
+
+class Stays(NamedTuple):
+    """What a seat leaves behind besides its upload."""
+
+    client: Tree  # the client's new state
+    finite: Array  # whether the reply was
+    metrics: dict[str, Array]  # that the client reports
 
 
 @dataclass(frozen=True)
@@ -44,7 +62,7 @@ class Rounds:
 
     Args:
       task: the model, for predictions.
-      cohort: who takes part in a round.
+      selector: who takes part in a round.
       block: clients trained at once.
       axis: devices that share the clients, None for one device.
       onboard_rounds: rounds of onboarding for each unseen client.
@@ -52,7 +70,7 @@ class Rounds:
     """
 
     task: Task
-    cohort: Sampler
+    selector: Selector
     block: int
     axis: Axis | None
     onboard_rounds: int
@@ -70,7 +88,8 @@ class Rounds:
     def init(self, algorithm: Algorithm, key: Array, num_clients: int) -> State:
         """The state before the first round."""
         server = self.server(algorithm, key, num_clients)
-        return State(server, self.clients(algorithm, server, jnp.arange(num_clients), key), jnp.asarray(0))
+        clients = self.clients(algorithm, server, jnp.arange(num_clients), key)
+        return State(server, clients, jnp.asarray(0), self.selector.init(num_clients))
 
     def advance(
         self,
@@ -83,32 +102,52 @@ class Rounds:
     ) -> tuple[State, Logs]:
         """`count` rounds, no more than `at_most`, each by the `algorithm` of its number; logs [at_most, ...]."""
 
+        def one(state: State, key: Array, train: FederatedData) -> tuple[State, Logs]:
+            return self.round(algorithm(state.round), state, key, train)
+
+        traced, (_, log) = jax.make_jaxpr(one, return_shape=True)(state, key, train)
+        run, structure = jaxpr_as_fun(traced), jax.tree.structure((state, log))
+
         def step(number: Array, carry: tuple[State, Logs]) -> tuple[State, Logs]:
             state, logs = carry
-            state, log = self.round(algorithm(state.round), state, key, train)
+            state, log = jax.tree.unflatten(structure, run(*jax.tree.leaves((state, key, train))))
             return state, jax.tree.map(lambda all, new: all.at[number].set(new), logs, log)
 
-        draw = jax.eval_shape(lambda: self.draw(algorithm(state.round), key, state.round, train))
-        log = draw._asdict() | {"finite": draw.replied, "server_finite": jax.ShapeDtypeStruct((), bool)}
-        logs = {name: jnp.zeros((at_most, *leaf.shape), leaf.dtype) for name, leaf in log.items()}
+        logs = jax.tree.map(lambda leaf: jnp.zeros((at_most, *leaf.shape), leaf.dtype), log)
         return jax.lax.fori_loop(0, count, step, (state, logs))
 
     def round(self, algorithm: Algorithm, state: State, key: Array, train: FederatedData) -> tuple[State, Logs]:
         """One round of a state whose clients are all at hand."""
-        draw = self.draw(algorithm, key, state.round, train)
+        draw = self.draw(algorithm, state.selector, key, state.round, train)
         seats = self.seat(draw, train)
-        rows = jax.tree.map(lambda leaf: jnp.take(leaf, seats.ids, axis=0, mode="clip"), state.clients)
+        ids = seats.walked.id
+        rows = jax.tree.map(lambda leaf: jnp.take(leaf, ids, axis=0, mode="clip"), state.clients)
         server, rows, log = self.seated_round(algorithm, state.server, rows, state.round, draw, seats, key, train)
-        clients = jax.tree.map(lambda leaf, new: leaf.at[seats.ids].set(new, mode="drop"), state.clients, rows)
-        return State(server, clients, state.round + 1), log
+        clients = jax.tree.map(lambda leaf, new: leaf.at[ids].set(new, mode="drop"), state.clients, rows)
+        return State(server, clients, state.round + 1, self.observe(state.selector, draw, log)), log
 
-    def draw(self, algorithm: Algorithm, key: Array, number: Array, train: FederatedData) -> Draw:
-        """The cohort of round `number`. A client without examples does not reply."""
+    def draw(self, algorithm: Algorithm, memory: Tree, key: Array, number: Array, train: FederatedData) -> Draw:
+        """The cohort of round `number`, as the selector with its `memory` has it. A client without examples does not
+        reply."""
         sizes = train.train.size[: train.num_clients]
-        sampler = algorithm.participation(self.cohort)
+        sampler = algorithm.participation(self.selector.sampler(memory))
         draw = sampler(jax.random.fold_in(jax.random.fold_in(key, number), _COHORT), sizes)
         replied = draw.replied & (jnp.take(sizes, draw.ids, mode="clip") > 0)
         return draw._replace(replied=replied, heard=replied if draw.heard is None else replied & draw.heard)
+
+    def observe(self, memory: Tree, draw: Draw, log: Logs) -> Tree:
+        """What the selector remembers after a round.
+
+        Raises:
+          ValueError: if it needs what the clients of this method do not report.
+        """
+        reported = {name.removeprefix(_REPORTED): value for name, value in log.items() if name.startswith(_REPORTED)}
+        if missing := [name for name in self.selector.needs if name not in reported]:
+            raise ValueError(
+                f"the selector needs the {missing[0]} of each client, and clients report "
+                f"{', '.join(reported) or 'nothing'}: wrap the algorithm, as sampling.reporting(algorithm, task) does"
+            )
+        return self.selector.observe(memory, draw, reported)
 
     def seat(self, draw: Draw, train: FederatedData) -> Seats:
         """The order in which a cohort is walked: clients of like cost together."""
@@ -121,7 +160,8 @@ class Rounds:
         sizes = jnp.where(replied, jnp.take(train.train.size[:num_clients], ids, mode="clip"), 0).astype(float)
         weights = jnp.where(heard, sizes, 0)
         order = walk.order(sizes * work, plan)
-        return Seats(ids[order], replied[order], work[order], weights[order], jnp.argsort(order)[:cohort])
+        walked = jax.tree.map(lambda part: part[order], Seat(ids, replied, work, weights))
+        return Seats(walked, jnp.argsort(order)[:cohort])
 
     def seated_round(
         self,
@@ -141,29 +181,31 @@ class Rounds:
         """
         key = jax.random.fold_in(key, number)
 
-        def one(shared: Tree, row: Tree) -> tuple[Tree, Tree]:
+        summed = algorithm.reduce.summed
+
+        def one(shared: Tree, row: tuple[Seat, Tree]) -> tuple[Tree, Tree]:
             server, train, key = shared
             (id, replied, work, weight), client = row
             data = train.client(id)._replace(work=jnp.where(replied, work, 0))
             reply = algorithm.client_update(algorithm.download(server, id), client, data, _client_key(key, id))
-            finite = tree.finite(reply) | ~replied
+            # 0 * NaN is NaN: the upload of who is not heard is 0 before its weight of 0 meets it.
             upload = jax.tree.map(lambda leaf: jnp.where(weight > 0, leaf, 0), reply.upload)
             term = algorithm.reduce.lift(upload, weight)
-            kept = tree.where(replied, reply.client, client), finite
-            return (term, kept) if algorithm.reduce.summed else ((), (kept, term))
+            kept = tree.where(replied, reply.client, client)
+            stays = Stays(kept, tree.finite((reply.upload, reply.client)) | ~replied, reply.metrics)
+            return (term, stays) if summed else ((), (stays, term))
 
         plan = walk.layout(draw.ids.shape[0], self.block, self.axis)
-        total, kept = walk.walk(one, (server, train, key), (seats[:4], rows), plan)
-        if algorithm.reduce.summed:
-            (rows, finite), terms = kept, total
-        else:
-            (rows, finite), terms = kept
+        total, kept = walk.walk(one, (server, train, key), (seats.walked, rows), plan)
+        (rows, finite, reported), terms = (kept, total) if summed else kept
+        if not summed:
             terms = jax.tree.map(lambda leaf: leaf[seats.back], terms)
-        weights = seats.weights[seats.back]
-        view = Cohort(draw.ids, algorithm.reduce.lower(terms, weights), weights)
+        weights = seats.walked.weight[seats.back]
+        view = Cohort(draw.ids, algorithm.reduce.lower(terms, weights), weights, train.everybodys())
         updated = algorithm.server_update(server, view, jax.random.fold_in(key, _SERVER))
         updated = tree.where(jnp.any(weights > 0), updated, server)
-        return updated, rows, draw._asdict() | {"finite": finite[seats.back], "server_finite": tree.finite(updated)}
+        log = draw._asdict() | {"finite": finite[seats.back], "server_finite": tree.finite(updated)}
+        return updated, rows, log | {_REPORTED + name: value[seats.back] for name, value in reported.items()}
 
     def evaluate(self, algorithm: Algorithm, state: State, key: Array, data: FederatedData) -> dict[Score, Array]:
         """Scores of all clients, see `Simulation.evaluate`."""
@@ -242,19 +284,20 @@ class Rounds:
         """Scores of one client's models on its own examples, in the order of the task."""
         _, data, _ = shared
         personal, common = self._deployed(algorithm, shared, id, client)
-
-        def score(params: Params, view: ClientData) -> dict[str, Array]:
-            def outputs(x: Tree) -> Tree:
-                return self.task.predict(params, x)
-
-            return metrics.measure(self.task.metrics, outputs, view, capacity=self.capacity)
-
         models = {"personal": personal} | ({} if common is None else {"global": common})
+        predictors = {model: functools.partial(self.task.predict, params) for model, params in models.items()}
+        views = {split: data.client(id, split) for split in ("validation", "test")}
+
+        def of(rows: Rows) -> dict[str, dict[str, Array]]:
+            return metrics.measure(self.task.metrics, predictors, views["test"].on(rows), capacity=self.capacity)
+
+        rows = jax.tree.map(lambda *each: jnp.stack(each), *(Rows(view.start, view.size) for view in views.values()))
+        measured = jax.lax.map(of, rows)  # one program for both splits
         return OrderedDict(
-            (Score(model, split, metric), value)
-            for model, params in models.items()
-            for split in ("validation", "test")
-            for metric, value in score(params, data.client(id, split)).items()
+            (Score(model, split, metric), value[place])
+            for model in models
+            for place, split in enumerate(views)
+            for metric, value in measured[model].items()
         )
 
     def _over(self, one: Callable[[Tree, Tree], Tree], shared: Tree, clients: Tree) -> Tree:

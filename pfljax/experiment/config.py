@@ -15,7 +15,7 @@ from pfljax.checks import When
 from pfljax.data import partition, synthetic
 from pfljax.data.sources import NAMES
 from pfljax.engine.executors import Executor
-from pfljax.engine.simulation import Store
+from pfljax.engine.residence import Store
 from pfljax.experiment.recipe import (
     ServerConfig,
     SolverConfig,

@@ -14,7 +14,7 @@ from typing import Any
 from pfljax import files
 from pfljax.engine import hosts
 from pfljax.engine.checkpoint import differences
-from pfljax.engine.simulation import check_rounds
+from pfljax.engine.runs import check_rounds
 from pfljax.experiment.config import Config, from_config_dict
 from pfljax.results.result import Result
 from pfljax.results.stored import vacant

@@ -15,7 +15,7 @@ from pfljax import checks, engine, files
 from pfljax.data import FederatedData
 from pfljax.engine import hosts
 from pfljax.engine.course import Diverged
-from pfljax.engine.simulation import Build
+from pfljax.engine.site import Build
 from pfljax.experiment import folder
 from pfljax.experiment.build import Experiment, load_data, prepare
 from pfljax.experiment.changes import check_effect

@@ -1,12 +1,13 @@
-"""Who takes part in a round: cohorts, dropouts, stragglers.
+"""Who takes part in a round: cohorts, dropouts, stragglers, selectors.
 
 A sampler maps `(key, sizes [N])` to a `Draw`. Cohorts are sets: ids ascend, and the id N marks an empty slot.
+A selector is a sampler with a memory of what the clients have reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,15 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from pfljax import checks
+from pfljax.learning.local import mean_loss
 from pfljax.learning.shuffle import permute
-from pfljax.printing import in_brief
-from pfljax.types import Array, Draw, Sampler
+from pfljax.printing import brief, in_brief
+from pfljax.types import Algorithm, Array, ClientData, Draw, Reply, Sampler, Selector, Task, Tree
 
-_LOST, _SLOW, _SHARE, _INNER = 1, 2, 3, 4
+_LOST, _SLOW, _SHARE, _INNER, _TIES, _REPORT = 1, 2, 3, 4, 1 << 16, 2**32 - 2
 
+
+Chooser = TypeVar("Chooser", Sampler, Selector)
 
 Change = Callable[[Draw, Array, int], Draw]
 """`(draw, key, N) -> draw`: what happens to a cohort."""
@@ -39,8 +43,10 @@ class _Sampled(NamedTuple):
         return draw
 
 
-def _after(sampler: Sampler, happens: Change) -> Sampler:
+def _after(sampler: Any, happens: Change) -> Any:
     """`happens` to the draws of `sampler`. One from elsewhere may use its key in any way, and gets one of its own."""
+    if isinstance(sampler, Selector):
+        return sampler._replace(sampler=lambda memory: _after(sampler.sampler(memory), happens))
     if isinstance(sampler, _Sampled):
         return sampler._replace(then=(*sampler.then, happens))
     return _Sampled(lambda key, sizes: sampler(jax.random.fold_in(key, _INNER), sizes), (happens,))
@@ -150,7 +156,7 @@ def poisson(rate: float, capacity: int) -> Sampler:
     return _Sampled(sample)
 
 
-def dropouts(sampler: Sampler, rate: float) -> Sampler:
+def dropouts(sampler: Chooser, rate: float) -> Chooser:
     """Each sampled client crashes with probability `rate`: no reply, and its own state stays as it was.
 
     Around another `dropouts` it is another chance to crash, independent of the first.
@@ -170,7 +176,7 @@ def dropouts(sampler: Sampler, rate: float) -> Sampler:
     return _after(sampler, lose)
 
 
-def stragglers(sampler: Sampler, rate: float, *, partial: bool = True) -> Sampler:
+def stragglers(sampler: Chooser, rate: float, *, partial: bool = True) -> Chooser:
     """Each sampled client is slow with probability `rate` and manages a uniform share of its local steps.
 
     The server takes the partial work, as in FedProx; with `partial=False` it drops slow clients, as in FedAvg.
@@ -193,6 +199,79 @@ def stragglers(sampler: Sampler, rate: float, *, partial: bool = True) -> Sample
         return draw._replace(work=jnp.where(slow, share * draw.work, draw.work))
 
     return _after(sampler, slow_down)
+
+
+def selector(chooser: Sampler | Selector) -> Selector:
+    """A sampler as a selector that remembers nothing; a selector as it is.
+
+    >>> selector(full()).init(3)
+    ()
+    """
+    if isinstance(chooser, Selector):
+        return chooser
+    return Selector(lambda num_clients: (), lambda memory: chooser, lambda memory, draw, metrics: memory)
+
+
+def power_of_choice(size: int, candidates: int) -> Selector:
+    """Of `candidates` clients, drawn by their numbers of examples, the `size` with the highest losses.
+
+    The variant rpow-d: a client's loss is the last that it reported, infinite before it took part; equals are told
+    apart at random. A larger d = `candidates` favours high losses more; d = `size` is `weighted(size)`.
+
+    Args:
+      size: clients of a round, m.
+      candidates: d, from `size` to the population.
+
+    Raises:
+      ValueError: if `candidates` is below `size`, or, when drawn, above the population.
+
+    Deviations from the source: the loss is that of the model received, over all examples of the client (see
+    `reporting`); there it is the mean over the minibatches of the last local training. Source: Cho et al., "Client
+    Selection in Federated Learning: Convergence Analysis and Power-of-Choice Selection Strategies", 2020, section 4.
+
+    >>> losses = jnp.array([1.0, 3.0, 2.0])
+    >>> power_of_choice(1, candidates=3).sampler(losses)(jax.random.key(0), jnp.array([10, 20, 30])).ids.tolist()
+    [1]
+    """
+    checks.each(checks.Count, size=size, candidates=candidates)
+    if candidates < size:
+        raise ValueError(f"candidates={candidates} for a cohort of {size}: draw at least {size}")
+    drawn = weighted(candidates)
+
+    def sampler(losses: Array) -> Sampler:
+        def sample(key: Array, sizes: Array) -> Draw:
+            num_clients = sizes.shape[0]
+            ids = drawn(key, sizes).ids
+            chance = jax.random.uniform(jax.random.fold_in(key, _TIES), ids.shape)
+            known = jnp.where(ids < num_clients, jnp.take(losses, ids, mode="clip"), -jnp.inf)
+            return _draw(ids[jnp.lexsort((-chance, -known))[:size]], num_clients)
+
+        return _Sampled(sample)
+
+    def observe(losses: Array, draw: Draw, metrics: Mapping[str, Array]) -> Array:
+        heard = draw.replied if draw.heard is None else draw.heard
+        told = jnp.where(heard, metrics["loss"], jnp.take(losses, draw.ids, mode="clip"))
+        return losses.at[draw.ids].set(told.astype(losses.dtype), mode="drop")
+
+    return Selector(lambda num_clients: jnp.full(num_clients, jnp.inf), sampler, observe, ("loss",))
+
+
+def reporting(algorithm: Algorithm, task: Task) -> Algorithm:
+    """`algorithm` whose clients also report the `loss` f_i(w) of the common model as they receive it.
+
+    Raises:
+      ValueError: if the algorithm has no common model.
+    """
+    common = algorithm.server_model
+    if common is None:
+        raise ValueError(f"{brief(algorithm.client_update)} has no common model whose loss its clients could report")
+
+    def client_update(download: Tree, client: Tree, data: ClientData, key: Array) -> Reply:
+        reply = algorithm.client_update(download, client, data, key)
+        loss = mean_loss(task.loss, common(download, client), data, jax.random.fold_in(key, _REPORT))
+        return reply._replace(metrics={**reply.metrics, "loss": loss})
+
+    return algorithm._replace(client_update=client_update)
 
 
 Participation = Literal["cohort", "all"]

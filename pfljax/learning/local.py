@@ -30,7 +30,7 @@ def gather(data: ClientData, places: Array) -> Batch:
     valid = places < data.size
     rows = data.start + jnp.where(valid, places, 0)
     x, y = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), data.examples)
-    return Batch(x, y, valid.astype(float))
+    return Batch(x, y, valid.astype(float), places)
 
 
 def _worked(steps: Array, data: ClientData) -> Array:

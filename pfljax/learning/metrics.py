@@ -30,17 +30,17 @@ class Kept(NamedTuple):
 
 def measure(
     metrics: Sequence[Metric],
-    predict: Callable[[Tree], Tree],
+    models: Mapping[str, Callable[[Tree], Tree]],
     data: ClientData,
     *,
     capacity: int | None = None,
     batch_size: int = 64,
-) -> dict[str, Array]:
-    """What metrics say of a model on the examples of a client, by name, in their order; NaN without examples.
+) -> dict[str, dict[str, Array]]:
+    """What metrics say of models on the examples of a client, by model and metric; NaN without examples.
 
     Args:
       metrics: as a task has them.
-      predict: the model, x [B, ...] -> outputs.
+      models: by name, each x [B, ...] -> outputs; they see the same batches.
       data: the client's examples.
       capacity: at most so many examples, of which rows may be `Kept`; those of all clients together if None.
       batch_size: examples whose outputs are held at once.
@@ -48,16 +48,20 @@ def measure(
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[8.0], sizes=[3])
     >>> model = task.init(jax.random.key(0))
-    >>> float(measure(task.metrics, lambda x: task.predict(model, x), data.client(0))["loss"])
+    >>> float(measure(task.metrics, {"w": lambda x: task.predict(model, x)}, data.client(0))["w"]["loss"])
     32.0
     """
     capacity = data.examples.y.shape[0] if capacity is None else capacity
     batches = max(1, -(-capacity // batch_size))
 
-    def sums(number: Array) -> list[Tree]:
+    def sums(number: Array) -> dict[str, list[Tree]]:
         batch = gather(data, number * batch_size + jnp.arange(batch_size, dtype=number.dtype))
-        outputs, mask = predict(batch.x), like_labels(batch)
-        return [metric.sum(outputs, batch.y, mask) for metric in metrics]
+        mask = like_labels(batch)
+
+        def of(outputs: Tree) -> list[Tree]:
+            return [metric.sum(outputs, batch.y, mask) for metric in metrics]
+
+        return {name: of(predict(batch.x)) for name, predict in models.items()}
 
     def begin(part: Tree) -> Tree:
         if not isinstance(part, Kept):
@@ -75,9 +79,12 @@ def measure(
 
     zeros = jax.tree.map(begin, jax.eval_shape(sums, jnp.zeros_like(data.size)), is_leaf=_is_kept)
     totals = jax.lax.fori_loop(0, -(-data.size // batch_size), add, zeros)
-    finished = [metric.finish(total) for metric, total in zip(metrics, totals, strict=True)]
-    scores = (jnp.where(data.size > 0, score, jnp.nan) for score in finished)
-    return OrderedDict(zip((metric.name for metric in metrics), scores, strict=True))
+
+    def finished(of_model: list[Tree]) -> dict[str, Array]:
+        scores = ((metric.name, metric.finish(total)) for metric, total in zip(metrics, of_model, strict=True))
+        return OrderedDict((name, jnp.where(data.size > 0, score, jnp.nan)) for name, score in scores)
+
+    return {name: finished(of_model) for name, of_model in totals.items()}
 
 
 def like_labels(batch: Batch) -> Array:

@@ -24,9 +24,6 @@ FLOORS = [
 """The rooms, and the language that they are written in, from the ground up."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
-# Modules that also run without the package, under another name.
-ALONE = "pfljax.benchmark.rivals."
-
 # What stays closed to a folder although it lies on a lower floor.
 CLOSED = {"algorithms": {"data", "models"}}
 
@@ -50,9 +47,6 @@ def _imports(module: str, path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            if module.startswith(ALONE) and node.level == 1:
-                found.add(f"{module.rpartition('.')[0]}.{node.module}")
-                continue
             assert node.level == 0, f"{module} has a relative import in line {node.lineno}: write the whole name"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
@@ -69,6 +63,16 @@ def _nearest(name: str) -> str:
 
 
 IMPORTS = {module: _imports(module, path) for module, path in MODULES.items()}
+
+
+def test_package_stands_alone() -> None:
+    """Programs, configurations and tests are not there where only the package is installed."""
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            outside = [name for name in names if name.split(".")[0] in ("experiments", "configs", "tests")]
+            assert not outside, f"{path.relative_to(ROOT)} imports {outside}"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pfljax.data import FederatedData, from_clients
-from pfljax.engine.simulation import Build
+from pfljax.engine.site import Build
 from pfljax.learning import local
 from pfljax.learning.metrics import mean
 from pfljax.types import Array, Batch, ClientData, Params, Plan, Task, Tree

@@ -13,7 +13,8 @@ import optax
 import pytest
 
 from pfljax import algorithms, masks
-from pfljax.engine.simulation import Build, Simulation
+from pfljax.engine.simulation import Simulation
+from pfljax.engine.site import Build
 from pfljax.federation import sampling
 from pfljax.federation.reduce import mean, uniform
 from pfljax.learning import local

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from pfljax import experiment
 from pfljax.engine import ensemble
-from pfljax.engine.simulation import Hyper
+from pfljax.engine.site import Hyper
 from pfljax.experiment.config import Config
 from pfljax.experiment.sweeps import spaces
 from pfljax.experiment.sweeps.spaces import Setting, Space

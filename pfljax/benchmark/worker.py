@@ -2,9 +2,16 @@
 
     python worker.py MODULE [SOURCE]
 
-`MODULE` is a name in this folder, the path of a Python file, or the dotted name of an installed module; see the
-package's docstring for what it defines. It may also define `details(workload) -> dict`; its round may have an attribute
-`compile_seconds`, and takes a number of rounds if it has `counts = True`.
+`MODULE` is the path of a Python file, with its neighbours where its folder is a package, or the dotted name of an
+installed module. It defines
+
+- `prepare(workload, examples, source) -> round`: sets everything up and returns a function that runs ONE complete round
+  and comes back when it is finished; raises `NotImplementedError(reason)` for a workload without a counterpart. The
+  round may have an attribute `compile_seconds`, and takes a number of rounds if it has `counts = True`;
+- `about() -> dict`: versions of what ran;
+- perhaps `details(workload) -> dict`.
+
+`workload` is `Workload.to_dict()`, `examples()` the arrays of `examples.py`.
 
 | request | reply |
 |---|---|
@@ -15,7 +22,7 @@ package's docstring for what it defines. It may also define `details(workload) -
 | `{"do": "stop"}` | none |
 
 A failure is `{"error": reason, "unsupported": bool}`. What a library prints goes to the standard error.
-Imports the standard library only.
+Imports the standard library only, and `examples.py` beside it.
 """
 
 from __future__ import annotations
@@ -28,23 +35,25 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-PACKAGE = "pfljax_rivals"
+PACKAGE = "pfljax_contenders"
 
 
 def load(name: str) -> ModuleType:
-    """The module `name`: of this folder, a Python file, or installed."""
-    if name.endswith(".py"):
-        return _from_file("pfljax_contender", Path(name))
-    if "." in name:
+    """The module `name`: a Python file, which may import its neighbours in a package, or installed."""
+    if not name.endswith(".py"):
         return importlib.import_module(name)
+    path = Path(name)
+    if not (path.parent / "__init__.py").exists():
+        return _from_file("pfljax_contender", path)
     if PACKAGE not in sys.modules:
-        _from_file(PACKAGE, HERE / "__init__.py")
-    return importlib.import_module(f"{PACKAGE}.{name}")
+        _from_file(PACKAGE, path.parent / "__init__.py")
+    return importlib.import_module(f"{PACKAGE}.{path.stem}")
 
 
 def _from_file(name: str, path: Path) -> ModuleType:
@@ -90,7 +99,8 @@ class Contender:
         """Sets everything up and runs the first round."""
         self.workload = workload
         self.module = load(self.name)
-        self.round = self.module.prepare(workload, self.source)
+        examples = partial(_from_file("pfljax_examples", HERE / "examples.py").arrays, workload)
+        self.round = self.module.prepare(workload, examples, self.source)
         start = time.perf_counter()
         self.round()
         return {

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+Examples = Callable[[], list[tuple[Any, Any]]]
+"""`() -> (x uint8 [n, *shape], y int64 [n])` of each client."""
 
 
 class Layers(NamedTuple):

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from .data import arrays
-from .layers import Layers, layers, shapes
+from .layers import Examples, Layers, layers, shapes
 from .threads import fastest
 
 Weights = list[Any]
@@ -32,7 +31,7 @@ def about() -> dict[str, str]:
     return {"torch": torch.__version__, "device": name, "threads": str(torch.get_num_threads())}
 
 
-def prepare(workload: dict[str, Any], source: str | None) -> Callable[[], None]:
+def prepare(workload: dict[str, Any], examples: Examples, source: str | None) -> Callable[[], None]:
     """One round of `workload`: draw the cohort, train its clients one after another, average.
 
     Raises:
@@ -40,7 +39,7 @@ def prepare(workload: dict[str, Any], source: str | None) -> Callable[[], None]:
     """
     del source
     torch.manual_seed(0)
-    simulation = Simulation(workload)
+    simulation = Simulation(workload, examples)
     few = range(min(2, len(simulation.clients)))
     fastest(lambda: simulation.update(few))
     return simulation.round
@@ -61,7 +60,7 @@ def normalised(x: Any, model: str) -> Any:
 class Simulation:
     """The clients' examples, the server's model and what clients keep."""
 
-    def __init__(self, workload: dict[str, Any]) -> None:
+    def __init__(self, workload: dict[str, Any], examples: Examples) -> None:
         self.workload = workload
         self.options = workload["options"]
         self.lr, self.size, self.epochs = workload["lr"], workload["batch_size"], workload["epochs"]
@@ -69,7 +68,7 @@ class Simulation:
         if self.method is None:
             raise NotImplementedError(f"no {workload['method']} here; there are {sorted(METHODS)}")
         self.clients = [
-            (normalised(x, workload["model"]), torch.from_numpy(y).long().to(DEVICE)) for x, y in arrays(workload)
+            (normalised(x, workload["model"]), torch.from_numpy(y).long().to(DEVICE)) for x, y in examples()
         ]
         self.forward, self.server = network(workload)
         self.kept: dict[int, Any] = {}

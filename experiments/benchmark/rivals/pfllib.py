@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .data import arrays
-from .layers import channels_first, same_size
+from .layers import Examples, channels_first, same_size
 from .threads import fastest_for
 
 SERVERS = {
@@ -41,7 +40,7 @@ def about() -> dict[str, str]:
     return {"torch": torch.__version__, "device": device, "threads": str(torch.get_num_threads())}
 
 
-def prepare(workload: dict[str, Any], source: str | None) -> Callable[[], None]:
+def prepare(workload: dict[str, Any], examples: Examples, source: str | None) -> Callable[[], None]:
     """One round of PFLlib's server, as its `train` runs it: send, train the selected clients, receive, aggregate.
 
     The examples are written as PFLlib's own data generator writes them (compressed files of float32) into a temporary
@@ -50,6 +49,7 @@ def prepare(workload: dict[str, Any], source: str | None) -> Callable[[], None]:
 
     Args:
       workload: what to run.
+      examples: the clients' arrays.
       source: a checkout of PFLlib.
 
     Raises:
@@ -74,7 +74,7 @@ def prepare(workload: dict[str, Any], source: str | None) -> Callable[[], None]:
     same_size(workload, sum(p.numel() for p in model.parameters()))
     fastest_for(model, workload)
     folder = tempfile.TemporaryDirectory(prefix="pfllib-")
-    _write(workload, Path(folder.name))
+    _write(examples, Path(folder.name))
     module, name = SERVERS[workload["method"]]
     with contextlib.redirect_stdout(io.StringIO()):
         server = getattr(importlib.import_module(f"flcore.servers.{module}"), name)(_arguments(workload, model), 0)
@@ -126,11 +126,11 @@ def _model(models: Any, workload: dict[str, Any]) -> torch.nn.Module:
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _write(workload: dict[str, Any], folder: Path) -> None:
+def _write(examples: Examples, folder: Path) -> None:
     """Data files for every client under `dataset/` of `folder`, and the working directory beside it."""
     for part in ("train", "test"):
         (folder / "dataset" / "benchmark" / part).mkdir(parents=True)
-    for i, (x, y) in enumerate(arrays(workload)):
+    for i, (x, y) in enumerate(examples()):
         images = channels_first(x)
         for part, rows in (("train", slice(None)), ("test", slice(1))):
             file = folder / "dataset" / "benchmark" / part / f"{i}.npz"

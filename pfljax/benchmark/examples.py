@@ -1,4 +1,7 @@
-"""The examples of a workload: random, of the right shape, the same for every contender. NumPy only."""
+"""The examples of a workload: random, of the right shape, the same for every contender.
+
+Imports NumPy only: the worker loads this file in interpreters without pfljax.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-Examples = list[tuple[np.ndarray, np.ndarray]]
+Clients = list[tuple[np.ndarray, np.ndarray]]
 
 
-def arrays(workload: dict[str, Any]) -> Examples:
+def arrays(workload: dict[str, Any]) -> Clients:
     """`(x uint8 [n, *shape], y int64 [n])` of each client; tokens of a text model lie below its vocabulary.
 
     The arrays of all clients are neighbours in one block of memory.

@@ -22,8 +22,7 @@ from pfl.hyperparam import NNTrainHyperParams
 from pfl.metrics import Weighted
 from pfl.model.pytorch import PyTorchModel
 
-from .data import arrays
-from .layers import channels_first, layers, same_size, shapes
+from .layers import Examples, channels_first, layers, same_size, shapes
 from .threads import fastest_for
 
 
@@ -33,7 +32,7 @@ def about() -> dict[str, str]:
     return {**versions, "threads": str(torch.get_num_threads())}
 
 
-def prepare(workload: dict[str, Any], source: str | None) -> Callable[[], None]:
+def prepare(workload: dict[str, Any], examples: Examples, source: str | None) -> Callable[[], None]:
     """One central iteration of pfl-research without evaluation; the first, which always evaluates, runs here.
 
     As the library has it, a client's batches are cut once and come in the same order in every round.
@@ -49,7 +48,7 @@ def prepare(workload: dict[str, Any], source: str | None) -> Callable[[], None]:
     model = PyTorchModel(module, torch.optim.SGD, torch.optim.SGD(module.parameters(), 1.0))
     clients = [
         PyTorchTensorDataset((torch.from_numpy(channels_first(x)), torch.from_numpy(y).long()), user_id=str(i))
-        for i, (x, y) in enumerate(arrays(workload))
+        for i, (x, y) in enumerate(examples())
     ]
     data = FederatedDataset(clients.__getitem__, MinimizeReuseUserSampler(range(len(clients))))
     algorithm, more, weighting = _algorithm(workload["method"], len(clients))

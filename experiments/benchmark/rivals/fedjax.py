@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .data import arrays
-from .layers import layers, same_size
+from .layers import Examples, layers, same_size
 
 
 def about() -> dict[str, str]:
@@ -31,11 +30,12 @@ def _installed(name: str) -> bool:
     return True
 
 
-def prepare(workload: dict[str, Any], source: str | None) -> Callable[[], None]:
+def prepare(workload: dict[str, Any], examples: Examples, source: str | None) -> Callable[[], None]:
     """One round of FedJAX's FedAvg: sample the cohort, `algorithm.apply`, wait for the server's parameters.
 
     Args:
       workload: what to run.
+      examples: the clients' arrays.
       source: a folder with FedJAX's sources, searched before the installed package, or None.
 
     Raises:
@@ -51,7 +51,7 @@ def prepare(workload: dict[str, Any], source: str | None) -> Callable[[], None]:
     fedjax = importlib.import_module("fedjax")
     if workload["method"] != "fedavg":
         raise NotImplementedError(f"FedJAX has no {workload['method']}: of these methods it has FedAvg only")
-    clients = {f"{i:06d}": {"x": _normalised(x), "y": y.astype(np.int32)} for i, (x, y) in enumerate(arrays(workload))}
+    clients = {f"{i:06d}": {"x": _normalised(x), "y": y.astype(np.int32)} for i, (x, y) in enumerate(examples())}
     data = fedjax.InMemoryFederatedData(clients)
     forward = _network(hk, jax, workload)
 

@@ -1,0 +1,254 @@
+"""Where the clients' states live: on the devices, or in host memory. Results are the same to the bit."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pfljax import tree
+from pfljax.data import FederatedData
+from pfljax.engine import hosts, memory, rows
+from pfljax.engine.course import Log
+from pfljax.engine.rounds import Rounds
+from pfljax.engine.site import Site, Traced
+from pfljax.types import Algorithm, Array, State, Tree
+
+Store = Literal["auto", "device", "host"]
+"""Where the clients' states live."""
+
+# On an accelerator the states may take this share of the free memory; the rest is for training.
+_DEVICE_SHARE = 0.4
+
+OfClients = Callable[..., Tree]
+"""A method of `Rounds`: `(rounds, algorithm, server, clients, number, key, data) -> leaves [n, ...]`."""
+
+
+class Residence(Protocol):
+    """What a simulation asks of the place where client states live."""
+
+    def init(self, key: Array, hyper: Traced) -> State:
+        """The state before the first round."""
+        ...
+
+    def advance(self, state: State, key: Array, rounds: int, at_most: int, hyper: Traced) -> tuple[State, Log]:
+        """`rounds` more rounds, by a program that serves any number up to `at_most`."""
+        ...
+
+    def evaluate(self, state: State, key: Array, hyper: Traced) -> dict[str, Array]:
+        """Scores of all clients, those that never train among them."""
+        ...
+
+    def personalized(self, state: State, key: Array, hyper: Traced) -> Tree:
+        """What the training clients deploy, leaves [N, ...]."""
+        ...
+
+    def rows(self, state: State, ids: np.ndarray) -> Tree:
+        """The states of clients `ids` [n], leaves [n, ...]."""
+        ...
+
+
+def choose(store: Store, site: Site, hyper: Traced) -> Residence:
+    """The device, or host memory if that is asked for, or if it is left open and the device lacks the room."""
+    if store == "auto" and not hosts.together():
+        free = None if site.devices[0].platform == "cpu" else memory.available(site.devices[0])
+        tight = free is not None and site.train.num_clients * tree.nbytes(site.row(hyper)) > _DEVICE_SHARE * free
+        store = "host" if tight else "device"
+    return OnHost(site) if store == "host" else OnDevice(site)
+
+
+def part(site: Site, name: str, function: OfClients, state: State, clients: Tree, key: Array, hyper: Traced) -> Tree:
+    """`function` of `clients`, ids and states or, of those that never train, ids alone."""
+
+    def of(server: Tree, clients: Tree, number: Array, key: Array, hyper: Traced, data: FederatedData) -> Tree:
+        return function(site.rounds, site.deployed(hyper, number), server, clients, number, key, data)
+
+    return site.programs.call(name, of, state.server, clients, state.round, key, hyper, site.data)
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """States on the devices: a run of rounds is one program."""
+
+    site: Site
+
+    def init(self, key: Array, hyper: Traced) -> State:
+        """See `Residence`."""
+        site = self.site
+
+        def init(key: Array, hyper: Traced) -> State:
+            return site.rounds.init(site.algorithm(hyper), key, site.train.num_clients)
+
+        return site.programs.call("init", init, key, hyper, out=site.placement(), quick=True)
+
+    def advance(self, state: State, key: Array, rounds: int, at_most: int, hyper: Traced) -> tuple[State, Log]:
+        """See `Residence`."""
+        site = self.site
+
+        def advance(state: State, key: Array, hyper: Traced, train: FederatedData, rounds: Array) -> Tree:
+            def algorithm(number: Array) -> Algorithm:
+                return site.algorithm(hyper, number)
+
+            return site.rounds.advance(algorithm, state, key, train, rounds, at_most)
+
+        args = site.placed(state), key, hyper, site.train, jnp.asarray(rounds)
+        out = site.placement(), site.everywhere
+        state, logs = site.programs.call(("rounds", at_most), advance, *args, donate=(0,), out=out)
+        return state, {name: np.asarray(leaf)[:rounds] for name, leaf in logs.items()}
+
+    def evaluate(self, state: State, key: Array, hyper: Traced) -> dict[str, Array]:
+        """See `Residence`."""
+        site = self.site
+
+        def evaluate(state: State, key: Array, hyper: Traced, data: FederatedData) -> Tree:
+            return site.rounds.evaluate(site.deployed(hyper, state.round), state, key, data)
+
+        return site.programs.call(
+            "evaluation", evaluate, site.placed(state), key, hyper, site.data, out=site.everywhere
+        )
+
+    def personalized(self, state: State, key: Array, hyper: Traced) -> Tree:
+        """See `Residence`."""
+        site = self.site
+
+        def personalized(state: State, key: Array, hyper: Traced, data: FederatedData) -> Tree:
+            clients = jnp.arange(data.num_clients), state.clients
+            deployed = site.deployed(hyper, state.round)
+            return site.rounds.personalized(deployed, state.server, clients, state.round, key, data)
+
+        return site.programs.call("personalized", personalized, site.placed(state), key, hyper, site.data)
+
+    def rows(self, state: State, ids: np.ndarray) -> Tree:
+        """See `Residence`."""
+        return jax.tree.map(lambda leaf: leaf[ids], state.clients)
+
+
+@dataclass(frozen=True)
+class OnHost:
+    """States in host memory: a round is a program, and the next cohort is fetched while the present one trains."""
+
+    site: Site
+
+    def init(self, key: Array, hyper: Traced) -> State:
+        """See `Residence`."""
+        site = self.site
+
+        def server(key: Array, hyper: Traced) -> Tree:
+            return site.rounds.server(site.algorithm(hyper), key, site.train.num_clients)
+
+        def clients(key: Array, hyper: Traced, server: Tree, ids: Array) -> Tree:
+            return site.rounds.clients(site.algorithm(hyper), server, ids, key)
+
+        row = site.row(hyper)
+        common = site.programs.call("server", server, key, hyper, out=site.everywhere, quick=True)
+        hosted = rows.allocate(row, site.train.num_clients)
+        for ids in rows.chunks(row, site.train.num_clients):
+            rows.write(hosted, ids, site.programs.call("clients", clients, key, hyper, common, ids, quick=True))
+        start = jnp.asarray(0), site.rounds.selector.init(site.train.num_clients)
+        return State(common, hosted, *jax.device_put(start, site.everywhere))
+
+    def advance(self, state: State, key: Array, rounds: int, at_most: int, hyper: Traced) -> tuple[State, Log]:
+        """See `Residence`."""
+        if jax.tree.leaves(state.selector):  # who is drawn depends on the round before
+            logs = []
+            for _ in range(rounds):
+                state, log = self._advance(state, key, 1, 1, hyper)
+                logs.append(log)
+            return state, jax.tree.map(lambda *each: np.concatenate(each), *logs)
+        return self._advance(state, key, rounds, at_most, hyper)
+
+    def evaluate(self, state: State, key: Array, hyper: Traced) -> dict[str, Array]:
+        """See `Residence`."""
+        scores = self._over("scores", Rounds.scores, state, key, hyper)
+        if self.site.data.num_unseen:
+            scores |= self._over("unseen", Rounds.unseen, state, key, hyper, unseen=True)
+        return scores
+
+    def personalized(self, state: State, key: Array, hyper: Traced) -> Tree:
+        """See `Residence`. In host memory."""
+        return self._over("personalized", Rounds.personalized, state, key, hyper)
+
+    def rows(self, state: State, ids: np.ndarray) -> Tree:
+        """See `Residence`."""
+        return rows.read(state.clients, ids)
+
+    def _advance(self, state: State, key: Array, rounds: int, at_most: int, hyper: Traced) -> tuple[State, Log]:
+        """Rounds whose cohorts are all drawn before the first."""
+        site = self.site
+        draws, seats = jax.tree.map(np.asarray, self._cohorts(state, key, at_most, hyper))
+        ids = seats.walked.id
+        server, hosted, number, memory = state
+        logs, stored, before, previous = [], [], None, np.full_like(ids[0], -1)
+        with rows.Courier(hosted) as courier:
+            fetched = courier.fetch(ids[0])
+            for n in range(rounds):
+                own = jax.device_put(fetched.result(), site.spread)
+                if n + 1 < rounds:
+                    fetched = courier.fetch(ids[n + 1])
+                places = rows.places(ids[n], previous, site.train.num_clients)
+                cohort = jax.tree.map(operator.itemgetter(n), (draws, seats))
+                late = own, own if before is None else before, places
+                server, before, log, number, memory = self._round(server, late, number, memory, cohort, key, hyper)
+                stored.append(courier.store(ids[n], before))
+                previous = ids[n]
+                logs.append(log)
+        for done in stored:
+            done.result()
+        log = jax.tree.map(lambda *each: np.stack([np.asarray(row) for row in each]), *logs)
+        return State(server, hosted, number, memory), log
+
+    def _cohorts(self, state: State, key: Array, count: int, hyper: Traced) -> Tree:
+        """Draws and seats of the next `count` rounds."""
+        site = self.site
+
+        def cohorts(first: Array, memory: Tree, key: Array, hyper: Traced, train: FederatedData) -> Tree:
+            def one(number: Array) -> Tree:
+                draw = site.rounds.draw(site.algorithm(hyper, number), memory, key, number, train)
+                return draw, site.rounds.seat(draw, train)
+
+            return jax.lax.map(one, first + jnp.arange(count))
+
+        args = state.round, state.selector, key, hyper, site.train
+        return site.programs.call(("cohorts", count), cohorts, *args, out=site.everywhere)
+
+    def _round(
+        self, server: Tree, late: Tree, number: Array, memory: Tree, cohort: Tree, key: Array, hyper: Traced
+    ) -> Tree:
+        """A round: the server, the cohort's new rows, the log, the number of the next round, what is remembered.
+
+        Args:
+          server: before the round.
+          late: rows as they were fetched, those that the round before computed, and where who was in it sat there.
+          number: of the round.
+          memory: of the selector.
+          cohort: its draw and its seats.
+          key, hyper: of the run.
+        """
+        site = self.site
+
+        def train(server: Tree, late: Tree, number: Array, memory: Tree, cohort: Tree, *rest: Tree) -> Tree:
+            (draw, seats), (key, hyper, train) = cohort, rest
+            own, algorithm = rows.patched(*late), site.algorithm(hyper, number)
+            server, own, log = site.rounds.seated_round(algorithm, server, own, number, draw, seats, key, train)
+            return server, own, log, number + 1, site.rounds.observe(memory, draw, log)
+
+        out = site.everywhere, site.spread, *[site.everywhere] * 3
+        args = server, late, number, memory, cohort, key, hyper, site.train
+        return site.programs.call("round", train, *args, out=out)
+
+    def _over(
+        self, name: str, function: OfClients, state: State, key: Array, hyper: Traced, *, unseen: bool = False
+    ) -> Tree:
+        """`function` of all clients, or of those that never train, a chunk at a time."""
+        site = self.site
+        first, count = (site.data.num_clients, site.data.num_unseen) if unseen else (0, site.train.num_clients)
+        parts = []
+        for ids in rows.chunks(site.row(hyper), count):
+            clients = first + ids if unseen else (ids, rows.read(state.clients, ids))
+            parts.append(jax.tree.map(np.asarray, part(site, name, function, state, clients, key, hyper)))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
