@@ -245,6 +245,7 @@ def test_metrics_that_cannot_be_meant() -> None:
         (("acuracy",), "metrics='acuracy': did you mean 'accuracy'"),
         (("rmse",), "metrics='rmse': choose 'accuracy', 'loss'"),
         (("auc", TOP2._replace(name="auc")), "metrics has 'auc' twice: give each a name of its own"),
+        ((TOP2._replace(name="-bits"),), "named '-bits': name it 'bits', and compare by metric='-bits'"),
         ("auc", "metrics='auc': it must be a list"),
     ):
         with pytest.raises(ValueError, match=message):
