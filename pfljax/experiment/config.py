@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from ml_collections import ConfigDict
 
 from pfljax import checks, models
-from pfljax.algorithms import METHODS, method
+from pfljax.algorithms import METHODS, POOLED, method
 from pfljax.checks import When
 from pfljax.data import partition, synthetic
 from pfljax.data.sources import NAMES
@@ -260,7 +260,7 @@ class Config:
             if (config := getattr(self, section)) is not None:
                 idle = checks.idle(type(config), vars(config))
                 reasons |= {f"{section}.{name}": reason for name, reason in idle.items()}
-        if all("pooled data" in method(name).needs for name in methods):
+        if all(method(name).prepare is POOLED for name in methods):
             reason = f"has no effect on {who}, which trains on all data in every round: leave it out"
             reasons |= {f"cohort.{name}": reason for name in checks.hints(CohortConfig)}
         if not self.data.unseen:
