@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from pfljax.federation import sampling
 from pfljax.federation.sampling import Sampler
 from pfljax.learning import tasks
 from pfljax.results import scores
-from pfljax.types import Selector, Task
+from pfljax.types import Algorithm, Selector, Task
 
 
 class Experiment(typing.NamedTuple):
@@ -74,6 +75,8 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     train = data if row.prepare is None else row.prepare(data)
     recipe = build(config.algorithm.name, task, model, capacity=train.capacity, **_ingredients(config))
     cohort = sampling.full() if row.prepare is POOLED else _sampler(config.cohort)
+    if isinstance(cohort, Selector):
+        recipe = recipe._replace(make=_reporting(recipe.make, task))
     return Experiment(data, train, task, recipe, cohort)
 
 
@@ -108,12 +111,18 @@ def _ingredients(config: Config) -> dict[str, Any]:
     return {"options": config.resolved().algorithm.options, "rounds": config.run.rounds, **sections}
 
 
-def _sampler(config: CohortConfig) -> Sampler:
+def _reporting(make: Callable[..., Algorithm], task: Task) -> Callable[..., Algorithm]:
+    """`make` whose clients report what selectors learn from."""
+    return lambda **hyper: sampling.reporting(make(**hyper), task)
+
+
+def _sampler(config: CohortConfig) -> Sampler | Selector:
     kinds = {
         "full": sampling.full,
         "uniform": lambda: sampling.uniform(config.size),
         "weighted": lambda: sampling.weighted(config.size),
         "poisson": lambda: sampling.poisson(config.rate, config.size),
+        "power_of_choice": lambda: sampling.power_of_choice(config.size, config.candidates),
     }
     sampler = kinds[config.sampling]()
     if config.dropouts:

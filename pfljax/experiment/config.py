@@ -121,16 +121,19 @@ class CohortConfig:
     """Who takes part in a round.
 
     Args:
-      sampling: everybody (`full`), `size` clients `uniform` or `weighted` by examples, or each with `rate` (`poisson`).
+      sampling: everybody (`full`), `size` clients `uniform` or `weighted` by examples, each with `rate` (`poisson`), or
+        those of high loss among some (`power_of_choice`).
       size: clients of a round; slots of `poisson`.
+      candidates: among whom `power_of_choice` chooses.
       rate: chance of each client, of `poisson`.
       dropouts: chance that a sampled client does not reply.
       stragglers: chance that one is slow and does a part of its steps.
       partial: the server takes the work of slow clients.
     """
 
-    sampling: Literal["full", "uniform", "weighted", "poisson"] = "full"
-    size: Annotated[checks.Count, When("sampling", ("uniform", "weighted", "poisson"))] = 10
+    sampling: Literal["full", "uniform", "weighted", "poisson", "power_of_choice"] = "full"
+    size: Annotated[checks.Count, When("sampling", ("uniform", "weighted", "poisson", "power_of_choice"))] = 10
+    candidates: Annotated[checks.Count, When("sampling", ("power_of_choice",))] = 20
     rate: Annotated[checks.Share, When("sampling", ("poisson",))] = 0.5
     dropouts: checks.Share = 0.0
     stragglers: checks.Share = 0.0
