@@ -70,7 +70,8 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
         scores.choose(config.run.metric, _measured(task, data))
     pooled = "pooled data" in method(config.algorithm.name).needs
     capacity = data.pooled().capacity if pooled else data.capacity
-    recipe = build(config.algorithm.name, task, model, capacity=capacity, **_ingredients(config))
+    sizes = {"capacity": capacity, "clients": data.num_clients}
+    recipe = build(config.algorithm.name, task, model, **sizes, **_ingredients(config))
     return Experiment(data, task, recipe, _sampler(config.cohort))
 
 
@@ -101,7 +102,7 @@ def load_data(config: DataConfig) -> FederatedData:
 
 
 def _ingredients(config: Config) -> dict[str, Any]:
-    sections = {name: getattr(config, name) for name in SOLVED}
+    sections = {name: getattr(config, name) for name in (*SOLVED, "wrappers")}
     return {"options": config.resolved().algorithm.options, "rounds": config.run.rounds, **sections}
 
 
