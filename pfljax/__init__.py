@@ -21,9 +21,12 @@ from pfljax.algorithms import (
     fedper,
     fedprox,
     fedrep,
+    fedrod,
+    fedrod_hyper,
     fedyogi,
     heurfedamp,
     ifca,
+    knn_per,
     lg_fedavg,
     local_only,
     per_fedavg,
@@ -56,7 +59,7 @@ from pfljax.experiment.sweeps import Sweep, spaces, sweep
 from pfljax.federation import reduce, sampling, wrappers
 from pfljax.federation.server import fedopt
 from pfljax.federation.skeletons import averaging, decoupled, fine_tuned
-from pfljax.learning import losses, schedules
+from pfljax.learning import losses, metrics, schedules
 from pfljax.learning.local import descent, epochs, full_batch, only, proximal_descent, same, steps
 from pfljax.learning.tasks import classification, regression
 from pfljax.results import plots, statistics
@@ -68,6 +71,7 @@ from pfljax.types import (
     ClientData,
     Cohort,
     Examples,
+    Metric,
     Model,
     Params,
     Plan,
@@ -92,6 +96,7 @@ __all__ = [
     "Ensemble",
     "Examples",
     "FederatedData",
+    "Metric",
     "Model",
     "Params",
     "Plan",
@@ -131,6 +136,8 @@ __all__ = [
     "fedper",
     "fedprox",
     "fedrep",
+    "fedrod",
+    "fedrod_hyper",
     "fedyogi",
     "fine_tuned",
     "from_arrays",
@@ -139,11 +146,13 @@ __all__ = [
     "heurfedamp",
     "ifca",
     "iid",
+    "knn_per",
     "lg_fedavg",
     "load",
     "local_only",
     "losses",
     "masks",
+    "metrics",
     "models",
     "natural",
     "only",

@@ -97,6 +97,24 @@ Positive = Annotated[float, Bounds(above=0)]
 NotNegative = Annotated[float, Bounds(least=0)]
 
 
+def classes(labels: Any, method: str) -> None:
+    """Refuses labels [T, ...] that are not one class for each example.
+
+    Raises:
+      ValueError: for real numbers, and for several labels an example.
+
+    >>> classes(np.zeros((4, 2)), "fedrod")
+    Traceback (most recent call last):
+    ValueError: fedrod needs one class for each example, and labels are float64[., 2]: choose other data, or fedavg
+    """
+    kind, shape = np.dtype(labels.dtype), np.shape(labels)[1:]
+    if kind.kind not in "iu" or shape:
+        text = ", ".join([".", *map(str, shape)])
+        raise ValueError(
+            f"{method} needs one class for each example, and labels are {kind}[{text}]: choose other data, or fedavg"
+        )
+
+
 def each(hint: Any, **values: Any) -> None:
     """Checks named values by one hint, see `value`.
 

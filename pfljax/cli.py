@@ -245,9 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--out", required=True, metavar="DIR", help="where each client gets a folder of its own")
     export.epilog = "Each folder has parameters and a compiled function for programs that know JAX, not this package."
-    benchmark.add_arguments(
-        command("bench", _bench, "time workloads, in turn with the machine's own matrix products")
-    )
+    benchmark.add_arguments(command("bench", _bench, "time workloads, in turn with the machine's own matrix products"))
     command("doctor", _doctor, "tell what is installed and found")
     return parser
 

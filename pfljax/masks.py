@@ -122,7 +122,7 @@ def head(model: Model, blocks: int = 1) -> Mask:
     Raises:
       ValueError: if the model has fewer blocks.
 
-    >>> model = Model(lambda key: Params({"body": 0.0, "top": 0.0}), lambda params, x: (x, {}), blocks=("body", "top"))
+    >>> model = Model(lambda key: Params({"body": 0.0, "top": 0.0}), None, lambda params, x: (x, {}), ("body", "top"))
     >>> head(model)(model.init(jax.random.key(0))).trainable
     {'body': False, 'top': True}
     """
@@ -136,7 +136,8 @@ def head(model: Model, blocks: int = 1) -> Mask:
 def norms(model: Model, *, affine: bool = True, stats: bool = True) -> Mask:
     """The normalisation layers of `model`: their scale and shift (`affine`), their running statistics (`stats`).
 
-    >>> model = Model(lambda key: Params({"n": 0.0, "w": 0.0}, {"n": 0.0}), lambda params, x: (x, {}), norms=("n",))
+    >>> init = lambda key: Params({"n": 0.0, "w": 0.0}, {"n": 0.0})
+    >>> model = Model(init, None, lambda params, x: (x, {}), norms=("n",))
     >>> norms(model, affine=False)(model.init(jax.random.key(0)))
     Params(trainable={'n': False, 'w': False}, stats={'n': True})
     """

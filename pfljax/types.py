@@ -87,22 +87,47 @@ LossFn = Callable[[Params, Batch, Array], tuple[Array, Tree]]
 
 @in_brief
 class Model(NamedTuple):
-    """A network as a pair of functions, with the names that personalization needs."""
+    """A network in two parts, with the names that personalization needs: `outputs = head(features(x))`.
+
+    Both parts are functions `(params, inputs, *, train=False, mask=None, key=None) -> (outputs, new stats)`. The head
+    reads the leaves of the last block and no others, the features read the rest.
+    """
 
     init: Callable[[Array], Params]  # key -> params
-    apply: Callable[..., tuple[Tree, Tree]]  # (params, x, *, train, mask, key) -> (outputs, new stats)
+    features: Callable[..., tuple[Array, Tree]] | None  # x [B, ...] -> z [B, *features_shape]; None: the head reads x
+    head: Callable[..., tuple[Tree, Tree]]  # z -> outputs [B, ...]
     blocks: tuple[str, ...] = ()  # path prefixes of the basic blocks, from input to output
     norms: tuple[str, ...] = ()  # paths of the normalisation modules
+    features_shape: tuple[int, ...] = ()  # of one example
+
+    def apply(self, params: Params, x: Tree, **mode: Any) -> tuple[Tree, Tree]:
+        """Outputs [B, ...] and new statistics; `mode` is `train`, `mask` and `key`."""
+        if self.features is None:
+            return self.head(params, x, **mode)
+        z, stats = self.features(params, x, **mode)
+        return self.head(params._replace(stats=stats), z, **mode)
+
+
+@in_brief
+class Metric(NamedTuple):
+    """A score of a client: a sum over its examples, and what becomes of the sum.
+
+    The mask has the shape of y: 1 where a label counts, 0 for padding and for labels that are ignored.
+    """
+
+    name: str  # says which way it is better, as `results.scores.read` takes it
+    sum: Callable[[Tree, Array, Array], Tree]  # (outputs, y, mask) of a batch -> what adds up over batches
+    finish: Callable[[Tree], Array]  # the sum -> [], NaN where it is not defined
 
 
 @in_brief
 class Task(NamedTuple):
-    """What is learned: a model with its loss and its scores."""
+    """What is learned: a model with its loss and its metrics."""
 
     init: Callable[[Array], Params]
     loss: LossFn
     predict: Callable[[Params, Tree], Tree]  # (params, x [B, ...]) -> outputs [B, ...]
-    measure: Callable[[Tree, Array], dict[str, Array]]  # (outputs, y) -> named scores [B]
+    metrics: tuple[Metric, ...]  # what is measured; `loss` is what clusters are chosen by
     fits: Callable[[Tree, Any], None] | None = None  # (shapes of outputs, federation): raises where labels do not fit
 
 
@@ -199,7 +224,8 @@ class Algorithm(NamedTuple):
     A round is `download -> client_update` for each client of the cohort, `reduce`, then `server_update`.
     Uploads are differences `received - result`, so their mean is a pseudo-gradient.
 
-    An unseen client is served by `init_client`, then `onboard` (any number of times), then `personalize`.
+    An unseen client is served by `init_client`, then `onboard` (any number of times), then `personalize`. What a client
+    deploys is a `Params`, or any tree that the method's own `predict` reads.
     """
 
     init_server: Callable[[Array, int], Tree]  # (key, number of clients) -> server
@@ -207,11 +233,12 @@ class Algorithm(NamedTuple):
     init_client: Callable[[Tree, Array, Array], Tree]  # (download, id, the SAME key as init_server) -> client
     client_update: Callable[[Tree, Tree, ClientData, Array], Reply]  # (download, client, data, key) -> reply
     server_update: Callable[[Tree, Cohort, Array], Tree]  # (server, cohort, key) -> server
-    personalize: Callable[[Tree, Tree, ClientData, Array], Params]  # (download, client, data, key) -> deployed model
+    personalize: Callable[[Tree, Tree, ClientData, Array], Tree]  # (download, client, data, key) -> what it deploys
     reduce: Reduce
     onboard: Callable[[Tree, Tree, ClientData, Array], Tree] = keep  # (download, client, data, key) -> client
     server_model: Callable[[Tree, Tree], Params] | None = None  # (download, client) -> the common model, if any
     participation: Callable[[Sampler], Sampler] = as_drawn  # the run's sampler -> who trains in this method
+    predict: Callable[[Tree, Tree], Tree] | None = None  # (deployed, x) -> outputs; None: the task's, of `Params`
     wire: Callable[[Tree], int] | None = None  # shapes of an upload -> its bytes, if not those of the leaves
 
 

@@ -125,9 +125,20 @@ def test_regression(tmp_path: Path) -> None:
         task = experiment.prepare(from_config_dict(values)).task
         outputs = task.predict(task.init(jax.random.key(0)), jnp.ones((5, 3)))
         assert outputs.shape == (5, y[:1].size)
-        assert list(task.measure(outputs, jnp.asarray(y[:5]))) == ["loss", "squared_error"]
+        assert [metric.name for metric in task.metrics] == ["loss", "squared_error"]
         with pytest.raises(ValueError, match="metric='accuracy': choose 'loss', 'squared_error'"):
             experiment.prepare(from_config_dict(values | {"run": {"metric": "accuracy"}}))
+
+
+def test_classes_are_needed(tmp_path: Path) -> None:
+    """Methods that count or store classes refuse real targets before anything is compiled."""
+    np.savez(tmp_path / "real.npz", x=np.ones((40, 3), np.float32), y=np.arange(40, dtype=np.float32))
+    data = {"name": "real", "path": str(tmp_path / "real.npz"), "partition": {"name": "iid", "clients": 4}}
+    needy = [name for name, row in METHODS.items() if "class labels" in row.needs]
+    assert needy
+    for name in needy:
+        with pytest.raises(ValueError, match=f"{name} needs one class for each example, and labels are float32"):
+            experiment.prepare(from_config_dict({"data": data, "algorithm": {"name": name}}))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 
-from pfljax import tree
 from pfljax.data import FederatedData
 from pfljax.engine import accounting
 from pfljax.engine.simulation import Simulation
@@ -24,10 +24,36 @@ KEY = jax.random.key(7)
 # Other server optimizers, another attention: the same code of the client.
 VARIANTS = ("fedavgm", "fedadagrad", "fedadam", "fedyogi", "heurfedamp")
 METHODS = [pytest.param(name, marks=pytest.mark.slow if name in VARIANTS else []) for name in FEDERATED]
+AT_MOST = 4
+"""Rounds of one call, so that any number of them is one program."""
+
+
+@pytest.fixture(params=METHODS, scope="module")
+def name(request: pytest.FixtureRequest) -> str:
+    """A method; the tests of one follow each other, because they share its programs."""
+    return request.param
 
 
 def simulation(name: str, **options: Any) -> Simulation:
     return Simulation(TASK, recipe_of(name).make, federation(), devices=jax.devices()[:1], **options)
+
+
+@functools.lru_cache(maxsize=1)
+def traced(name: str) -> tuple[Simulation, list[str]]:
+    """Traced hyperparameters; clients drop out, number 3 always; and a line for each time the method is built."""
+    builds = []
+
+    def build(**hyper: Any) -> Algorithm:
+        builds.append(name)
+        return recipe_of(name).make(**hyper)
+
+    options = {"cohort": _without_client_3, "onboard_rounds": 2, "devices": jax.devices()[:1]}
+    return Simulation(TASK, build, federation(), **options), builds
+
+
+def _without_client_3(key: jax.Array, sizes: jax.Array) -> sampling.Draw:
+    draw = sampling.dropouts(sampling.uniform(5), 0.6)(key, sizes)
+    return draw._replace(replied=draw.replied & (draw.ids != 3))
 
 
 def copied(state: State) -> State:
@@ -39,19 +65,26 @@ def rows(clients: Any, ids: np.ndarray) -> Any:
     return jax.tree.map(lambda leaf: leaf[ids], clients)
 
 
+def finite(values: Any) -> None:
+    jax.tree.map(lambda leaf: np.testing.assert_equal(np.isfinite(leaf), True), values)
+
+
+def changed(a: Any, b: Any) -> bool:
+    return any(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(np.asarray(a) != b), a, b)))
+
+
 def same(a: Any, b: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @pytest.mark.usefixtures("strict")
-@pytest.mark.parametrize("name", METHODS)
 def test_absent_clients_leave_no_trace(name: str):
     """Rows outside the cohort and of dropped clients keep their bits; if nobody replied, so does the server."""
-    run = simulation(name, cohort=sampling.dropouts(sampling.uniform(3), 0.6), executor="sequential")
-    state, silent = run.init(KEY), 0
+    (run, _), hyper = traced(name), recipe_of(name).hyper
+    state, silent = run.init(KEY, **hyper), 0
     for _ in range(8):
         before = copied(state)
-        state, log = run.run(state, KEY, 1)
+        state, log = run.advance(state, KEY, 1, AT_MOST, **hyper)
         after, present = copied(state), set(log["ids"][0][log["replied"][0]].tolist())
         absent = np.array([id for id in range(CLIENTS) if id not in present])
         same(rows(before.clients, absent), rows(after.clients, absent))
@@ -62,38 +95,28 @@ def test_absent_clients_leave_no_trace(name: str):
 
 
 @pytest.mark.usefixtures("strict")
-@pytest.mark.parametrize("name", METHODS)
 def test_one_program_serves_all_values_and_a_dropped_clients_nan_does_not_leak(name: str):
-    recipe, traces = recipe_of(name), []
-
-    def build(**hyper: Any) -> Algorithm:
-        traces.append(name)
-        return recipe.make(**hyper)
-
-    run = Simulation(TASK, build, federation(), cohort=_without_client_3, devices=jax.devices()[:1])
-    examples = run.site.train.examples
-    start = int(run.site.train.train.start[3])
-    run.site.train = dataclasses.replace(run.site.train, examples=examples._replace(x=examples.x.at[start].set(np.nan)))
+    (run, builds), hyper = traced(name), recipe_of(name).hyper
+    before = len(builds)
+    healthy = run.site.train
+    start = int(healthy.train.start[3])
+    examples = healthy.examples._replace(x=healthy.examples.x.at[start].set(np.nan))
+    run.site.train = dataclasses.replace(healthy, examples=examples)
     finals = []
     for factor in (1.0, 0.9, 0.5):
-        hyper = {key: factor * value for key, value in recipe.hyper.items()}
-        state, log = run.run(run.init(KEY, **hyper), KEY, 2, **hyper)
-        assert bool(tree.finite(rows(state.clients, np.array([0, 1, 2, 4, 5]))))
-        assert bool(tree.finite(state.server))
-        assert log["finite"].all()
+        values = {key: factor * value for key, value in hyper.items()}
+        state, log = run.advance(run.init(KEY, **values), KEY, AT_MOST, AT_MOST, **values)
         finals.append(copied(state))
-    assert len(traces) == 2, "one trace of init, one of the rounds"
-    changed = jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), finals[0], finals[2]))
-    assert any(changed), "the values made no difference"
-
-
-def _without_client_3(key: jax.Array, sizes: jax.Array) -> sampling.Draw:
-    draw = sampling.full()(key, sizes)
-    return draw._replace(replied=draw.ids != 3)
+        finite(rows(finals[-1].clients, np.array([0, 1, 2, 4, 5])))
+        finite(finals[-1].server)
+        assert log["finite"].all()
+    run.site.train = healthy
+    fresh = 0 if before else 2  # one trace of init, one of the rounds
+    assert len(builds) == before + fresh
+    assert changed(finals[0], finals[2]), "the values made no difference"
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", METHODS)
 def test_blocks_of_any_size_give_the_same(name: str):
     """One by one, and in blocks of which the last is short; cohort, work and steps differ from client to client."""
     cohort = sampling.stragglers(sampling.uniform(5), 0.5)
@@ -106,45 +129,48 @@ def test_blocks_of_any_size_give_the_same(name: str):
 
 
 @pytest.mark.usefixtures("strict")
-@pytest.mark.parametrize("name", METHODS)
 def test_everybody_is_evaluated_and_newcomers_are_personalized(name: str):
-    run = simulation(name, onboard_rounds=2)
-    state, _ = run.run(run.init(KEY), KEY, 2)
+    (run, _), hyper = traced(name), recipe_of(name).hyper
+    state, _ = run.advance(run.init(KEY, **hyper), KEY, 2, AT_MOST, **hyper)
     before = copied(state)
-    scores = run.evaluate(state, KEY)
+    scores = run.evaluate(state, KEY, **hyper)
     same(before, copied(state))
-    assert scores["personal/test/accuracy"].shape == (CLIENTS,)
-    assert scores["unseen_personal/test/loss"].shape == (UNSEEN,)
+    assert scores["personal", "test", "accuracy"].shape == (CLIENTS,)
+    assert scores["unseen_personal", "test", "loss"].shape == (UNSEEN,)
     for score in (score for name, score in scores.items() if "/test/" in name):
         assert np.isfinite(score).all()
-    assert np.isnan(scores["personal/validation/accuracy"]).all()
-    models = run.personalized(state, KEY)
-    assert isinstance(models, Params)
-    expected = jax.eval_shape(TASK.init, KEY)
-    jax.tree.map(lambda leaf, one: np.testing.assert_equal(leaf.shape, (CLIENTS, *one.shape)), models, expected)
+    assert np.isnan(scores["personal", "validation", "accuracy"]).all()
+    models = run.personalized(state, KEY, **hyper)
+    jax.tree.map(lambda leaf: np.testing.assert_equal(leaf.shape[0], CLIENTS), models)
+    if recipe_of(name).make(**hyper).predict is None:
+        assert isinstance(models, Params)
+        expected = jax.eval_shape(TASK.init, KEY)
+        jax.tree.map(lambda leaf, one: np.testing.assert_equal(leaf.shape, (CLIENTS, *one.shape)), models, expected)
 
 
 @pytest.mark.usefixtures("strict")
-@pytest.mark.parametrize("name", METHODS)
 def test_each_round_of_onboarding_changes_what_a_newcomer_keeps(name: str):
-    recipe, data = recipe_of(name), federation()
+    recipe, data, id = recipe_of(name), federation(), jax.numpy.asarray(CLIENTS)
     algorithm = recipe.make(**recipe.hyper)
 
     @jax.jit
-    def onboarded(data: FederatedData) -> list[Any]:
-        id = jax.numpy.asarray(CLIENTS)
+    def start() -> tuple[Any, Any]:
         download = algorithm.download(algorithm.init_server(KEY, CLIENTS), id)
-        states = [algorithm.init_client(download, id, KEY)]
-        for _ in range(3):
-            states.append(algorithm.onboard(download, states[-1], data.client(id), KEY))
-        return states
+        return download, algorithm.init_client(download, id, KEY)
 
-    states = onboarded(data)
+    @jax.jit
+    def onboarded(download: Any, state: Any, data: FederatedData) -> Any:
+        return algorithm.onboard(download, state, data.client(id), KEY)
+
+    download, state = start()
+    states = [state]
+    for _ in range(3):
+        states.append(onboarded(download, states[-1], data))
     for before, now in itertools.pairwise(states):
         if algorithm.onboard is keep:
             same(before, now)
         else:
-            assert any(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), before, now)))
+            assert changed(before, now)
 
 
 SHARED: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
@@ -157,11 +183,12 @@ SHARED: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
     "lg_fedavg": lambda w, head, norms: (head, head),
     "fedbn": lambda w, head, norms: (w - norms, w - norms),
     "ifca": lambda w, head, norms: (2 * w, w + 1),
+    # beside the model a network from 4 shares over 32 hidden units to a head
+    "fedrod_hyper": lambda w, head, norms: (w + 33 * head + 5 * 32, w + 33 * head + 5 * 32),
 }
 
 
 @pytest.mark.usefixtures("strict")
-@pytest.mark.parametrize("name", METHODS)
 def test_traffic_is_that_of_the_paper(name: str):
     """|w| = (8*6 + 6) + (6 + 6 scale and shift, 6 + 6 statistics) + (6*4 + 4) = 106; head 28; norms 24."""
     down, up = SHARED.get(name, lambda w, head, norms: (w, w))(106, 28, 24)
@@ -176,9 +203,10 @@ def test_the_order_of_clients_does_not_matter(name: str):
     forward = federation()
     backward = _reversed(forward)
     options: dict[str, Any] = {"init": "common"} if name == "fedper" else {}
+    run = Simulation(TASK, recipe_of(name, **options).make, forward, devices=jax.devices()[:1])
     finals = []
     for data in (forward, backward):
-        run = Simulation(TASK, recipe_of(name, **options).make, data, devices=jax.devices()[:1])
+        run.site.data = run.site.train = data
         state, _ = run.run(run.init(KEY), KEY, 2)
         finals.append(run.personalized(state, KEY))
     first, second = (jax.tree.map(np.asarray, models) for models in finals)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -29,7 +31,7 @@ POINTS = [at(0, 1.0), at(1, 1.0), at(0, 1e30), at(2, 0.5)]
 
 
 @pytest.fixture(scope="module")
-def alone() -> list[Result | None]:
+def alone(optimizing: Callable[[], AbstractContextManager]) -> list[Result | None]:
     """Each point by itself, None if it diverges."""
 
     def run(point: Point) -> Result | None:
@@ -39,9 +41,11 @@ def alone() -> list[Result | None]:
         except Diverged:
             return None
 
-    return [run(point) for point in POINTS]
+    with optimizing():
+        return [run(point) for point in POINTS]
 
 
+@pytest.mark.usefixtures("optimized")
 def test_one_after_the_other_each_point_has_its_own_bits_and_one_trace_serves_all(alone: list[Result | None]):
     traces = []
 
@@ -65,6 +69,7 @@ def test_one_after_the_other_each_point_has_its_own_bits_and_one_trace_serves_al
             jax.tree.map(np.testing.assert_array_equal, getattr(outcome, part), getattr(expected, part))
 
 
+@pytest.mark.usefixtures("optimized")
 def test_more_points_later_compile_nothing(alone: list[Result | None], caplog: pytest.LogCaptureFixture):
     ensemble = Ensemble(TASK, RECIPE.make, federation(), at_once=1, devices=DEVICE, **OPTIONS)
     assert [place for place, _ in ensemble.run(POINTS[:1])] == [0]

@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from pfljax import masks, models
+from pfljax import masks, models, tree
 from pfljax.models.kernels import convolve as convolution
 from pfljax.models.linen import from_linen
 from pfljax.types import Params
@@ -362,8 +362,7 @@ def test_variants_agree(case, variant):
         return out, pull(jnp.cos(out))
 
     def values():
-        jax.clear_caches()
-        return jax.vmap(slopes)(x, k)
+        return jax.jit(jax.vmap(slopes))(x, k)  # compiled anew each time
 
     with pytest.MonkeyPatch.context() as patch:
         ours = values()
@@ -372,7 +371,6 @@ def test_variants_agree(case, variant):
         patch.setenv("PFLJAX_CONVOLUTION", "patch")
         with pytest.raises(ValueError, match="PFLJAX_CONVOLUTION='patch' is not one of"):
             values()
-    jax.clear_caches()
 
 
 def test_half_precision_stays_half():
@@ -552,3 +550,147 @@ def test_tokens_and_features_have_sizes():
         models.by_name("char_lstm", (28, 28, 1), 10)
     with pytest.raises(ValueError, match=r"shape=\(0,\): give the shape of one example"):
         models.mlp((0,), 2)
+
+
+SPLIT = {
+    "char_lstm": (models.char_lstm(7, 5, embedding=3, hidden=4), (5,), (4,)),
+    "cnn": (models.cnn((6, 6), 3), (6, 6), (512,)),
+    "logistic": (models.logistic((4, 2), 3), (4, 2), (8,)),
+    "mlp": (models.mlp((4,), 3, (6, 5)), (4,), (5,)),
+    "mobilenet_v1": (models.mobilenet_v1((8, 8, 3), 3, 0.1, norm="batch"), (8, 8, 3), (102,)),
+    "resnet18": (models.resnet18((8, 8, 3), 3), (8, 8, 3), (512,)),
+    "resnet34": (models.resnet34((8, 8, 3), 3), (8, 8, 3), (512,)),
+    "resnet8": (models.resnet8((8, 8, 3), 3, norm="batch"), (8, 8, 3), (64,)),
+}
+LIGHT = ("char_lstm", "cnn", "logistic", "mlp", "resnet8")
+
+
+class Top(nn.Module):
+    """A head of several layers, with statistics and noise of its own."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dropout(0.5, deterministic=not train)(nn.BatchNorm(momentum=0.9)(x))
+        return nn.Dense(3)(x)
+
+
+class Crowned(nn.Module):
+    """A network under `Top`."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return Top(name="top")(nn.Dropout(0.5)(nn.BatchNorm()(nn.Dense(4)(x))), train=train)
+
+
+CROWNED = from_linen(Crowned(), (4,))
+
+
+def halves(model, params):
+    """`(body, head)` as the mask has them."""
+    return tree.split(masks.negate(masks.head(model))(params), params)
+
+
+def test_every_model_is_listed():
+    assert SPLIT.keys() == models.MODELS.keys()
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_the_head_reads_its_mask_and_the_features_read_the_rest(name):
+    """Neither part needs what the other one has; the shape of the features is known without data."""
+    model, shape, features = SPLIT[name]
+    body, head = halves(model, jax.eval_shape(model.init, KEY))
+    assert jax.tree.leaves(head)
+    assert model.features is not None
+    x = jnp.zeros((2, *shape), jnp.uint8)
+    z = jax.eval_shape(model.features, body, x)[0] if jax.tree.leaves(body) else x.reshape(2, -1)
+    assert z.shape == (2, *features) == (2, *model.features_shape)
+    outputs, _ = jax.eval_shape(model.head, head, jax.ShapeDtypeStruct(z.shape, jnp.float32))
+    assert outputs.shape == (2, 7 if name == "char_lstm" else 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "default") for name in (*LIGHT, "crowned")), ("mlp", "bfloat16"), ("cnn", "tf32")]
+)
+def test_outputs_are_the_head_of_the_features(name, precision):
+    """Bit for bit with the module as it stands, in both modes: values, statistics, noise."""
+    model, shape, _ = SPLIT.get(name, (CROWNED, (4,), (4,)))
+    model = models.compute_in(model, precision)
+    params, x = model.init(KEY), jax.random.bits(KEY, (3, *shape), jnp.uint8) % 7
+    mask = jnp.array([1.0, 1.0, 0.0])
+    body, head = halves(model, params)
+    assert model.features is not None
+    for mode in ({}, {"train": True, "mask": mask, "key": jax.random.key(1)}):
+        outputs, stats = model.apply(params, x, **mode)
+        z, below = model.features(params, x, **mode)
+        again, after = model.head(head._replace(stats=halves(model, params._replace(stats=below))[1].stats), z, **mode)
+        np.testing.assert_array_equal(outputs, again)
+        jax.tree.map(np.testing.assert_array_equal, halves(model, params._replace(stats=stats))[1].stats, after)
+        if jax.tree.leaves(body):
+            np.testing.assert_array_equal(z, model.features(body, x, **mode)[0])
+
+
+def test_a_split_network_is_the_module_itself():
+    """Noise, statistics and values of flax's own call of the whole module."""
+    params, x = CROWNED.init(KEY), jax.random.normal(KEY, (5, 4))
+    variables = {"params": params.trainable, "batch_stats": params.stats}
+
+    class Told(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            h = nn.BatchNorm(use_running_average=False, name="BatchNorm_0")(nn.Dense(4, name="Dense_0")(x))
+            return Under(name="top")(nn.Dropout(0.5, deterministic=False, name="Dropout_0")(h))
+
+    class Under(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dropout(0.5, deterministic=False)(nn.BatchNorm(use_running_average=False, momentum=0.9)(x))
+            return nn.Dense(3)(x)
+
+    noise = {"dropout": jax.random.key(1)}
+    expected, new = Told().apply(variables, x, mutable=["batch_stats"], rngs=noise)
+    outputs, stats = CROWNED.apply(params, x, train=True, key=jax.random.key(1))
+    np.testing.assert_array_equal(outputs, expected)
+    jax.tree.map(np.testing.assert_array_equal, stats, new["batch_stats"])
+
+
+class Doubled(nn.Module):
+    """What follows the last block is part of no block."""
+
+    @nn.compact
+    def __call__(self, x):
+        return 2 * nn.Dense(3)(nn.Dense(4)(x))
+
+
+class Twice(nn.Module):
+    """The last block is called two times."""
+
+    @nn.compact
+    def __call__(self, x):
+        dense = nn.Dense(4)
+        return dense(dense(x))
+
+
+@pytest.mark.parametrize("module", [Doubled(), Twice(), nn.Dense(3)])
+def test_networks_without_features(module):
+    """They are models all the same."""
+    model = from_linen(module, (4,))
+    assert (model.features, model.features_shape) == (None, ())
+    params, x = model.init(KEY), jax.random.normal(KEY, (2, 4))
+    np.testing.assert_allclose(model.apply(params, x)[0], module.apply({"params": params.trainable}, x), rtol=1e-6)
+
+
+class Built(nn.Module):
+    """The last block is built for the mode."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.BatchNorm(use_running_average=not train)(nn.Dense(4)(x))
+
+
+def test_a_head_that_is_built_for_the_mode():
+    model = from_linen(Built(), (4,))
+    params, x = model.init(KEY), jax.random.normal(KEY, (6, 4))
+    assert model.features is not None
+    z, _ = model.features(params, x)
+    np.testing.assert_allclose(model.apply(params, x)[0], z / np.sqrt(1 + 1e-5), rtol=1e-5)
+    np.testing.assert_allclose(model.apply(params, x, train=True)[0].mean(0), 0, atol=1e-6)

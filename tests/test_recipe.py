@@ -158,6 +158,8 @@ def test_sections_stand_for_themselves() -> None:
         ("lg_fedavg", HEAD, HEAD),
         ("fedbn", PARAMS - NORMS, PARAMS - NORMS),
         ("ifca", 2 * PARAMS, PARAMS + 1),
+        ("knn_per", PARAMS, PARAMS),
+        ("fedrod", PARAMS, PARAMS),
         ("scaffold", 2 * PARAMS - 8, 2 * PARAMS - 8),
     ],
 )
@@ -203,6 +205,14 @@ def test_norm_layers_are_needed() -> None:
     model = models.mlp((5,), 3)
     with pytest.raises(ValueError, match="the model has none"):
         build("fedbn", tasks.classification(model), model)
+
+
+@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if "features" in row.needs])
+def test_features_are_needed(name: str) -> None:
+    """A network that is no head on features is a model for other methods."""
+    model = models.from_linen(nn.Dense(3), (5,))
+    with pytest.raises(ValueError, match=f"{name} reads features, and the model has none"):
+        build(name, tasks.classification(model), model)
 
 
 def test_unknown_hyperparameters_are_refused() -> None:

@@ -15,6 +15,8 @@ from pfljax.engine.simulation import Simulation
 from pfljax.federation import sampling
 from tests.federation import FEDERATED, TASK, federation, recipe_of
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 KEY = jax.random.key(3)
 
 

@@ -15,6 +15,7 @@ from pfljax.engine import ensemble, runs
 from pfljax.engine.simulation import Simulation
 from pfljax.federation import sampling
 from pfljax.learning import local
+from pfljax.results.result import Result
 from pfljax.types import Algorithm, Draw
 from tests.federation import TASK, federation, recipe_of
 
@@ -94,6 +95,7 @@ CHOSEN = sampling.power_of_choice(2, candidates=5)
 HYPER = recipe_of("fedprox").hyper
 
 
+@pytest.mark.usefixtures("optimized")
 def test_host_memory_fetches_after_it_has_observed():
     """States on the device and in host memory: the same cohorts, losses and models, over more rounds than one call."""
     method = lambda **hyper: sampling.reporting(recipe_of("ditto").make(**hyper), TASK)  # noqa: E731
@@ -124,5 +126,7 @@ def test_points_of_an_ensemble_remember_on_their_own():
     together = dict(ensemble.simulate_many(TASK, build, federation(), points, rounds=4, cohort=CHOSEN))
     for place, point in enumerate(points):
         alone = runs.simulate(TASK, build, federation(), rounds=4, seed=point.seed, hyper=HYPER, cohort=CHOSEN)
-        np.testing.assert_array_equal(together[place].log["ids"], alone.log["ids"])
-        np.testing.assert_allclose(together[place].log["reported/loss"], alone.log["reported/loss"], rtol=1e-5)
+        found = together[place]
+        assert isinstance(found, Result)
+        np.testing.assert_array_equal(found.log["ids"], alone.log["ids"])
+        np.testing.assert_allclose(found.log["reported/loss"], alone.log["reported/loss"], rtol=1e-5)

@@ -10,7 +10,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,16 @@ def alone(point: Point) -> Result:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Path]:
+def real(
+    tmp_path_factory: pytest.TempPathFactory, optimizing: Callable[[], AbstractContextManager]
+) -> tuple[Sweep, Path]:
     """Three learning rates, the last absurd, with two seeds."""
     out = tmp_path_factory.mktemp("sweeps") / "real"
-    return sweeps.sweep(BASE, {"local.lr": [0.1, 0.5, 1e38], "run.seed": range(2)}, out), out
+    with optimizing():
+        return sweeps.sweep(BASE, {"local.lr": [0.1, 0.5, 1e38], "run.seed": range(2)}, out), out
 
 
+@pytest.mark.usefixtures("optimized")
 def test_points_are_those_of_the_loop(real: tuple[Sweep, Path]) -> None:
     """To the bit, read back from the ledger; the point that diverged harmed none."""
     swept, _ = real
@@ -162,7 +167,7 @@ def test_a_ledger_holds_whole_results(real: tuple[Sweep, Path]) -> None:
         assert from_config_dict(result.config) == point.config
         assert result.seed == point.setting["run.seed"]
         assert result.hyper == {"local.lr": point.setting["local.lr"], "server.lr": 1.0}
-        accuracy = np.mean(result.scores["personal/validation/accuracy"][-1].astype(float))
+        accuracy = np.mean(result.scores["personal", "validation", "accuracy"][-1].astype(float))
         assert swept.outcomes[point.id].validation == pytest.approx(accuracy, rel=1e-12)
 
 
@@ -179,6 +184,7 @@ def _method_values(name: str) -> dict[str, Any]:
 _USUAL = ("scaffold", "centralized")
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
     "name", [name if name in _USUAL else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 )
@@ -447,7 +453,7 @@ def test_nothing_is_chosen_on_test_examples_unasked(monkeypatch: pytest.MonkeyPa
         def run(self, points: Sequence[ensemble.Point]) -> Iterator[Any]:
             for place, result in super().run(points):
                 assert isinstance(result, Result)
-                result.scores["personal/validation/accuracy"][:] = np.nan
+                result.scores["personal", "validation", "accuracy"][:] = np.nan
                 yield place, result
 
     monkeypatch.setattr(ensemble, "Ensemble", Without)
@@ -468,9 +474,9 @@ class Own(StandIn):
             assert isinstance(result, Result)
             scores, lr = result.scores, result.hyper["local.lr"]
             if lr == 0.5:
-                scores["personal/validation/accuracy"][:] = (0.95, 0.1)[result.seed]
+                scores["personal", "validation", "accuracy"][:] = (0.95, 0.1)[result.seed]
             for split in ("validation", "test"):
-                scores[f"personal/{split}/bits"] = np.outer([lr, 2 * lr], np.ones(CLIENTS))
+                scores["personal", split, "bits"] = np.outer([lr, 2 * lr], np.ones(CLIENTS))
             yield place, dataclasses.replace(result, names=["a", "b", "c"])
 
 

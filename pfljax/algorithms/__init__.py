@@ -19,7 +19,9 @@ from pfljax.algorithms.fedbn import fedbn
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
+from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
 from pfljax.algorithms.ifca import ifca
+from pfljax.algorithms.knn_per import knn_per
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
 from pfljax.algorithms.per_fedavg import per_fedavg
@@ -47,9 +49,12 @@ __all__ = [
     "fedper",
     "fedprox",
     "fedrep",
+    "fedrod",
+    "fedrod_hyper",
     "fedyogi",
     "heurfedamp",
     "ifca",
+    "knn_per",
     "lg_fedavg",
     "local_only",
     "method",
@@ -67,7 +72,7 @@ class Method(NamedTuple):
     factory: Callable[..., Algorithm]
     family: str
     sweep: Mapping[str, tuple[float, float]] = {}
-    needs: tuple[str, ...] = ()  # of "client state", "pooled data", "norm layers"
+    needs: tuple[str, ...] = ()  # of "client state", "pooled data", "norm layers", "features", "class labels"
     bounds: Mapping[str, Bounds] = {}  # of numbers, other than at least 0 and of counts at least 1
 
     def hints(self) -> dict[str, Any]:
@@ -84,6 +89,7 @@ class Method(NamedTuple):
 
 
 _STATE = ("client state",)
+_FEATURES = ("features", "class labels")
 _UNIT = (0.0, 1.0)
 _SHARE, _BELOW_1, _POSITIVE = Bounds(least=0, most=1), Bounds(least=0, below=1), Bounds(above=0)
 _MOMENTS = {"beta1": _BELOW_1, "beta2": _BELOW_1, "eps": _POSITIVE}
@@ -106,6 +112,8 @@ METHODS: dict[str, Method] = {
     "fedbabu": Method(fedbabu, "partial sharing", needs=_STATE),
     "lg_fedavg": Method(lg_fedavg, "partial sharing", needs=_STATE),
     "fedbn": Method(fedbn, "partial sharing", needs=(*_STATE, "norm layers")),
+    "fedrod": Method(fedrod, "partial sharing", {"gamma": (0.0, 2.0)}, (*_STATE, *_FEATURES)),
+    "fedrod_hyper": Method(fedrod_hyper, "partial sharing", {"gamma": (0.0, 2.0)}, _FEATURES),
     "per_fedavg": Method(per_fedavg, "meta-learning", {"alpha": (1e-3, 0.1)}),
     "reptile": Method(reptile, "meta-learning", {"server_lr": (0.1, 1.0)}),
     "pfedme": Method(
@@ -114,6 +122,9 @@ METHODS: dict[str, Method] = {
     "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
     "apfl": Method(apfl, "mixture", {"alpha": _UNIT, "alpha_lr": (0.0, 0.1)}, _STATE, {"alpha": _SHARE}),
     "ifca": Method(ifca, "clustering"),
+    "knn_per": Method(
+        knn_per, "memory", {"lam": _UNIT, "scale": (0.1, 10.0)}, _FEATURES, {"lam": _SHARE, "scale": _POSITIVE}
+    ),
     "fedamp": Method(fedamp, "attention", {"lam": (0.01, 10.0)}, _STATE, {"sigma": _POSITIVE}),
     "heurfedamp": Method(
         heurfedamp,

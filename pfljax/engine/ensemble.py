@@ -13,7 +13,7 @@ import numpy as np
 from pfljax import checks
 from pfljax.data import FederatedData
 from pfljax.engine import executors, mesh, process, walk
-from pfljax.engine.course import Course, Diverged, Log, Scores, follow
+from pfljax.engine.course import Course, Diverged, Log, follow
 from pfljax.engine.memory import Shortage
 from pfljax.engine.mesh import Device
 from pfljax.engine.programs import Programs
@@ -21,6 +21,7 @@ from pfljax.engine.runs import check_length
 from pfljax.engine.simulation import Simulation
 from pfljax.engine.site import Build, Hyper, Traced, traced
 from pfljax.results.result import Result
+from pfljax.results.scores import Scores
 from pfljax.types import Algorithm, Array, Plan, State, Task, Tree
 
 
@@ -185,7 +186,7 @@ class _Wave:
         def evaluate(data: FederatedData, state: State, key: Array, hyper: Traced) -> Tree:
             return rounds.evaluate(site.deployed(hyper, state.round), state, key, data)
 
-        states = self._call("init", init, (), keys, hypers)
+        states = self._call("init", init, (), keys, hypers, quick=True)
 
         def step(count: int) -> Iterator[tuple[Log, Scores]]:
             nonlocal states
@@ -199,15 +200,13 @@ class _Wave:
 
         follow(courses, step, lambda: self._programs.seconds)
 
-    def _call(
-        self, name: str, function: Callable[..., Tree], shared: Tree, *rows: Tree, donate: tuple[int, ...] = ()
-    ) -> Tree:
-        """`function(shared, *row)` of every point, leaves [points, ...]."""
+    def _call(self, name: str, function: Callable[..., Tree], shared: Tree, *rows: Tree, **options: Any) -> Tree:
+        """`function(shared, *row)` of every point, leaves [points, ...]; `options` as in `Programs.call`."""
 
         def over(shared: Tree, *rows: Tree) -> Tree:
             return walk.walk(lambda shared, row: ((), function(shared, *row)), shared, rows, self._plan)[1]
 
-        return self._programs.call(name, over, shared, *rows, donate=donate, out=self._spread)
+        return self._programs.call(name, over, shared, *rows, out=self._spread, **options)
 
     def _refuse(self, lacking: Shortage) -> None:
         points = self._plan.slots

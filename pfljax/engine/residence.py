@@ -84,7 +84,7 @@ class OnDevice:
         def init(key: Array, hyper: Traced) -> State:
             return site.rounds.init(site.algorithm(hyper), key, site.train.num_clients)
 
-        return site.programs.call("init", init, key, hyper, out=site.placement())
+        return site.programs.call("init", init, key, hyper, out=site.placement(), quick=True)
 
     def advance(self, state: State, key: Array, rounds: int, at_most: int, hyper: Traced) -> tuple[State, Log]:
         """See `Residence`."""
@@ -145,10 +145,10 @@ class OnHost:
             return site.rounds.clients(site.algorithm(hyper), server, ids, key)
 
         row = site.row(hyper)
-        common = site.programs.call("server", server, key, hyper, out=site.everywhere)
+        common = site.programs.call("server", server, key, hyper, out=site.everywhere, quick=True)
         hosted = rows.allocate(row, site.train.num_clients)
         for ids in rows.chunks(row, site.train.num_clients):
-            rows.write(hosted, ids, site.programs.call("clients", clients, key, hyper, common, ids))
+            rows.write(hosted, ids, site.programs.call("clients", clients, key, hyper, common, ids, quick=True))
         start = jnp.asarray(0), site.rounds.selector.init(site.train.num_clients)
         return State(common, hosted, *jax.device_put(start, site.everywhere))
 

@@ -26,7 +26,8 @@ from pfljax.learning import schedules, tasks
 from pfljax.printing import brief
 from pfljax.results.deployed import Deploy, Deployed
 from pfljax.results.result import Result
-from pfljax.types import Algorithm, Array, Params, Plan, Selector, State, Task, Tree
+from pfljax.results.scores import Scores
+from pfljax.types import Algorithm, Array, Plan, Selector, State, Task, Tree
 
 
 @checks.by_hints()
@@ -79,6 +80,7 @@ class Simulation:
             block=executors.block(executor, task, training.num_clients, local),
             axis=axis,
             onboard_rounds=onboard_rounds,
+            capacity=max(int(data.sizes(split).max()) for split in ("validation", "test")),
         )
         self.site = Site(build, placed, training, rounds, local, everywhere, spread, executor == "auto")
         self._store: Store = store
@@ -125,11 +127,11 @@ class Simulation:
         values = traced(hyper)
         return self._home(values).advance(state, key, rounds, at_most, values)
 
-    def evaluate(self, state: State, key: Array, **hyper: Hyper) -> dict[str, np.ndarray]:
+    def evaluate(self, state: State, key: Array, **hyper: Hyper) -> Scores:
         """Scores of every client on its own examples, by each model that there is.
 
         Returns:
-          `"{model}/{split}/{metric}" -> [clients]`, NaN for a client without examples in that split. Models are
+          `(model, split, metric) -> [clients]`, NaN for a client without examples in that split. Models are
           `personal` (after adaptation), `global` (before, where the method has a common model), and the two again for
           clients that never trained: `unseen_personal`, `unseen_global`.
         """
@@ -137,13 +139,13 @@ class Simulation:
         scores = self._home(values).evaluate(state, key, values)
         return {name: np.asarray(score) for name, score in scores.items()}
 
-    def personalized(self, state: State, key: Array, **hyper: Hyper) -> Params:
-        """The models that the clients deploy, leaves [N, ...]; in host memory if the states are."""
+    def personalized(self, state: State, key: Array, **hyper: Hyper) -> Tree:
+        """What the clients deploy, leaves [N, ...]; in host memory if the states are."""
         values = traced(hyper)
         return self._home(values).personalized(state, key, values)
 
-    def model(self, state: State, key: Array, client: int, **hyper: Hyper) -> Params:
-        """The model that one client deploys; clients from N on are the unseen ones, which are onboarded first."""
+    def model(self, state: State, key: Array, client: int, **hyper: Hyper) -> Tree:
+        """What one client deploys; clients from N on are the unseen ones, which are onboarded first."""
         ids, values = np.array([client], np.int32), traced(hyper)
         if client >= self.data.num_clients:
             made = part(self.site, "unseen model", Rounds.unseen_personalized, state, ids, key, values)
@@ -154,7 +156,7 @@ class Simulation:
 
     def deploy(self, state: State, key: Array, **hyper: Hyper) -> Deploy:
         """What makes the deployed model of a client by its number, see `model`."""
-        outputs = jax.jit(self.rounds.task.predict)
+        outputs = jax.jit(self.site.deployed(traced(hyper), state.round).predict or self.rounds.task.predict)
         example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data.examples.x)
 
         def deploy(client: int) -> Deployed:
@@ -241,7 +243,7 @@ class Simulation:
             return jax.vmap(lambda id, work: plan.steps(train.client(id)._replace(work=work)))(ids, work)
 
         ids, work = log["ids"].ravel(), jnp.asarray(np.where(log["replied"], log["work"], 0).ravel(), float)
-        counts = self.site.programs.call(("steps", ids.size), count, ids, work, self.site.train)
+        counts = self.site.programs.call(("steps", ids.size), count, ids, work, self.site.train, quick=True)
         return int(np.asarray(counts, np.int64).sum())
 
     def _home(self, hyper: Traced) -> Residence:

@@ -6,11 +6,10 @@ import math
 import typing
 from typing import Any
 
-import jax
 import numpy as np
 
+from pfljax import checks, models
 from pfljax import data as data_layer
-from pfljax import models
 from pfljax.algorithms import method
 from pfljax.data import FederatedData
 from pfljax.experiment.config import PARTITIONS, SOLVED, SYNTHETIC, CohortConfig, Config, DataConfig, RunConfig
@@ -65,10 +64,14 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     outputs = math.prod(np.shape(data.examples.y)[1:]) if data.num_classes is None else data.num_classes
     model = models.by_name(config.model.name, shape, outputs, **config.model.options)
     model = models.compute_in(model, config.run.precision)
-    task = tasks.regression(model) if data.num_classes is None else tasks.classification(model)
+    learned = tasks.regression if data.num_classes is None else tasks.classification
+    task = learned(model) if config.run.metrics is None else learned(model, metrics=config.run.metrics)
     if config.run.metric is not None:
-        scores.choose(config.run.metric, _measured(task, data))
-    pooled = "pooled data" in method(config.algorithm.name).needs
+        scores.choose(config.run.metric, [metric.name for metric in task.metrics])
+    needs = method(config.algorithm.name).needs
+    if "class labels" in needs:
+        checks.classes(data.examples.y, config.algorithm.name)
+    pooled = "pooled data" in needs
     capacity = data.pooled().capacity if pooled else data.capacity
     sizes = {"capacity": capacity, "clients": data.num_clients}
     recipe = build(config.algorithm.name, task, model, **sizes, **_ingredients(config))
@@ -104,13 +107,6 @@ def load_data(config: DataConfig) -> FederatedData:
 def _ingredients(config: Config) -> dict[str, Any]:
     sections = {name: getattr(config, name) for name in (*SOLVED, "wrappers")}
     return {"options": config.resolved().algorithm.options, "rounds": config.run.rounds, **sections}
-
-
-def _measured(task: Task, data: FederatedData) -> list[str]:
-    """Names of the scores of a task."""
-    rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), data.examples)
-    key = jax.random.key(0)
-    return list(jax.eval_shape(lambda x, y: task.measure(task.predict(task.init(key), x), y), rows.x, rows.y))
 
 
 def _sampler(config: CohortConfig) -> Sampler:

@@ -37,7 +37,7 @@ from pfljax.types import (
 
 OptimizerName = Literal["sgd", "adam", "adamw", "adagrad", "rmsprop", "yogi"]
 
-_SECTIONS = ("task", "local", "tune", "head_local", "personal_local", "optimizer", "plan", "server")
+_SECTIONS = ("task", "model", "local", "tune", "head_local", "personal_local", "optimizer", "plan", "server")
 
 PLAIN: dict[str, Any] = {
     "adapt": checks.Count,
@@ -151,12 +151,13 @@ def build(
       model: the network, whose blocks and norm layers the masks mean.
       options: values for parameters of the factory. Numbers, strings and flags are given as they are; of ingredients,
         `personal` and `head` are a number of top blocks (1) or paths, `norms` is `"all"` or `"stats"`, `tuned` is
-        `"everything"`, `"head"` or `"body"`, `adapt` is a number of steps (1).
+        `"everything"`, `"head"` or `"body"`, `adapt` is a number of steps (1),
+        `capacity` a number of examples (all).
       local: solver of a client's round; also the minibatches and optimizer of methods that bring their own solver.
       tune, head_local, personal_local: solvers of those names; as `local` if None.
       server: server optimizer.
       wrappers: what becomes of uploads; training on pooled data has none.
-      capacity: examples of the largest client, for `plan="full_batch"`.
+      capacity: examples of the largest client, for `plan="full_batch"` and methods that store examples.
       clients: of the population, of whom wrappers let some attack.
       rounds: of the run, which schedules last unless they say otherwise.
 
@@ -182,9 +183,13 @@ def build(
     solvers = _solvers(local, tune, head_local, personal_local)
     if "norm layers" in row.needs and not model.norms:
         raise ValueError(f"{name} keeps normalisation layers, and the model has none: use one with, such as resnet8")
+    if "features" in row.needs and model.features is None:
+        raise ValueError(f"{name} reads features, and the model has none: it must end with a block, see from_linen")
 
     made: dict[str, Callable[[Any], Any]] = {
         "task": lambda _: task,
+        "model": lambda _: model,
+        "capacity": lambda examples: examples,
         "plan": lambda _: _plan(local, capacity),
         "adapt": lambda count: steps(count, local.batch_size),
         "personal": lambda blocks: _top(model, blocks),
@@ -192,7 +197,8 @@ def build(
         "norms": lambda which: masks.norms(model, affine=which == "all"),
         "tuned": lambda which: _tuned(model, which),
     }
-    preset = {"task": None, "plan": None, "adapt": 1, "personal": 1, "head": 1, "norms": "all"}
+    preset = {"task": None, "model": None, "capacity": capacity, "plan": None}
+    preset |= {"adapt": 1, "personal": 1, "head": 1, "norms": "all"}
     fixed: dict[str, Any] = {}
     for key, parameter in parameters.items():
         if key in made:

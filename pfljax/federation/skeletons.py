@@ -72,7 +72,7 @@ def averaging(
 def accompanied(
     task: Task,
     client_update: Update,
-    deploy: Callable[[Params, Tree], Params],
+    deploy: Callable[[Params, Tree], Tree],
     start: Callable[[Params], Tree] = lambda w: w,
     *,
     server: ServerOptimizer | None = None,
@@ -85,7 +85,7 @@ def accompanied(
     Args:
       task: the model.
       client_update: a client's half of a round; receives `w`.
-      deploy: `(w, client) ->` the model that the client deploys.
+      deploy: `(w, client) ->` what the client deploys.
       start: `w ->` what a client keeps at the start, or when it joins.
       server: server optimizer; plain averaging if None.
       reduce: how uploads are averaged.

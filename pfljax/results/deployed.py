@@ -13,7 +13,7 @@ from jax import export
 
 from pfljax import checks, files
 from pfljax.printing import in_brief
-from pfljax.types import Params, Tree
+from pfljax.types import Tree
 
 
 @in_brief
@@ -21,8 +21,8 @@ class Deployed(NamedTuple):
     """The model of one client."""
 
     name: str
-    params: Params
-    outputs: Callable[[Params, Tree], Tree]  # compiled: (params, x [B, ...]) -> outputs [B, ...]
+    params: Tree  # a `Params`, or what else the method deploys
+    outputs: Callable[[Tree, Tree], Tree]  # compiled: (params, x [B, ...]) -> outputs [B, ...]
     example: Tree  # shape and dtype of one input, without the batch's axis
 
     def predict(self, x: Tree) -> Tree:
@@ -32,7 +32,8 @@ class Deployed(NamedTuple):
     def save(self, out: str | Path) -> Path:
         """Writes the model for programs that know JAX and not this package.
 
-        - `params/`: `{"trainable": ..., "stats": ...}`, read by `orbax.checkpoint.StandardCheckpointer().restore`;
+        - `params/`: `{"trainable": ..., "stats": ...}`, or the fields of what else the method deploys, read by
+          `orbax.checkpoint.StandardCheckpointer().restore`;
         - `predict.bin`: inputs [B, ...] to outputs [B, ...] for any B, the parameters included, read by
           `jax.export.deserialize(file.read_bytes()).call`;
         - `model.json`: the client's name, shape and dtype of an input.
@@ -54,10 +55,19 @@ class Deployed(NamedTuple):
         predict = export.export(jax.jit(functools.partial(self.outputs, self.params)), platforms=("cpu", "cuda", "tpu"))
         shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", self.example)
         with files.writing(out / "params"), files.orbax_quiet(), ocp.StandardCheckpointer() as writer:
-            writer.save(out / "params", self.params._asdict(), force=True)
+            writer.save(out / "params", _by_name(self.params), force=True)
         files.write(out / "predict.bin", bytes(predict(inputs).serialize()))
         files.write_json(out / "model.json", {"client": self.name, "input": shapes})
         return out
+
+
+def _by_name(values: Tree) -> Tree:
+    """Tuples with names as dictionaries, without the leaves that are not there."""
+    if hasattr(values, "_asdict"):
+        values = values._asdict()
+    if not isinstance(values, Mapping):
+        return values
+    return {name: _by_name(part) for name, part in values.items() if part is not None}
 
 
 Deploy = Callable[[int], Deployed]

@@ -14,13 +14,15 @@ import numpy as np
 from pfljax.data import FederatedData, from_clients
 from pfljax.engine.site import Build
 from pfljax.learning import local
-from pfljax.types import Array, Batch, ClientData, Params, Plan, Task, Tree
+from pfljax.learning.metrics import mean
+from pfljax.types import Array, Batch, ClientData, Model, Params, Plan, Task, Tree
 from tests.oracles import numpy_reference as reference
 from tests.oracles.play import Played, cohorts, federate, play
 
 SIZES = (3, 5, 8, 9, 14)
 INPUTS, HIDDEN, CLASSES = 3, 4, 3
 BODY, HEAD = ("W1", "b1"), ("W2", "b2")
+PARTS = {"body": BODY, "head": HEAD}
 LR, COHORT, ROUNDS = 0.2, 3, 3
 
 
@@ -46,12 +48,31 @@ def task(hidden: bool = True) -> Task:
         losses = -jnp.take_along_axis(log_p, batch.y[:, None], 1)[:, 0]
         return jnp.sum(losses * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1), params.stats
 
-    return Task(
-        init,
-        loss,
-        predict,
-        lambda outputs, y: {"accuracy": jnp.asarray(outputs.argmax(-1).astype(y.dtype) == y, float)},
-    )
+    right = mean("accuracy", lambda outputs, y: jnp.asarray(outputs.argmax(-1).astype(y.dtype) == y, float))
+    return Task(init, loss, predict, (right,))
+
+
+def model() -> Model:
+    """The same network as a head on its hidden layer; the leaves lie below `body` and `head`."""
+
+    def init(key: Array) -> Params:
+        leaves = task().init(key).trainable
+        return Params({part: {name: leaves[name] for name in names} for part, names in PARTS.items()})
+
+    def features(params: Params, x: Tree, **_: Any) -> tuple[Array, Tree]:
+        body = params.trainable["body"]
+        return jnp.tanh(x @ body["W1"] + body["b1"][None]), params.stats
+
+    def head(params: Params, z: Array, **_: Any) -> tuple[Array, Tree]:
+        top = params.trainable["head"]
+        return z @ top["W2"] + top["b2"][None], params.stats
+
+    return Model(init, features, head, tuple(PARTS), features_shape=(HIDDEN,))
+
+
+def flat(trainable: Tree) -> Tree:
+    """The leaves of `model` as those of `task`."""
+    return {name: leaf for part in trainable.values() for name, leaf in part.items() if leaf is not None}
 
 
 def data(seed: int = 0) -> FederatedData:

@@ -357,3 +357,77 @@ def fedamp(
             begin = u if start == "cloud" else old[i]
             table[i] = descend(begin, proximal(f.gradient, lam / alpha, u), f.batches(t, i, 0), lr)
     return table
+
+
+def class_counts(f: Federation, i: int, classes: int) -> np.ndarray:
+    """Training rows of each class that client i holds."""
+    return np.array([(f.everything[i][1] == c).sum() for c in range(classes)], float)
+
+
+def two_heads(w: Tree, own: Tree, rows: Rows, counts: np.ndarray, gamma: float) -> tuple[Tree, Tree]:
+    """Gradients of FedRoD: of body and head by balanced softmax, of the second head by what both predict."""
+    x, y = rows
+    z, goal = np.tanh(x @ w["W1"] + w["b1"]), np.eye(len(counts))[y]
+    generic = z @ w["W2"] + w["b2"]
+    balanced = np.exp(generic) * counts**gamma
+    error = (balanced / balanced.sum(1, keepdims=True) - goal) / len(y)
+    inner = error @ w["W2"].T * (1 - z**2)
+    shared = {"W1": x.T @ inner, "b1": inner.sum(0), "W2": z.T @ error, "b2": error.sum(0)}
+    error = (_softmax(generic + z @ own["W2"] + own["b2"]) - goal) / len(y)
+    return shared, {"W2": z.T @ error, "b2": error.sum(0)}
+
+
+def fedrod(
+    f: Federation, w: Tree, own: Sequence[Tree], *, lr: float, personal_lr: float, gamma: float = 1.0
+) -> tuple[Tree, list[Tree]]:
+    """The shared model and the clients' heads: in each step both gradients are taken, then both move."""
+    own = list(own)
+    for t, cohort in enumerate(f.cohorts):
+        results = []
+        for i in cohort:
+            y, counts = w, class_counts(f, i, len(w["b2"]))
+            for rows in f.batches(t, i, 0):
+                shared, personal = two_heads(y, own[i], rows, counts, gamma)
+                y, own[i] = axpy(-lr, shared, y), axpy(-personal_lr, personal, own[i])
+            results.append(y)
+        w = average(results, _weights(f, cohort, True))
+    return w, own
+
+
+def made_head(g: Tree, shares: np.ndarray, like: Tree) -> tuple[Tree, np.ndarray]:
+    """`V relu(U pi + u) + v` as a head, and the hidden layer."""
+    hidden = np.maximum(shares @ g["U"] + g["u"], 0)
+    flat = hidden @ g["V"] + g["v"]
+    split = like["W2"].size
+    return {"W2": flat[:split].reshape(like["W2"].shape), "b2": flat[split:]}, hidden
+
+
+def fedrod_hyper(f: Federation, w: Tree, g: Tree, *, lr: float, gamma: float = 1.0) -> tuple[Tree, Tree]:
+    """The shared model and the shared network of heads."""
+    for t, cohort in enumerate(f.cohorts):
+        results = []
+        for i in cohort:
+            y, net, counts = w, g, class_counts(f, i, len(w["b2"]))
+            shares = counts / counts.sum()
+            for rows in f.batches(t, i, 0):
+                own, hidden = made_head(net, shares, w)
+                shared, personal = two_heads(y, own, rows, counts, gamma)
+                slope = np.concatenate([personal["W2"].ravel(), personal["b2"]])
+                inner = net["V"] @ slope * (hidden > 0)
+                gradient = {"U": np.outer(shares, inner), "u": inner, "V": np.outer(hidden, slope), "v": slope}
+                y, net = axpy(-lr, shared, y), axpy(-lr, gradient, net)
+            results.append((y, net))
+        weights = _weights(f, cohort, True)
+        w, g = (average([result[part] for result in results], weights) for part in (0, 1))
+    return w, g
+
+
+def nearest_vote(
+    z: np.ndarray, keys: np.ndarray, values: np.ndarray, classes: int, *, k: int, scale: float
+) -> np.ndarray:
+    """kNN-Per's p_knn [C] of one example."""
+    distances = [float(np.sum((z - key) ** 2)) for key in keys]
+    votes = np.zeros(classes)
+    for s in sorted(range(len(keys)), key=distances.__getitem__)[:k]:
+        votes[values[s]] += np.exp(-distances[s] / (len(z) * scale))
+    return votes / votes.sum()
