@@ -56,7 +56,7 @@ from pfljax.experiment import sweeps
 from pfljax.experiment.config import Config
 from pfljax.experiment.runs import compare, compare_methods, resume, run
 from pfljax.experiment.sweeps import Sweep, spaces, sweep
-from pfljax.federation import reduce, sampling
+from pfljax.federation import reduce, sampling, wrappers
 from pfljax.federation.server import fedopt
 from pfljax.federation.skeletons import averaging, decoupled, fine_tuned
 from pfljax.learning import losses, metrics, schedules
@@ -181,4 +181,5 @@ __all__ = [
     "synthetic",
     "synthetic_v2",
     "tree",
+    "wrappers",
 ]

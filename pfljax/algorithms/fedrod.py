@@ -9,7 +9,6 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from pfljax import checks, masks, tree
-from pfljax.federation.reduce import mean
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import accompanied, averaging
 from pfljax.learning.local import average
@@ -23,7 +22,6 @@ from pfljax.types import (
     LossFn,
     Model,
     Params,
-    Reduce,
     Reply,
     Task,
     Tree,
@@ -45,7 +43,6 @@ def fedrod(
     gamma: Array | float = 1.0,
     head_init: Literal["copy", "zeros"] = "copy",
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """Body b and head h are shared, a second head `h_i` is personal; a client predicts `h(z) + h_i(z)`, `z = b(x)`.
 
@@ -64,7 +61,6 @@ def fedrod(
       gamma: strength of the balance, >= 0, traced; 0 is cross-entropy.
       head_init: `h_i` starts as the head of the model that is received first, or as zeros, so that it adds nothing.
       server: server optimizer of `(b, h)`; plain averaging if None.
-      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep `h_i`, upload |params| and deploy `Heads`. A newcomer trains its `h_i` along a
@@ -102,7 +98,7 @@ def fedrod(
         result, own = _parts(local(loss, _joined(w, own), data, jax.random.fold_in(key, 0)))
         return Reply(tree.sub(w, result), own)
 
-    algorithm = accompanied(task, client_update, Heads, start, server=server, reduce=reduce)
+    algorithm = accompanied(task, client_update, Heads, start, server=server)
     return algorithm._replace(predict=_predict(model))
 
 
@@ -114,7 +110,6 @@ def fedrod_hyper(
     gamma: Array | float = 1.0,
     hidden: int = 32,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedRoD whose personal heads are made by a shared network of the client's shares of the classes.
 
@@ -122,7 +117,7 @@ def fedrod_hyper(
     and is averaged with body and head.
 
     Args:
-      task, local, model, gamma, server, reduce: see `fedrod`.
+      task, local, model, gamma, server: see `fedrod`.
       hidden: width of G, static.
 
     Returns:
@@ -170,7 +165,7 @@ def fedrod_hyper(
         w, g = _parts(both)
         return Heads(w, personal(g, _shares(data, classes, "fedrod_hyper")))
 
-    return averaging(task._replace(init=init), local, server=server, reduce=reduce)._replace(
+    return averaging(task._replace(init=init), local, server=server)._replace(
         client_update=client_update,
         personalize=personalize,
         server_model=lambda both, client: _parts(both)[0],

@@ -8,7 +8,7 @@ from pfljax.federation.reduce import grouped, handed, mean, uniform
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
 from pfljax.learning.local import mean_loss
 from pfljax.learning.metrics import measure
-from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reduce, Reply, Task
+from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reply, Task
 
 
 def ifca(
@@ -17,7 +17,6 @@ def ifca(
     *,
     clusters: int = 2,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """K models; a client trains `w_k` with `k = argmin_k f_i(w_k)`, and each model averages its members.
 
@@ -29,7 +28,6 @@ def ifca(
       local: solver of a client's round.
       clusters: K, static; 1 is FedAvg with equal weights.
       server: server optimizer of each model; plain averaging if None.
-      reduce: how a cluster's uploads are averaged; clients count equally, as in the authors' code.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params| and their cluster; down: K |params|.
@@ -89,5 +87,5 @@ def ifca(
         client_update=client_update,
         server_update=server_update,
         personalize=lambda models, client, data, key: closest(models, data, key)[1],
-        reduce=grouped(clusters, reduce),
+        reduce=grouped(clusters, uniform(mean)),
     )

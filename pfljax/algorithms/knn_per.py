@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from pfljax import checks
-from pfljax.federation.reduce import mean
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import averaging
 from pfljax.learning.local import average, epochs
 from pfljax.learning.tasks import masked_mean
-from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, Model, Params, Reduce, Task, Tree
+from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, Model, Params, Task, Tree
 
 
 class Neighbours(NamedTuple):
@@ -34,7 +33,6 @@ def knn_per(
     neighbours: int = 7,
     scale: Array | float = 1.0,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg for `w`; a client mixes the model with a vote of its own examples that look most alike.
 
@@ -58,7 +56,6 @@ def knn_per(
       neighbours: k, static; a client with fewer examples takes all of them, one without any has `lam = 0`.
       scale: of the squared distances, > 0, traced.
       server: server optimizer; plain averaging if None.
-      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params|. They deploy `Neighbours`; unseen clients do too,
@@ -125,4 +122,4 @@ def knn_per(
         mixed = jnp.logaddexp(jnp.log(own.lam * p_knn) + whole, jnp.log1p(-own.lam) + logits)
         return jnp.maximum(mixed, whole + jnp.log(limits.tiny))
 
-    return averaging(task, local, server=server, reduce=reduce)._replace(personalize=personalize, predict=predict)
+    return averaging(task, local, server=server)._replace(personalize=personalize, predict=predict)

@@ -73,7 +73,8 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     if "class labels" in row.needs:
         checks.classes(data.examples.y, config.algorithm.name)
     train = data if row.prepare is None else row.prepare(data)
-    recipe = build(config.algorithm.name, task, model, capacity=train.capacity, **_ingredients(config))
+    sizes = {"capacity": train.capacity, "clients": train.num_clients}
+    recipe = build(config.algorithm.name, task, model, **sizes, **_ingredients(config))
     cohort = sampling.full() if row.prepare is POOLED else _sampler(config.cohort)
     if isinstance(cohort, Selector):
         recipe = recipe._replace(make=_reporting(recipe.make, task))
@@ -107,7 +108,7 @@ def load_data(config: DataConfig) -> FederatedData:
 
 
 def _ingredients(config: Config) -> dict[str, Any]:
-    sections = {name: getattr(config, name) for name in SOLVED}
+    sections = {name: getattr(config, name) for name in (*SOLVED, "wrappers")}
     return {"options": config.resolved().algorithm.options, "rounds": config.run.rounds, **sections}
 
 

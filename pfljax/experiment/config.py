@@ -23,6 +23,7 @@ from pfljax.experiment.recipe import (
     options_of,
     sections_of,
 )
+from pfljax.experiment.wrapping import WrappersConfig
 from pfljax.learning.metrics import CLASSIFICATION, REGRESSION
 from pfljax.results import scores
 from pfljax.results.result import Select
@@ -199,6 +200,7 @@ class Config:
       tune, head_local, personal_local: solvers of those names where a method has them; as `local` if None. In a
         dictionary, what such a section leaves out is as in `local`.
       server: server optimizer of methods that take one.
+      wrappers: what becomes of every upload, and how uploads are reduced.
       cohort: who takes part.
       run: how long.
     """
@@ -212,6 +214,7 @@ class Config:
     head_local: SolverConfig | None = None
     personal_local: SolverConfig | None = None
     server: ServerConfig = field(default_factory=ServerConfig)
+    wrappers: WrappersConfig = field(default_factory=WrappersConfig)
     cohort: CohortConfig = CohortConfig()
     run: RunConfig = RunConfig()
 
@@ -259,13 +262,14 @@ class Config:
                 named = any(own in options_of(method) for method in methods)
                 instead = f"set algorithm.{own}" if named else remedy
                 reasons[f"{section}.{name}"] = f"has no effect on {who}: {instead}"
-        for section in (*SOLVED, "cohort"):
+        for section in (*SOLVED, "wrappers", "cohort"):
             if (config := getattr(self, section)) is not None:
                 idle = checks.idle(type(config), vars(config))
                 reasons |= {f"{section}.{name}": reason for name, reason in idle.items()}
         if all(method(name).prepare is POOLED for name in methods):
             reason = f"has no effect on {who}, which trains on all data in every round: leave it out"
-            reasons |= {f"cohort.{name}": reason for name in checks.hints(CohortConfig)}
+            for section, fields_of in {"cohort": CohortConfig, "wrappers": WrappersConfig}.items():
+                reasons |= {f"{section}.{name}": reason for name in checks.hints(fields_of)}
         if not self.data.unseen:
             reasons["run.onboard_rounds"] = "is for unseen clients: set data.unseen"
         return reasons

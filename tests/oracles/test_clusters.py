@@ -8,6 +8,7 @@ import pytest
 
 from pfljax import algorithms
 from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.wrappers import reduced_by
 from pfljax.learning import local
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
@@ -44,7 +45,7 @@ def test_groups_far_apart_find_their_own_optima(by_n):
 
     run = play.play(
         task,
-        algorithms.ifca(task, solver(1), clusters=2, reduce=mean if by_n else uniform(mean)),
+        reduced_by(algorithms.ifca(task, solver(1), clusters=2), mean if by_n else uniform(mean)),
         data,
         400,
         begin=begin,
