@@ -154,7 +154,7 @@ class Simulation:
 
     def deploy(self, state: State, key: Array, **hyper: Hyper) -> Deploy:
         """What makes the deployed model of a client by its number, see `model`."""
-        outputs = jax.jit(self.deployed(traced(hyper), state.round).predict or self.rounds.task.predict)
+        outputs = jax.jit(self.site.deployed(traced(hyper), state.round).predict or self.rounds.task.predict)
         example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data.examples.x)
 
         def deploy(client: int) -> Deployed:
