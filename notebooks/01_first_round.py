@@ -77,7 +77,7 @@ jax.tree.map(lambda leaf: leaf.shape, state.clients)
 
 # %%
 scores = simulation.evaluate(state, key)
-scores["personal/test/accuracy"].round(2)
+scores["personal", "test", "accuracy"].round(2)
 
 # %% [markdown]
 # ## Five methods on the same clients
@@ -117,6 +117,6 @@ simulation = pfl.Simulation(task, lambda lam: pfl.ditto(task, local, local, lam=
 for lam in (0.0, 0.5, 5.0):
     state = simulation.init(key, lam=lam)
     state, _ = simulation.run(state, key, rounds, lam=lam)
-    accuracy = simulation.evaluate(state, key, lam=lam)["personal/test/accuracy"]
+    accuracy = simulation.evaluate(state, key, lam=lam)["personal", "test", "accuracy"]
     print(f"lam={lam}: mean {pfl.statistics.mean(accuracy):.3f}, worst {accuracy[accuracy == accuracy].min():.3f}")
 print(f"{simulation.compile_seconds:.1f} s of compilation for all three")

@@ -59,7 +59,7 @@ from pfljax.experiment.sweeps import Sweep, spaces, sweep
 from pfljax.federation import reduce, sampling
 from pfljax.federation.server import fedopt
 from pfljax.federation.skeletons import averaging, decoupled, fine_tuned
-from pfljax.learning import losses, schedules
+from pfljax.learning import losses, metrics, schedules
 from pfljax.learning.local import descent, epochs, full_batch, only, proximal_descent, same, steps
 from pfljax.learning.tasks import classification, regression
 from pfljax.results import plots, statistics
@@ -71,6 +71,7 @@ from pfljax.types import (
     ClientData,
     Cohort,
     Examples,
+    Metric,
     Model,
     Params,
     Plan,
@@ -95,6 +96,7 @@ __all__ = [
     "Ensemble",
     "Examples",
     "FederatedData",
+    "Metric",
     "Model",
     "Params",
     "Plan",
@@ -150,6 +152,7 @@ __all__ = [
     "local_only",
     "losses",
     "masks",
+    "metrics",
     "models",
     "natural",
     "only",

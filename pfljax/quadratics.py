@@ -11,7 +11,7 @@ import numpy as np
 
 from pfljax.data import FederatedData, from_clients
 from pfljax.engine.simulation import Simulation
-from pfljax.learning.tasks import masked_mean
+from pfljax.learning.metrics import masked_mean, mean
 from pfljax.types import Algorithm, Array, Batch, Params, Task, Tree
 
 
@@ -63,7 +63,7 @@ def problem(
         return jax.tree.map(lambda leaf: np.repeat(leaf[None], n[i], axis=0), example), np.zeros(n[i])
 
     data = from_clients([client(i) for i in range(count)], name="quadratics")
-    return Task(init, loss, predict, lambda outputs, y: {"loss": outputs}), data
+    return Task(init, loss, predict, (mean("loss", lambda outputs, y: outputs),)), data
 
 
 def deployed(

@@ -109,13 +109,25 @@ class Model(NamedTuple):
 
 
 @in_brief
+class Metric(NamedTuple):
+    """A score of a client: a sum over its examples, and what becomes of the sum.
+
+    The mask has the shape of y: 1 where a label counts, 0 for padding and for labels that are ignored.
+    """
+
+    name: str  # says which way it is better, as `results.scores.read` takes it
+    sum: Callable[[Tree, Array, Array], Tree]  # (outputs, y, mask) of a batch -> what adds up over batches
+    finish: Callable[[Tree], Array]  # the sum -> [], NaN where it is not defined
+
+
+@in_brief
 class Task(NamedTuple):
-    """What is learned: a model with its loss and its scores."""
+    """What is learned: a model with its loss and its metrics."""
 
     init: Callable[[Array], Params]
     loss: LossFn
     predict: Callable[[Params, Tree], Tree]  # (params, x [B, ...]) -> outputs [B, ...]
-    measure: Callable[[Tree, Array], dict[str, Array]]  # (outputs, y) -> named scores [B]
+    metrics: tuple[Metric, ...]  # what is measured; `loss` is what clusters are chosen by
     fits: Callable[[Tree, Any], None] | None = None  # (shapes of outputs, federation): raises where labels do not fit
 
 

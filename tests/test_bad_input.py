@@ -41,7 +41,7 @@ def test_a_client_with_one_example_trains_and_is_not_tested():
         [(np.ones((1, 8), np.float32), [0]), (np.ones((4, 8), np.float32), [1, 0, 1, 2])], num_classes=4
     )
     result = simulate(TASK, fedavg(), data, rounds=1)
-    assert np.isnan(result.scores["personal/test/accuracy"]).all()
+    assert np.isnan(result.scores["personal", "test", "accuracy"]).all()
 
 
 def test_a_client_without_examples_never_replies():

@@ -135,11 +135,11 @@ def test_everybody_is_evaluated_and_newcomers_are_personalized(name: str):
     before = copied(state)
     scores = run.evaluate(state, KEY, **hyper)
     same(before, copied(state))
-    assert scores["personal/test/accuracy"].shape == (CLIENTS,)
-    assert scores["unseen_personal/test/loss"].shape == (UNSEEN,)
+    assert scores["personal", "test", "accuracy"].shape == (CLIENTS,)
+    assert scores["unseen_personal", "test", "loss"].shape == (UNSEEN,)
     for score in (score for name, score in scores.items() if "/test/" in name):
         assert np.isfinite(score).all()
-    assert np.isnan(scores["personal/validation/accuracy"]).all()
+    assert np.isnan(scores["personal", "validation", "accuracy"]).all()
     models = run.personalized(state, KEY, **hyper)
     jax.tree.map(lambda leaf: np.testing.assert_equal(leaf.shape[0], CLIENTS), models)
     if recipe_of(name).make(**hyper).predict is None:

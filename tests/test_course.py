@@ -69,7 +69,7 @@ def test_points_of_an_ensemble_end_by_their_own_patience():
         assert isinstance(outcome, Result)
         assert outcome.rounds.tolist() == alone.rounds.tolist()
         assert outcome.reason == alone.reason
-        np.testing.assert_allclose(outcome.scores["personal/test/loss"], alone.scores["personal/test/loss"])
+        np.testing.assert_allclose(outcome.scores["personal", "test", "loss"], alone.scores["personal", "test", "loss"])
     assert len({len(outcome.rounds) for outcome in outcomes.values()}) == 3  # pyright: ignore
 
 

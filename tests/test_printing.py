@@ -21,7 +21,7 @@ SIMULATION = pfl.Simulation(TASK, pfl.ditto(TASK, LOCAL, LOCAL, lam=0.5), DATA, 
 SHOWN: dict[str, Any] = {
     "Params(trainable={'layers_0'": TASK.init(jax.random.key(0)),
     "Model(init=from_linen, features=linen, head=linen, blocks=(": federation.MODEL,
-    "Task(init=from_linen, loss=task, predict=task, measure=classification": TASK,
+    "Task(init=from_linen, loss=task, predict=task, metrics=(Metric(name='accuracy', sum=mean": TASK,
     "client_update=ditto": pfl.ditto(TASK, LOCAL, LOCAL, lam=0.5),
     "Plan(steps=epochs, batch=epochs)": pfl.epochs(1, 10),
     "Sampled(first=full, then=": pfl.sampling.dropouts(pfl.sampling.full(), 0.5),

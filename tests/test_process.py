@@ -70,7 +70,7 @@ for name in pfl.METHODS:
 pfl.sampling.dropouts(pfl.sampling.uniform(2), 0.1), pfl.schedules.cosine(0.1, rounds=3)
 warnings.simplefilter("error")
 result = pfl.simulate(task, method, data, rounds=1)
-assert "unseen_personal/test/loss" in result.scores
+assert ("unseen_personal", "test", "loss") in result.scores
 print(len(jax.devices()), kept())
 """
 

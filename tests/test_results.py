@@ -73,7 +73,7 @@ def test_summary() -> None:
 def test_reference() -> None:
     """The share of clients that are better off than in another run on the same data."""
     alone = result(scores={"personal/test/accuracy": np.full((3, 3), 0.6)}, method="local_only")
-    assert "unseen_personal" not in "".join(alone.scores)
+    assert not any(score.is_unseen for score in alone.scores)
     reference = result(scores=result().scores | alone.scores)
     summary = result().summary(reference)
     assert summary["personal"]["better_off"] == 0.5
@@ -343,8 +343,8 @@ def test_scores_keep_the_order_of_the_task(unseen: int) -> None:
     clients = [(draw.normal(size=(6, 2)).astype(np.float32), np.array([0, 1, 0, 1, 1, 0])) for _ in range(3)]
     data = pfl.from_clients(clients, clients, unseen=unseen)
     task = pfl.classification(pfl.models.logistic((2,), 2))
-    hit = task.measure
-    task = task._replace(measure=lambda o, y: {"top2": jnp.ones(len(y)), "hits": hit(o, y)["accuracy"]})
+    top2 = pfl.metrics.mean("top2", lambda outputs, y: jnp.ones(len(y)))
+    task = task._replace(metrics=(top2, task.metrics[0]._replace(name="hits")))
     solve = pfl.descent(optax.sgd(0.1), pfl.full_batch(1, 6))
     compared = pfl.compare(task, {"fedavg": pfl.fedavg(task, solve)}, data, rounds=1)
     assert compared["fedavg"].measured == ["top2", "hits"]

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pfljax.results import scores
-from pfljax.results.scores import Metric
+from pfljax.results.scores import Score, Yardstick
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from pfljax.results.scores import Metric
 def test_directions(text: str, name: str, lower: bool) -> None:
     """By the words of a name, unless a sign says it; what is written down is read back as the same."""
     metric = scores.read(text)
-    assert metric == Metric(name, lower)
+    assert metric == Yardstick(name, lower)
     assert scores.read(str(metric)) == metric
 
 
@@ -42,7 +42,7 @@ def test_what_is_compared_unasked(measured: list[str], chosen: str) -> None:
 
 
 def test_what_is_asked_for_was_measured() -> None:
-    assert scores.choose("-f1", ["f1", "loss"]) == Metric("f1", True)
+    assert scores.choose("-f1", ["f1", "loss"]) == Yardstick("f1", True)
     with pytest.raises(ValueError, match="did you mean 'f1'"):
         scores.choose("-f", ["f1", "loss"])
     with pytest.raises(ValueError, match="metric=3: it must be text"):
@@ -58,7 +58,15 @@ def test_spelling() -> None:
 
 
 def test_names_hold_slashes() -> None:
-    assert scores.names(["personal/test/f1/macro", "global/test/f1/macro", "personal/test/loss"]) == [
-        "f1/macro",
-        "loss",
-    ]
+    texts = ["personal/test/f1/macro", "global/test/f1/macro", "personal/test/loss"]
+    read = [Score.read(text) for text in texts]
+    assert scores.names(read) == ["f1/macro", "loss"]
+    assert list(map(str, read)) == texts
+    assert read[1] == ("global", "test", "f1/macro") == Score.read(("global", "test", "f1/macro"))
+
+
+def test_scores_of_unseen_clients() -> None:
+    score = Score("personal", "test", "loss").of_unseen()
+    assert str(score) == "unseen_personal/test/loss"
+    assert score.is_unseen
+    assert not Score("personal", "test", "loss").is_unseen

@@ -95,6 +95,7 @@ CHOSEN = sampling.power_of_choice(2, candidates=5)
 HYPER = recipe_of("fedprox").hyper
 
 
+@pytest.mark.usefixtures("optimized")
 def test_host_memory_fetches_after_it_has_observed():
     """States on the device and in host memory: the same cohorts, losses and models, over more rounds than one call."""
     method = lambda **hyper: sampling.reporting(recipe_of("ditto").make(**hyper), TASK)  # noqa: E731

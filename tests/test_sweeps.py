@@ -167,7 +167,7 @@ def test_a_ledger_holds_whole_results(real: tuple[Sweep, Path]) -> None:
         assert from_config_dict(result.config) == point.config
         assert result.seed == point.setting["run.seed"]
         assert result.hyper == {"local.lr": point.setting["local.lr"], "server.lr": 1.0}
-        accuracy = np.mean(result.scores["personal/validation/accuracy"][-1].astype(float))
+        accuracy = np.mean(result.scores["personal", "validation", "accuracy"][-1].astype(float))
         assert swept.outcomes[point.id].validation == pytest.approx(accuracy, rel=1e-12)
 
 
@@ -453,7 +453,7 @@ def test_nothing_is_chosen_on_test_examples_unasked(monkeypatch: pytest.MonkeyPa
         def run(self, points: Sequence[ensemble.Point]) -> Iterator[Any]:
             for place, result in super().run(points):
                 assert isinstance(result, Result)
-                result.scores["personal/validation/accuracy"][:] = np.nan
+                result.scores["personal", "validation", "accuracy"][:] = np.nan
                 yield place, result
 
     monkeypatch.setattr(ensemble, "Ensemble", Without)
@@ -474,9 +474,9 @@ class Own(StandIn):
             assert isinstance(result, Result)
             scores, lr = result.scores, result.hyper["local.lr"]
             if lr == 0.5:
-                scores["personal/validation/accuracy"][:] = (0.95, 0.1)[result.seed]
+                scores["personal", "validation", "accuracy"][:] = (0.95, 0.1)[result.seed]
             for split in ("validation", "test"):
-                scores[f"personal/{split}/bits"] = np.outer([lr, 2 * lr], np.ones(CLIENTS))
+                scores["personal", split, "bits"] = np.outer([lr, 2 * lr], np.ones(CLIENTS))
             yield place, dataclasses.replace(result, names=["a", "b", "c"])
 
 

@@ -10,7 +10,7 @@ from pfljax import algorithms, models
 from pfljax.data import federate, from_arrays, from_clients, partition
 from pfljax.engine.runs import simulate
 from pfljax.learning import local, tasks
-from pfljax.types import Batch, Model, Params
+from pfljax.types import Batch, Metric, Model, Params
 
 KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("strict")
@@ -30,6 +30,12 @@ def cross_entropy(logits, y, smoothing):
     return -(target * np.log(p)).sum(-1)
 
 
+def scored(task, outputs, y, mask):
+    """What each metric of the task says of one batch."""
+    batch = jnp.asarray(outputs), jnp.asarray(y), jnp.asarray(mask, float)
+    return [float(metric.finish(metric.sum(*batch))) for metric in task.metrics]
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("mask", [[1, 1, 1], [1, 0, 1], [0, 0, 0]])
 def test_classification_is_the_masked_mean_cross_entropy(smoothing, mask):
@@ -40,9 +46,9 @@ def test_classification_is_the_masked_mean_cross_entropy(smoothing, mask):
     expected = (cross_entropy(LOGITS, y, smoothing) * mask).sum() / max(sum(mask), 1)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     assert stats == {}
-    scores = task.measure(task.predict(task.init(KEY), batch.x), batch.y)
-    np.testing.assert_array_equal(scores["accuracy"], [1, 0, 1])
-    np.testing.assert_allclose(scores["loss"], cross_entropy(LOGITS, y, 0), rtol=1e-6)
+    right, losses = np.array([1, 0, 1]), cross_entropy(LOGITS, y, 0)
+    expected = [np.average(each, weights=mask) if any(mask) else np.nan for each in (right, losses)]
+    np.testing.assert_allclose(scored(task, LOGITS, y, mask), expected, rtol=1e-6)
 
 
 def test_label_smoothing_may_be_traced():
@@ -60,8 +66,9 @@ def test_a_sequence_is_one_example():
     logits = np.stack([LOGITS, LOGITS[::-1]])
     y = np.array([[0, 0, 0], [2, 1, 0]])
     task = tasks.classification(fixed(logits))
-    scores = task.measure(jnp.asarray(logits), jnp.asarray(y))
-    np.testing.assert_allclose(scores["accuracy"], [2 / 3, 2 / 3])
+    y[1, 0] = 0
+    np.testing.assert_allclose(scored(task, logits, y, np.ones((2, 3)))[0], (2 / 3 + 1 / 3) / 2, rtol=1e-6)
+    np.testing.assert_allclose(scored(task, logits, y, [[1] * 3, [0] * 3])[0], 2 / 3, rtol=1e-6)
     loss = task.loss(task.init(KEY), Batch(jnp.zeros((2, 3)), jnp.asarray(y), jnp.array([0.0, 1.0])), KEY)[0]
     np.testing.assert_allclose(loss, cross_entropy(logits[1], y[1], 0).mean(), rtol=1e-6)
 
@@ -72,9 +79,8 @@ def test_regression_is_half_the_squared_error():
         task = tasks.regression(fixed(outputs))
         loss, _ = task.loss(task.init(KEY), Batch(jnp.zeros((3, 1)), y, jnp.array([1.0, 1.0, 0.0])), KEY)
         np.testing.assert_allclose(loss, 0.25)
-        scores = task.measure(outputs, y)
-        np.testing.assert_allclose(scores["loss"], [0.5, 0, 4.5])
-        np.testing.assert_allclose(scores["squared_error"], [1, 0, 9])
+        np.testing.assert_allclose(scored(task, outputs, y, np.ones(3)), [5 / 3, 10 / 3], rtol=1e-6)
+        np.testing.assert_allclose(scored(task, outputs, y, [1, 1, 0]), [0.25, 0.5], rtol=1e-6)
     wide = tasks.regression(fixed(jnp.ones((2, 3))))
     loss, _ = wide.loss(wide.init(KEY), Batch(jnp.zeros((2, 1)), jnp.zeros((2, 3)), jnp.ones(2)), KEY)
     np.testing.assert_allclose(loss, 1.5)
@@ -129,11 +135,14 @@ def test_ignored_labels_count_neither_in_loss_nor_in_scores(smoothing, mask):
     batch = Batch(jnp.zeros((4, 1)), jnp.asarray(PLACES, jnp.uint8), jnp.asarray(mask, float))
     loss, _ = task.loss(task.init(KEY), batch, KEY)
     np.testing.assert_allclose(loss, (rows * weight).sum() / max(weight.sum(), 1), rtol=1e-6)
-    scores = task.measure(jnp.asarray(logits), batch.y)
-    right = (logits.argmax(-1) == PLACES) & counted
-    np.testing.assert_allclose(scores["accuracy"], right.sum(1) / np.maximum(counted.sum(1), 1), rtol=1e-6)
-    if not smoothing:
-        np.testing.assert_allclose(scores["loss"], rows, rtol=1e-6)
+    accuracy, hard = scored(task, logits, PLACES, np.broadcast_to(np.array(mask)[:, None], PLACES.shape))
+    if weight.any():
+        right = ((logits.argmax(-1) == PLACES) & counted).sum(1) / np.maximum(counted.sum(1), 1)
+        np.testing.assert_allclose(accuracy, np.average(right, weights=weight), rtol=1e-6)
+        if not smoothing:
+            np.testing.assert_allclose(hard, np.average(rows, weights=weight), rtol=1e-6)
+    else:
+        assert np.isnan([accuracy, hard]).all()
 
 
 def test_ignored_labels_pull_at_nothing():
@@ -233,9 +242,12 @@ def test_inputs_that_a_model_does_not_take_and_scores_that_are_no_rows():
     with pytest.raises(ValueError, match=r"the model does not take toy, inputs \[B, 2\]: .*shape"):
         tasks.check(tasks.classification(models.mlp((3,), 4)), CLASSES)
     task = tasks.classification(shaped(-1, 4))
-    mean = task._replace(measure=lambda outputs, y: {"mean": outputs.mean()})
-    with pytest.raises(ValueError, match=r"measures 'mean' as \[\]: give one number for each example, \[B\]"):
-        tasks.check(mean, CLASSES)
+    apart = Metric("apart", lambda outputs, y, mask: outputs[:, 0] * mask, jnp.mean)
+    with pytest.raises(ValueError, match=r"'apart' sums to \[B\]: sum over .* metrics\.mean\('apart', \.\.\.\)"):
+        tasks.check(task._replace(metrics=(apart,)), CLASSES)
+    several = Metric("several", lambda outputs, y, mask: outputs.sum(0), lambda total: total)
+    with pytest.raises(ValueError, match=r"'several' finishes as \[4\]: give one number for a client"):
+        tasks.check(task._replace(metrics=(several,)), CLASSES)
 
 
 def test_a_run_refuses_what_does_not_fit_before_its_first_round():
@@ -260,5 +272,5 @@ def test_a_run_with_ignored_labels_scores_the_others():
     task = tasks.classification(Model(lambda key: Params(jnp.array([-1.0, 1.0])), None, apply), ignore=255)
     algorithm = algorithms.fedavg(task, local.descent(optax.sgd(0.0), local.full_batch(1, 12)))
     scores = simulate(task, algorithm, data, rounds=1).scores
-    np.testing.assert_array_equal(scores["global/test/accuracy"], [[1.0, 1.0]])
-    np.testing.assert_allclose(scores["global/test/loss"], np.log1p(np.exp(-2.0)), rtol=1e-6)
+    np.testing.assert_array_equal(scores["global", "test", "accuracy"], [[1.0, 1.0]])
+    np.testing.assert_allclose(scores["global", "test", "loss"], np.log1p(np.exp(-2.0)), rtol=1e-6)

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from pfljax import tree
 from pfljax.federation.reduce import grouped, handed, mean, uniform
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
-from pfljax.learning.local import average
-from pfljax.learning.tasks import masked_mean
-from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, LocalSolver, Params, Reduce, Reply, Task
+from pfljax.learning.local import mean_loss
+from pfljax.learning.metrics import measure
+from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reduce, Reply, Task
 
 
 def ifca(
@@ -61,14 +61,12 @@ def ifca(
         others = [jax.random.fold_in(key, cluster) for cluster in range(1, clusters)]
         return jax.vmap(lambda key: server.init(task.init(key)))(jnp.stack([key, *others]))
 
-    def misfit(w: Params, data: ClientData, key: Array) -> Array:
-        def of(batch: Batch, number: Array) -> Array:
-            scores = task.measure(task.predict(w, batch.x), batch.y)
-            if "loss" in scores:
-                return masked_mean(scores["loss"], batch.mask)
-            return task.loss(w, batch, jax.random.fold_in(key, number))[0]
+    measured = [metric for metric in task.metrics if metric.name == "loss"]
 
-        return average(of, data, batch_size=128)
+    def misfit(w: Params, data: ClientData, key: Array) -> Array:
+        if not measured:
+            return mean_loss(task.loss, w, data, key)
+        return measure(measured, {"w": lambda x: task.predict(w, x)}, data, batch_size=128)["w"]["loss"]
 
     def closest(models: Params, data: ClientData, key: Array) -> tuple[Array, Params]:
         cluster = jnp.argmin(jax.vmap(lambda w: misfit(w, data, jax.random.fold_in(key, 1)))(models))

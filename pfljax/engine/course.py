@@ -11,12 +11,10 @@ import numpy as np
 
 from pfljax.engine.checkpoint import Record
 from pfljax.results.result import Result
+from pfljax.results.scores import Scores
 
 Log = dict[str, np.ndarray]
 """`ids`, `replied`, `work`, `heard`, `finite`: [rounds, M]; `server_finite`: [rounds]."""
-
-Scores = dict[str, np.ndarray]
-"""`"{model}/{split}/{metric}" -> [clients]`."""
 
 
 class Diverged(RuntimeError):
@@ -94,7 +92,7 @@ class Course:
             self.diverged.result = self.result(self.record, reason=reason) if self.record else None
             return
         fresh = {"rounds": np.asarray([self.done + len(log["ids"])])}
-        fresh |= {f"score:{name}": score[None] for name, score in scores.items()}
+        fresh |= {f"score:{score}": values[None] for score, values in scores.items()}
         fresh |= {f"log:{name}": rows for name, rows in log.items()}
         before = self.record
         self.record = {

@@ -13,7 +13,7 @@ import numpy as np
 from pfljax import checks
 from pfljax.data import FederatedData
 from pfljax.engine import executors, mesh, process, walk
-from pfljax.engine.course import Course, Diverged, Log, Scores, follow
+from pfljax.engine.course import Course, Diverged, Log, follow
 from pfljax.engine.memory import Shortage
 from pfljax.engine.mesh import Device
 from pfljax.engine.programs import Programs
@@ -21,6 +21,7 @@ from pfljax.engine.runs import check_length
 from pfljax.engine.simulation import Simulation
 from pfljax.engine.site import Build, Hyper, Traced, traced
 from pfljax.results.result import Result
+from pfljax.results.scores import Scores
 from pfljax.types import Algorithm, Array, Plan, State, Task, Tree
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from pfljax import tree
 from pfljax.data import FederatedData
 from pfljax.engine import walk
 from pfljax.engine.mesh import Axis
-from pfljax.learning import local
-from pfljax.types import Algorithm, Array, Batch, Cohort, Draw, Params, Selector, State, Task, Tree
+from pfljax.learning import metrics
+from pfljax.results.scores import Score
+from pfljax.types import Algorithm, Array, Cohort, Draw, Params, Rows, Selector, State, Task, Tree
 
 Logs = dict[str, Array]
 """What happened: `ids`, `replied`, `work`, `heard`, `finite`: [M]; `server_finite`: []; `reported/...`: [M]."""
@@ -64,6 +66,7 @@ class Rounds:
       block: clients trained at once.
       axis: devices that share the clients, None for one device.
       onboard_rounds: rounds of onboarding for each unseen client.
+      capacity: validation or test examples of the largest client.
     """
 
     task: Task
@@ -71,6 +74,7 @@ class Rounds:
     block: int
     axis: Axis | None
     onboard_rounds: int
+    capacity: int
 
     def clients(self, algorithm: Algorithm, server: Tree, ids: Array, key: Array) -> Tree:
         """The states of clients `ids` [n] before their first round, leaves [n, ...]."""
@@ -193,7 +197,7 @@ class Rounds:
 
         plan = walk.layout(draw.ids.shape[0], self.block, self.axis)
         total, kept = walk.walk(one, (server, train, key), (seats.walked, rows), plan)
-        (rows, finite, metrics), terms = (kept, total) if summed else kept
+        (rows, finite, reported), terms = (kept, total) if summed else kept
         if not summed:
             terms = jax.tree.map(lambda leaf: leaf[seats.back], terms)
         weights = seats.walked.weight[seats.back]
@@ -201,9 +205,9 @@ class Rounds:
         updated = algorithm.server_update(server, view, jax.random.fold_in(key, _SERVER))
         updated = tree.where(jnp.any(weights > 0), updated, server)
         log = draw._asdict() | {"finite": finite[seats.back], "server_finite": tree.finite(updated)}
-        return updated, rows, log | {_REPORTED + name: value[seats.back] for name, value in metrics.items()}
+        return updated, rows, log | {_REPORTED + name: value[seats.back] for name, value in reported.items()}
 
-    def evaluate(self, algorithm: Algorithm, state: State, key: Array, data: FederatedData) -> dict[str, Array]:
+    def evaluate(self, algorithm: Algorithm, state: State, key: Array, data: FederatedData) -> dict[Score, Array]:
         """Scores of all clients, see `Simulation.evaluate`."""
         ids = jnp.arange(data.num_clients + data.num_unseen)
         known, unseen = ids[: data.num_clients], ids[data.num_clients :]
@@ -214,21 +218,21 @@ class Rounds:
 
     def scores(
         self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
-    ) -> dict[str, Array]:
+    ) -> dict[Score, Array]:
         """Scores [n] after `number` rounds of `clients`, their ids [n] and their states [n, ...]."""
 
-        def one(shared: Tree, client: Tree) -> dict[str, Array]:
+        def one(shared: Tree, client: Tree) -> dict[Score, Array]:
             return self._measured(algorithm, shared, *client)
 
         return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
 
     def unseen(
         self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
-    ) -> dict[str, Array]:
+    ) -> dict[Score, Array]:
         """Scores [n] of the clients `ids` [n], which never train."""
         clients = self.newcomers(algorithm, server, ids, number, key, data)
         scores = self.scores(algorithm, server, clients, number, key, data)
-        return OrderedDict((f"unseen_{name}", score) for name, score in scores.items())
+        return OrderedDict((score.of_unseen(), values) for score, values in scores.items())
 
     def newcomers(
         self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
@@ -276,35 +280,24 @@ class Rounds:
         common = algorithm.server_model(download, client) if algorithm.server_model else None
         return algorithm.personalize(download, client, data.client(id), _client_key(key, id)), common
 
-    def _measured(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> dict[str, Array]:
+    def _measured(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> dict[Score, Array]:
         """Scores of one client's models on its own examples, in the order of the task."""
         _, data, _ = shared
         personal, common = self._deployed(algorithm, shared, id, client)
-        models = {"personal": (personal, algorithm.predict or self.task.predict)}
-        models |= {} if common is None else {"global": (common, self.task.predict)}
+        predictors = {"personal": functools.partial(algorithm.predict or self.task.predict, personal)}
+        predictors |= {} if common is None else {"global": functools.partial(self.task.predict, common)}
         views = {split: data.client(id, split) for split in ("validation", "test")}
 
-        def of(batch: Batch, number: Array) -> dict[str, dict[str, Array]]:
-            count = jnp.maximum(jnp.sum(batch.mask), 1)
+        def of(rows: Rows) -> dict[str, dict[str, Array]]:
+            return metrics.measure(self.task.metrics, predictors, views["test"].on(rows), capacity=self.capacity)
 
-            def means(deployed: Tree, predict: Callable[[Tree, Tree], Tree]) -> dict[str, Array]:
-                measured = self.task.measure(predict(deployed, batch.x), batch.y)
-                return OrderedDict((k, jnp.sum(v * batch.mask) / count) for k, v in measured.items())
-
-            return {model: means(*deployed) for model, deployed in models.items()}
-
-        def score(place: tuple[Array, Array]) -> dict[str, dict[str, Array]]:
-            start, size = place
-            means = local.average(of, views["test"]._replace(start=start, size=size), batch_size=64)
-            return jax.tree.map(lambda mean: jnp.where(size > 0, mean, jnp.nan), means)
-
-        places = jax.tree.map(lambda *split: jnp.stack(split), *((view.start, view.size) for view in views.values()))
-        scores = jax.lax.map(score, places)  # one program for both splits
+        rows = jax.tree.map(lambda *each: jnp.stack(each), *(Rows(view.start, view.size) for view in views.values()))
+        measured = jax.lax.map(of, rows)  # one program for both splits
         return OrderedDict(
-            (f"{model}/{split}/{metric}", value[place])
-            for model in models
+            (Score(model, split, metric), value[place])
+            for model in predictors
             for place, split in enumerate(views)
-            for metric, value in scores[model].items()
+            for metric, value in measured[model].items()
         )
 
     def _over(self, one: Callable[[Tree, Tree], Tree], shared: Tree, clients: Tree) -> Tree:

@@ -16,12 +16,13 @@ from pfljax import checks, files
 from pfljax.data import FederatedData
 from pfljax.engine import hosts
 from pfljax.engine.checkpoint import Checkpoints
-from pfljax.engine.course import Log, Scores, follow
+from pfljax.engine.course import Log, follow
 from pfljax.engine.simulation import Simulation
 from pfljax.engine.site import Build, Hyper
 from pfljax.learning import schedules
 from pfljax.results.deployed import Deploy, Models
 from pfljax.results.result import Result, versions
+from pfljax.results.scores import Scores
 from pfljax.types import Plan, Task
 
 P = ParamSpec("P")

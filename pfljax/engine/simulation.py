@@ -26,6 +26,7 @@ from pfljax.learning import schedules, tasks
 from pfljax.printing import brief
 from pfljax.results.deployed import Deploy, Deployed
 from pfljax.results.result import Result
+from pfljax.results.scores import Scores
 from pfljax.types import Algorithm, Array, Plan, Selector, State, Task, Tree
 
 
@@ -79,6 +80,7 @@ class Simulation:
             block=executors.block(executor, task, training.num_clients, local),
             axis=axis,
             onboard_rounds=onboard_rounds,
+            capacity=max(int(data.sizes(split).max()) for split in ("validation", "test")),
         )
         self.site = Site(build, placed, training, rounds, local, everywhere, spread, executor == "auto")
         self._store: Store = store
@@ -125,11 +127,11 @@ class Simulation:
         values = traced(hyper)
         return self._home(values).advance(state, key, rounds, at_most, values)
 
-    def evaluate(self, state: State, key: Array, **hyper: Hyper) -> dict[str, np.ndarray]:
+    def evaluate(self, state: State, key: Array, **hyper: Hyper) -> Scores:
         """Scores of every client on its own examples, by each model that there is.
 
         Returns:
-          `"{model}/{split}/{metric}" -> [clients]`, NaN for a client without examples in that split. Models are
+          `(model, split, metric) -> [clients]`, NaN for a client without examples in that split. Models are
           `personal` (after adaptation), `global` (before, where the method has a common model), and the two again for
           clients that never trained: `unseen_personal`, `unseen_global`.
         """

@@ -6,7 +6,6 @@ import math
 import typing
 from typing import Any
 
-import jax
 import numpy as np
 
 from pfljax import checks, models
@@ -65,9 +64,10 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     outputs = math.prod(np.shape(data.examples.y)[1:]) if data.num_classes is None else data.num_classes
     model = models.by_name(config.model.name, shape, outputs, **config.model.options)
     model = models.compute_in(model, config.run.precision)
-    task = tasks.regression(model) if data.num_classes is None else tasks.classification(model)
+    learned = tasks.regression if data.num_classes is None else tasks.classification
+    task = learned(model) if config.run.metrics is None else learned(model, metrics=config.run.metrics)
     if config.run.metric is not None:
-        scores.choose(config.run.metric, _measured(task, data))
+        scores.choose(config.run.metric, [metric.name for metric in task.metrics])
     needs = method(config.algorithm.name).needs
     if "class labels" in needs:
         checks.classes(data.examples.y, config.algorithm.name)
@@ -106,13 +106,6 @@ def load_data(config: DataConfig) -> FederatedData:
 def _ingredients(config: Config) -> dict[str, Any]:
     sections = {name: getattr(config, name) for name in SOLVED}
     return {"options": config.resolved().algorithm.options, "rounds": config.run.rounds, **sections}
-
-
-def _measured(task: Task, data: FederatedData) -> list[str]:
-    """Names of the scores of a task."""
-    rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), data.examples)
-    key = jax.random.key(0)
-    return list(jax.eval_shape(lambda x, y: task.measure(task.predict(task.init(key), x), y), rows.x, rows.y))
 
 
 def _sampler(config: CohortConfig) -> Sampler:

@@ -23,6 +23,8 @@ from pfljax.experiment.recipe import (
     options_of,
     sections_of,
 )
+from pfljax.learning.metrics import CLASSIFICATION, REGRESSION
+from pfljax.results import scores
 from pfljax.results.result import Select
 
 PARTITIONS = partition.PARTITIONS
@@ -153,6 +155,8 @@ class RunConfig:
       precision: that the model computes in, see `models.compute_in`.
       onboard_rounds: rounds of onboarding for unseen clients.
       select: which evaluation tables report.
+      metrics: what is measured besides the loss, `accuracy,auc` or a list of names in `learning.metrics`; accuracy, or
+        the squared error, if None.
       metric: what clients are compared by, see `scores.read`; accuracy or loss if None.
     """
 
@@ -165,10 +169,17 @@ class RunConfig:
     precision: models.Precision = "default"
     onboard_rounds: checks.Size = 5
     select: Select = "last"
+    metrics: str | tuple[str, ...] | None = None
     metric: str | None = None
 
     def __post_init__(self) -> None:
         checks.fields(self)
+        if isinstance(self.metrics, str):
+            object.__setattr__(self, "metrics", tuple(self.metrics.split(",")))
+        for name in self.metrics or ():
+            checks.choice(name, dict.fromkeys((*CLASSIFICATION, *REGRESSION)), "metrics")
+        if self.metrics is not None and self.metric is not None:
+            scores.choose(self.metric, [*self.metrics, "loss"])
 
 
 @checks.spelled()

@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pfljax import checks, engine, files
 from pfljax.data import FederatedData
 from pfljax.engine import hosts
@@ -28,6 +26,7 @@ from pfljax.results import scores, statistics
 from pfljax.results.comparison import Comparison
 from pfljax.results.deployed import Deploy, Models
 from pfljax.results.result import Result
+from pfljax.results.scores import Score, Scores
 from pfljax.types import Task
 
 
@@ -202,7 +201,7 @@ def _simulated(
     experiment: Experiment,
     out: str | Path | None,
     resume: bool,
-    progress: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+    progress: Callable[[int, Scores], None] | None = None,
 ) -> Result:
     recipe = experiment.recipe
     return engine.simulate(
@@ -229,11 +228,11 @@ def _kept(result: Result, config: Config, out: str | Path | None) -> Result:
     return result
 
 
-def _watch(bar: Bar, name: str, rounds: int, metric: str | None = None) -> Callable[[int, dict[str, np.ndarray]], None]:
+def _watch(bar: Bar, name: str, rounds: int, metric: str | None = None) -> Callable[[int, Scores], None]:
     line = bar.line(name, "round", rounds)
 
-    def show(done: int, measured: dict[str, np.ndarray]) -> None:
+    def show(done: int, measured: Scores) -> None:
         compared = scores.choose(metric, scores.names(measured))
-        line(done, compared.say(statistics.mean(measured[f"personal/test/{compared.name}"])))
+        line(done, compared.say(statistics.mean(measured[Score("personal", "test", compared.name)])))
 
     return show

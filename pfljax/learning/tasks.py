@@ -1,4 +1,4 @@
-"""Tasks: a model with its loss and its scores.
+"""Tasks: a model with its loss and its metrics.
 
 Contract: the leaves of `batch.x` and `batch.y` are rows gathered from `Examples`, in their storage dtype (bytes for
 images and labels are fine); `batch.mask` says which rows count. What a masked row holds, as long as it is finite,
@@ -7,27 +7,22 @@ changes neither the loss nor a gradient nor a statistic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from pfljax import checks
 from pfljax.data import FederatedData
-from pfljax.types import Array, Batch, Model, Params, Task, Tree
+from pfljax.learning import metrics as measures
+from pfljax.learning.metrics import by_example, cross_entropy, masked_mean, squared_error
+from pfljax.types import Array, Batch, Metric, Model, Params, Task, Tree
 
 _PROBE = 7919
 """Rows of the batch that `check` traces: a prime, so that no other axis is taken for it."""
-
-
-def masked_mean(values: Array, mask: Array) -> Array:
-    """`sum(mask * values) / max(sum(mask), 1)` of values [B]: 0 if no row counts."""
-    mask = mask.astype(values.dtype)
-    return jnp.sum(jnp.where(mask > 0, mask * values, 0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def check(task: Task, data: FederatedData) -> None:
@@ -52,9 +47,21 @@ def check(task: Task, data: FederatedData) -> None:
         raise ValueError(f"the model does not take {data.name}, inputs {inputs}: {reason}") from error
     if task.fits is not None:
         task.fits(given, data)
-    for name, score in jax.eval_shape(task.measure, given, y).items():
-        if score.shape != (_PROBE,):
-            raise ValueError(f"the task measures {name!r} as {_spell(score)}: give one number for each example, [B]")
+    for metric in task.metrics:
+        _check_metric(metric, given, y)
+
+
+def _check_metric(metric: Metric, outputs: Tree, y: Any) -> None:
+    """Refuses a sum that keeps examples apart, and a finish that is not one number."""
+    total = jax.eval_shape(metric.sum, outputs, y, jax.ShapeDtypeStruct(y.shape, float))
+    for part in jax.tree.leaves(total, is_leaf=lambda part: isinstance(part, measures.Kept)):
+        if not isinstance(part, measures.Kept) and _PROBE in part.shape:
+            raise ValueError(
+                f"the metric {metric.name!r} sums to {_spell(part)}: sum over the examples, or write "
+                f"metrics.mean({metric.name!r}, ...) of a score of each"
+            )
+    if (finished := jax.eval_shape(metric.finish, total)).shape:
+        raise ValueError(f"the metric {metric.name!r} finishes as {_spell(finished)}: give one number for a client, []")
 
 
 def _spell(leaf: Any) -> str:
@@ -62,15 +69,10 @@ def _spell(leaf: Any) -> str:
     return f"[{', '.join('B' if n == _PROBE else str(n) for n in leaf.shape)}]"
 
 
-def _rows(values: Array) -> Array:
-    """The mean over all axes but the first: [B, ...] to [B]."""
-    return values.reshape(values.shape[0], -1).mean(axis=1)
-
-
 def _task(
     model: Model,
     losses: Callable[[Tree, Array], Array],
-    measure: Callable[..., dict[str, Array]],
+    metrics: tuple[Metric, ...],
     fits: Callable[[Tree, Any], None],
     counted: Callable[[Array], Array] | None = None,
 ) -> Task:
@@ -84,56 +86,46 @@ def _task(
     def predict(params: Params, x: Tree) -> Tree:
         return model.apply(params, x)[0]
 
-    return Task(model.init, loss, predict, measure, fits)
+    return Task(model.init, loss, predict, metrics, fits)
 
 
-def classification(model: Model, label_smoothing: Array | float = 0.0, *, ignore: int | None = None) -> Task:
+def classification(
+    model: Model,
+    label_smoothing: Array | float = 0.0,
+    *,
+    ignore: int | None = None,
+    metrics: Sequence[str | Metric] = ("accuracy", "loss"),
+) -> Task:
     """Softmax cross-entropy: `mean over unmasked rows of -<t, log softmax(logits)>`.
 
-    The target is `t = (1 - s) onehot(y) + s / C` with s the label smoothing. Scores are of the hard labels. Where an
+    The target is `t = (1 - s) onehot(y) + s / C` with s the label smoothing. Metrics are of the hard labels. Where an
     example has several labels, its loss and its accuracy are means over those that count; an example without any that
-    counts has no weight in the loss.
+    counts has no weight.
 
     Args:
       model: outputs logits [B, C], or [B, L, C] with labels [B, L] (a sequence counts as one example), or one more
         axis than the labels in general.
       label_smoothing: s in [0, 1], may be traced.
       ignore: a label that marks what does not count, such as 255 in masks of images; say it to `from_arrays` too.
+      metrics: what is measured besides the loss, names of `metrics.CLASSIFICATION` or metrics of yours.
 
-    Returns:
-      A task that measures `accuracy` and `loss`, each [B].
+    Raises:
+      ValueError: if a metric is not known, or given twice.
     """
+    chosen = measures.choose(metrics, measures.CLASSIFICATION)
 
     def counted(y: Array) -> Array:
         return (y.astype(int) != ignore).reshape(y.shape[0], -1)
 
-    def rows(values: Array, y: Array) -> Array:
-        if ignore is None:
-            return _rows(values)
-        return jax.vmap(masked_mean)(values.reshape(values.shape[0], -1), counted(y))
-
-    def cross_entropy(logits: Array, y: Array, smoothing: Array | float = 0.0) -> Array:
-        targets = jax.nn.one_hot(y, logits.shape[-1], dtype=logits.dtype)
-        if not (isinstance(smoothing, float) and smoothing == 0.0):
-            targets = optax.smooth_labels(targets, smoothing)
-        return rows(optax.softmax_cross_entropy(logits, targets), y)
-
-    def measure(logits: Array, y: Array) -> dict[str, Array]:
-        return {
-            "accuracy": rows((jnp.argmax(logits, axis=-1) == y.astype(int)).astype(logits.dtype), y),
-            "loss": cross_entropy(logits, y),
-        }
+    def losses(logits: Array, y: Array) -> Array:
+        return by_example(cross_entropy(logits, y, label_smoothing), None if ignore is None else counted(y))
 
     def fits(logits: Tree, data: FederatedData) -> None:
         _fit_classes(logits, data, ignore)
 
-    return _task(
-        model,
-        lambda logits, y: cross_entropy(logits, y, label_smoothing),
-        measure,
-        fits,
-        None if ignore is None else counted,
-    )
+    if ignore is None:
+        return _task(model, losses, chosen, fits)
+    return _task(model, losses, tuple(measures.ignoring(metric, ignore) for metric in chosen), fits, counted)
 
 
 def _fit_classes(logits: Tree, data: FederatedData, ignore: int | None) -> None:
@@ -176,23 +168,16 @@ def _labels(y: np.ndarray) -> str:
     return f"[{', '.join(['B', *map(str, y.shape[1:])])}]"
 
 
-def regression(model: Model) -> Task:
+def regression(model: Model, *, metrics: Sequence[str | Metric] = ("loss", "squared_error")) -> Task:
     """Least squares: `mean over unmasked rows of 1/2 ||output - y||^2`.
 
     Args:
       model: outputs of as many numbers an example as y has: [B, 1] serves y [B].
+      metrics: what is measured besides the loss (the half), names of `metrics.REGRESSION` or metrics of yours.
 
-    Returns:
-      A task that measures `loss` (the half) and `squared_error`, each [B].
+    Raises:
+      ValueError: if a metric is not known, or given twice.
     """
-
-    def squared_error(outputs: Array, y: Array) -> Array:
-        residual = outputs.reshape(y.shape) - y.astype(outputs.dtype)
-        return jnp.sum(jnp.square(residual.reshape(y.shape[0], -1)), axis=1)
-
-    def measure(outputs: Array, y: Array) -> dict[str, Array]:
-        error = squared_error(outputs, y)
-        return {"loss": error / 2, "squared_error": error}
 
     def fits(outputs: Tree, data: FederatedData) -> None:
         y = np.asarray(data.examples.y)
@@ -203,4 +188,5 @@ def regression(model: Model) -> Task:
                 f"an example, {prod(y.shape[1:])}"
             )
 
-    return _task(model, lambda outputs, y: squared_error(outputs, y) / 2, measure, fits)
+    chosen = measures.choose(metrics, measures.REGRESSION)
+    return _task(model, lambda outputs, y: squared_error(outputs, y) / 2, chosen, fits)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.text import Text
 
 from pfljax.results import scores
-from pfljax.results.scores import Metric
+from pfljax.results.scores import Yardstick
 from pfljax.results.tables import Table, bold
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Column(NamedTuple):
         return "-" if value is None else self.form(value)
 
 
-def column(name: str, metric: Metric) -> Column:
+def column(name: str, metric: Yardstick) -> Column:
     """The column of a statistic of `metric`, or of a cost."""
     title = {"bottom_decile": "worst 10%", "top_decile": "best 10%", "better_off": ">alone", "sent": "MB sent"}
     kinds: dict[str, tuple[Callable[[float], str], int]] = {

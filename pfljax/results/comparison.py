@@ -12,7 +12,7 @@ import numpy as np
 from pfljax import checks, files
 from pfljax.printing import Shown
 from pfljax.results import scores, statistics
-from pfljax.results.scores import Metric
+from pfljax.results.scores import Yardstick
 from pfljax.results.tables import Table
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ from pfljax.results.result import Result, Select, import_pandas
 from pfljax.results.stored import REMEDY, vacant
 
 
-def compared(results: Sequence[Result], metric: str | None = None) -> Metric:
+def compared(results: Sequence[Result], metric: str | None = None) -> Yardstick:
     """What several results are compared by: as the first has it if all measured that, else what all measured.
 
     Args:
@@ -39,7 +39,7 @@ def compared(results: Sequence[Result], metric: str | None = None) -> Metric:
     return first.compared() if first.compared().name in shared else scores.choose(None, shared or first.measured)
 
 
-def worst_first(scores: np.ndarray, metric: Metric) -> list[int]:
+def worst_first(scores: np.ndarray, metric: Yardstick) -> list[int]:
     """The numbers of the clients, those with the worst mean of scores [methods, clients] first."""
     return np.argsort([metric.sign * statistics.mean(client) for client in scores.T], kind="stable").tolist()
 

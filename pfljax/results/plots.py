@@ -17,7 +17,7 @@ from pfljax import files
 from pfljax.results import statistics
 from pfljax.results.comparison import compared, worst_first
 from pfljax.results.result import Result, Select
-from pfljax.results.scores import Metric
+from pfljax.results.scores import Yardstick
 from pfljax.results.statistics import estimate
 
 if TYPE_CHECKING:
@@ -163,16 +163,16 @@ def _seeds(results: Results) -> dict[str, Sequence[Result]]:
     return {name: [runs] if isinstance(runs, Result) else runs for name, runs in results.items()}
 
 
-def _compared(results: Results, metric: str | None) -> Metric:
+def _compared(results: Results, metric: str | None) -> Yardstick:
     return compared([result for runs in _seeds(results).values() for result in runs], metric)
 
 
-def _each(seeds: Sequence[Result], what: Metric, select: Select) -> np.ndarray:
+def _each(seeds: Sequence[Result], what: Yardstick, select: Select) -> np.ndarray:
     """[seeds, clients] scores as they are written."""
     return what.scale * np.array([result.clients(select=select, metric=str(what)) for result in seeds])
 
 
-def _over_seeds(seeds: Sequence[Result], what: Metric) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _over_seeds(seeds: Sequence[Result], what: Yardstick) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rounds that all seeds evaluated, [E]; mean and margin of the means over clients, as they are written."""
     rounds = sorted(set.intersection(*(set(result.rounds.tolist()) for result in seeds)))
     each = [result.curve(metric=str(what))[np.isin(result.rounds, rounds)] for result in seeds]

@@ -15,7 +15,7 @@ from pfljax.printing import Shown
 from pfljax.results import scores, statistics
 from pfljax.results.columns import SHOWN, column, tabulated
 from pfljax.results.deployed import Models
-from pfljax.results.scores import Metric
+from pfljax.results.scores import Score, Scores, Yardstick
 from pfljax.results.stored import Stored, plain
 from pfljax.results.tables import Table
 
@@ -51,8 +51,8 @@ class Result(Stored, Shown):
       seed: of initial models, cohorts and minibatches.
       reason: why the run ended before its last round, None if it did not.
       rounds: [E] rounds done at each of the E evaluations, ascending.
-      scores: `"{model}/{split}/{metric}"` -> [E, clients]; models are `personal`, `global`, `unseen_personal`,
-        `unseen_global`; NaN where a client has no examples.
+      scores: `(model, split, metric)` -> [E, clients]; models are `personal`, `global`, `unseen_personal`,
+        `unseen_global`; NaN where a client has no examples. The text `"model/split/metric"` is taken too.
       sizes: split -> [N + U] examples of each client, unseen ones last.
       log: what happened in every round: `ids`, `replied`, `work`, `heard`, `finite` [rounds, M], `server_finite`
         [rounds].
@@ -76,7 +76,7 @@ class Result(Stored, Shown):
     hyper: dict[str, Any]
     seed: int
     rounds: np.ndarray
-    scores: dict[str, np.ndarray]
+    scores: Scores
     sizes: dict[str, np.ndarray]
     log: dict[str, np.ndarray]
     seconds: float
@@ -96,6 +96,7 @@ class Result(Stored, Shown):
         clients = len(next(iter(self.sizes.values()), ()))
         if len(self.names or range(clients)) != clients:
             raise ValueError(f"{len(self.names)} names of {clients} clients: name each, unseen ones last")
+        object.__setattr__(self, "scores", {Score.read(name): rows for name, rows in self.scores.items()})
         object.__setattr__(self, "names", [str(name) for name in self.names or range(clients)])
         object.__setattr__(self, "metric", str(self.compared(self.metric or None)))
 
@@ -109,7 +110,7 @@ class Result(Stored, Shown):
         """Whether less of `metric` is better."""
         return self.compared().lower_is_better
 
-    def compared(self, metric: str | None = None) -> Metric:
+    def compared(self, metric: str | None = None) -> Yardstick:
         """What `metric` means, that of the result if None.
 
         Raises:
@@ -164,7 +165,7 @@ class Result(Stored, Shown):
 
     def mean_at(self, at: int, split: str = "test", *, metric: str | None = None) -> float | None:
         """The mean over clients of their own models at evaluation `at`; None where that was not measured."""
-        if f"personal/{split}/{self.compared(metric).name}" not in self.scores:
+        if Score("personal", split, self.compared(metric).name) not in self.scores:
             return None
         score = float(self.curve(split=split, metric=metric)[at])
         return None if math.isnan(score) else score
@@ -245,11 +246,10 @@ class Result(Stored, Shown):
         pandas = import_pandas()
         parts = [pandas.DataFrame(columns=list(_COLUMNS))]
         wanted = self.measured if metric is None else [self.compared(metric).name]
-        for name, values in self.scores.items():
-            model, split, metric = name.split("/", 2)
+        for score, values in self.scores.items():
             evaluations, clients = values.shape
-            first = len(self.names) - clients if model.startswith("unseen_") else 0
-            if metric not in wanted or not self.sizes[split][first : first + clients].any():
+            first = len(self.names) - clients if score.is_unseen else 0
+            if score.metric not in wanted or not self.sizes[score.split][first : first + clients].any():
                 continue
             columns = {
                 "method": self.method,
@@ -257,9 +257,7 @@ class Result(Stored, Shown):
                 "round": np.repeat(self.rounds, clients),
                 "client": np.tile(np.arange(first, first + clients), evaluations),
                 "name": np.tile(self.names[first : first + clients], evaluations),
-                "model": model,
-                "split": split,
-                "metric": metric,
+                **score._asdict(),
                 "value": values.ravel(),
             }
             parts.append(pandas.DataFrame(columns, columns=list(_COLUMNS)))
@@ -270,24 +268,26 @@ class Result(Stored, Shown):
         return replace(self, config=config, metric=config.get("run", {}).get("metric") or self.metric)
 
     def _scored(self, model: str, split: str, metric: str | None) -> np.ndarray:
-        name = f"{model}/{split}/{self.compared(metric).name}"
-        if name not in self.scores:
-            raise ValueError(f"{self.method}: {name!r} was not measured; there are {', '.join(self.scores)}")
-        return self.scores[name]
+        score = Score(model, split, self.compared(metric).name)
+        if score not in self.scores:
+            known = ", ".join(map(str, self.scores))
+            raise ValueError(f"{self.method}: '{score}' was not measured; there are {known}")
+        return self.scores[score]
 
     def _statistics(
-        self, model: str, at: int, what: Metric, reference: Result | None, select: Select
+        self, model: str, at: int, what: Yardstick, reference: Result | None, select: Select
     ) -> dict[str, float] | None:
-        if f"{model}/test/{what.name}" not in self.scores:
+        score = Score(model, "test", what.name)
+        if score not in self.scores:
             return None
-        scores = self.scores[f"{model}/test/{what.name}"][at]
-        sizes = self.sizes["test"][-len(scores) :] if model.startswith("unseen_") else self.sizes["test"][: len(scores)]
-        other, same = None, "unseen_personal" if model.startswith("unseen_") else "personal"
-        if reference is not None and f"{same}/test/{what.name}" in reference.scores:
-            other = reference.clients(same, select=select, metric=str(what))
+        scores, loss = self.scores[score][at], score._replace(metric="loss")
+        sizes = self.sizes["test"][-len(scores) :] if score.is_unseen else self.sizes["test"][: len(scores)]
+        other, same = None, score._replace(model="unseen_personal" if score.is_unseen else "personal")
+        if reference is not None and same in reference.scores:
+            other = reference.clients(same.model, select=select, metric=str(what))
         found = statistics.summarize(scores, sizes, other, lower_is_better=what.lower_is_better)
-        if f"{model}/test/loss" in self.scores:
-            found["loss"] = statistics.mean(self.scores[f"{model}/test/loss"][at])
+        if loss in self.scores:
+            found["loss"] = statistics.mean(self.scores[loss][at])
         return found
 
 

@@ -1,10 +1,12 @@
-"""Scores that clients are compared by: their names, which way they are better, how they are written."""
+"""Scores of clients: what they are of, what clients are compared by, how that is written."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from pfljax import checks
 
@@ -12,8 +14,43 @@ _SMALLER = {"loss", "losses", "error", "errors", "mse", "rmse", "mae", "mape", "
 _SMALLER |= {"perplexity", "ppl", "divergence", "kl", "distance", "deviance", "brier", "ece", "cer", "wer", "regret"}
 
 
-class Metric(NamedTuple):
-    """A score by name, and whether less of it is better."""
+class Score(NamedTuple):
+    """What a score is of. Its text, `model/split/metric`, is its name in files."""
+
+    model: str  # personal, global, unseen_personal, unseen_global
+    split: str  # validation, test
+    metric: str
+
+    @classmethod
+    def read(cls, text: str | tuple[str, str, str]) -> Score:
+        """What `str` made of a score, or its three parts.
+
+        >>> Score.read("personal/test/accuracy")
+        Score(model='personal', split='test', metric='accuracy')
+        """
+        return cls(*text.split("/", 2)) if isinstance(text, str) else cls(*text)
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether it is of clients that never trained."""
+        return self.model.startswith(_UNSEEN)
+
+    def of_unseen(self) -> Score:
+        """The same score of clients that never trained."""
+        return self._replace(model=_UNSEEN + self.model)
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+
+_UNSEEN = "unseen_"
+
+Scores = dict[Any, np.ndarray]
+"""Arrays by `Score`, or by its three parts: `scores["personal", "test", "accuracy"]`."""
+
+
+class Yardstick(NamedTuple):
+    """What clients are compared by: a metric's name, and whether less of it is better."""
 
     name: str
     lower_is_better: bool
@@ -49,12 +86,12 @@ class Metric(NamedTuple):
         return f"{self.name} {self.spell(score)}{' %' * self.in_percent}"
 
     def __str__(self) -> str:
-        """The text that `read` takes for this metric."""
+        """The text that `read` takes for it."""
         return self.name if self == read(self.name) else f"{'-' if self.lower_is_better else '+'}{self.name}"
 
 
-def read(text: str) -> Metric:
-    """A metric from text: its name, with `-` before it where less is better and the name does not say so.
+def read(text: str) -> Yardstick:
+    """A yardstick from text: a metric's name, with `-` before it where less is better and the name does not say so.
 
     Less is better of names that have `loss`, `error`, `mae`, `perplexity` or the like among their words, and more of
     all others; the other way round if the first word is `neg` or `negative`. `+` and `-` overrule that.
@@ -63,12 +100,12 @@ def read(text: str) -> Metric:
     [False, True, True, False, True]
     """
     if text[:1] in ("+", "-"):
-        return Metric(text[1:], text[0] == "-")
+        return Yardstick(text[1:], text[0] == "-")
     words = text.lower().split("_")
-    return Metric(text, (words[0] in ("neg", "negative")) != bool(_SMALLER.intersection(words)))
+    return Yardstick(text, (words[0] in ("neg", "negative")) != bool(_SMALLER.intersection(words)))
 
 
-def choose(asked: str | None, measured: Sequence[str]) -> Metric:
+def choose(asked: str | None, measured: Sequence[str]) -> Yardstick:
     """The metric that is asked for; if None, the accuracy where it was measured, else the loss, else the first.
 
     Args:
@@ -86,9 +123,9 @@ def choose(asked: str | None, measured: Sequence[str]) -> Metric:
     return metric
 
 
-def names(scores: Iterable[str]) -> list[str]:
-    """The metrics of scores that are named `"{model}/{split}/{metric}"`, each once."""
-    return list(dict.fromkeys(name.split("/", 2)[2] for name in scores))
+def names(scores: Iterable[Score]) -> list[str]:
+    """The metrics of scores, each once."""
+    return list(dict.fromkeys(score.metric for score in scores))
 
 
 def number(value: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from pfljax import files
+from pfljax.results.scores import Scores
 
 REMEDY = "pfljax resume finishes a run that was interrupted, else run it again"
 
@@ -23,7 +24,7 @@ class Stored:
     __dataclass_fields__: ClassVar[dict[str, Any]]
     names: Sequence[str]
     rounds: np.ndarray
-    scores: dict[str, np.ndarray]
+    scores: Scores
     sizes: dict[str, np.ndarray]
     log: dict[str, np.ndarray]
     config: dict[str, Any]
@@ -104,7 +105,7 @@ class Stored:
         return result
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        arrays = {f"scores/{name}": values for name, values in self.scores.items()}
+        arrays = {f"scores/{score}": values for score, values in self.scores.items()}
         arrays |= {f"sizes/{name}": values for name, values in self.sizes.items()}
         arrays |= {f"log/{name}": values for name, values in self.log.items()} | {"rounds": self.rounds}
         return arrays | {"names": np.array(self.names, str)}

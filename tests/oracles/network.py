@@ -14,6 +14,7 @@ import numpy as np
 from pfljax.data import FederatedData, from_clients
 from pfljax.engine.site import Build
 from pfljax.learning import local
+from pfljax.learning.metrics import mean
 from pfljax.types import Array, Batch, ClientData, Model, Params, Plan, Task, Tree
 from tests.oracles import numpy_reference as reference
 from tests.oracles.play import Played, cohorts, federate, play
@@ -47,12 +48,8 @@ def task(hidden: bool = True) -> Task:
         losses = -jnp.take_along_axis(log_p, batch.y[:, None], 1)[:, 0]
         return jnp.sum(losses * batch.mask) / jnp.maximum(jnp.sum(batch.mask), 1), params.stats
 
-    return Task(
-        init,
-        loss,
-        predict,
-        lambda outputs, y: {"accuracy": jnp.asarray(outputs.argmax(-1).astype(y.dtype) == y, float)},
-    )
+    right = mean("accuracy", lambda outputs, y: jnp.asarray(outputs.argmax(-1).astype(y.dtype) == y, float))
+    return Task(init, loss, predict, (right,))
 
 
 def model() -> Model:

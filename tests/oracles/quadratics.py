@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pfljax.data import FederatedData, from_clients
+from pfljax.learning.metrics import mean
 from pfljax.types import Array, Batch, Params, Task, Tree
 
 A = np.array([[[1.0, 0.0], [0.0, 2.0]], [[2.0, 0.0], [0.0, 1.0]], [[1.5, 0.5], [0.5, 1.0]]])
@@ -38,7 +39,7 @@ def task(start: Sequence[float] | np.ndarray = (0.0, 0.0), spread: float = 0.0) 
         del key
         return _mean(predict(params, batch.x), batch.mask), params.stats
 
-    return Task(init, loss, predict, lambda outputs, y: {"loss": outputs})
+    return Task(init, loss, predict, (mean("loss", lambda outputs, y: outputs),))
 
 
 def data(matrices: np.ndarray = A, centers: np.ndarray = C, sizes: Sequence[int] = N) -> FederatedData:
@@ -108,7 +109,7 @@ def line() -> Task:
         del key
         return _mean((predict(params, batch.x) - batch.y) ** 2 / 2, batch.mask), params.stats
 
-    return Task(init, loss, predict, lambda outputs, y: {"loss": (outputs - y) ** 2 / 2})
+    return Task(init, loss, predict, (mean("loss", lambda outputs, y: (outputs - y) ** 2 / 2),))
 
 
 def line_data() -> FederatedData:

@@ -158,9 +158,9 @@ def test_a_client_is_scored_on_its_own_test_examples_and_on_no_padding():
     scores = run.evaluate(state, KEY)
     centers = np.arange(1.0, 78.0)
     expected = [np.mean(centers[3:4] ** 2 / 2), np.mean(centers[4:7] ** 2 / 2), np.mean(centers[7:77] ** 2 / 2)]
-    np.testing.assert_allclose(scores["personal/test/loss"], expected, rtol=1e-12)
-    np.testing.assert_allclose(scores["global/test/loss"], expected, rtol=1e-12)
-    np.testing.assert_allclose(scores["personal/validation/loss"], [np.nan, (1 + 4) / 4, np.nan], rtol=1e-12)
+    np.testing.assert_allclose(scores["personal", "test", "loss"], expected, rtol=1e-12)
+    np.testing.assert_allclose(scores["global", "test", "loss"], expected, rtol=1e-12)
+    np.testing.assert_allclose(scores["personal", "validation", "loss"], [np.nan, (1 + 4) / 4, np.nan], rtol=1e-12)
 
 
 def test_the_server_of_pfedme_averages_the_statistics_of_theta():
@@ -227,7 +227,7 @@ def test_each_round_of_onboarding_takes_a_newcomer_further(method: str, rounds: 
     run, state = beginning(make(task), task, newcomer(task, data), onboard_rounds=rounds)
     if method != "local_only":
         state = state._replace(server=state.server._replace(params=Params({"w": jnp.asarray(2.0)})))
-    close(run.evaluate(state, KEY)["unseen_personal/test/loss"], (deployed(rounds) - 10) ** 2 / 2, 1e-12)
+    close(run.evaluate(state, KEY)["unseen_personal", "test", "loss"], (deployed(rounds) - 10) ** 2 / 2, 1e-12)
 
 
 @pytest.mark.parametrize("start", ["cloud", "own"])
@@ -237,7 +237,7 @@ def test_a_newcomer_of_fedamp_solves_around_the_mean_of_all_models(start: Any, r
     task, data = quadratics.problem(w=[1.0, 1.0, 11.0])
     build = algorithms.fedamp(task, solver(lr=0.125), lam=1.5, alpha=0.5, sigma=2.0, start=start)
     run, state = beginning(build, task, newcomer(task, data), onboard_rounds=rounds)
-    score = run.evaluate(with_table(state, 0, 6), KEY)["unseen_personal/test/loss"]
+    score = run.evaluate(with_table(state, 0, 6), KEY)["unseen_personal", "test", "loss"]
     close(score, (5 - 2 * 0.5**rounds - 11) ** 2 / 2, 1e-9)
 
 
@@ -254,7 +254,7 @@ def test_a_newcomer_fits_its_own_part_while_the_shared_part_rests(method: str):
     shared = Params({"slope": jnp.asarray(slope), "intercept": None})
     state = state._replace(server=state.server._replace(params=shared))
     off = q.LINE_Y[2] - slope * q.LINE_X[2]
-    close(run.evaluate(state, KEY)["unseen_personal/test/loss"], np.var(off) / 2)
+    close(run.evaluate(state, KEY)["unseen_personal", "test", "loss"], np.var(off) / 2)
 
 
 # Alone

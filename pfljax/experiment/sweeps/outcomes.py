@@ -18,7 +18,7 @@ from pfljax.experiment.sweeps.spaces import Setting
 from pfljax.printing import Shown
 from pfljax.results import scores
 from pfljax.results.result import Result, import_pandas
-from pfljax.results.scores import Metric
+from pfljax.results.scores import Yardstick
 from pfljax.results.statistics import Estimate, estimate
 from pfljax.results.tables import Table, bold
 
@@ -113,7 +113,7 @@ class Sweep(Shown):
         known = self.points[0].config.run.metric if self.points else None
         return self._first.metric if self._first else known or "accuracy"
 
-    def compared(self, metric: str | None = None) -> Metric:
+    def compared(self, metric: str | None = None) -> Yardstick:
         """What `metric` means, that of the sweep if None.
 
         Raises:
@@ -208,7 +208,7 @@ class Sweep(Shown):
             scored[id] = self.outcomes[id]._replace(**splits)
         return self.outcomes | scored
 
-    def _best(self, standings: Sequence[Standing], select: Select, what: Metric) -> Standing:
+    def _best(self, standings: Sequence[Standing], select: Select, what: Yardstick) -> Standing:
         if select not in ("best_validation", "best_test"):
             raise ValueError(f"select={select!r}: choose 'best_validation' or 'best_test'")
         split = select.removeprefix("best_")
@@ -313,7 +313,7 @@ def spell_counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "nothing"
 
 
-def _spell(score: Estimate, metric: Metric) -> str:
+def _spell(score: Estimate, metric: Yardstick) -> str:
     return metric.spell(score.mean) + ("" if math.isnan(score.margin) else f" ± {metric.spell(score.margin)}")
 
 

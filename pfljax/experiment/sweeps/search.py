@@ -14,7 +14,7 @@ from pfljax.experiment.sweeps.points import lay_out, plain_values
 from pfljax.experiment.sweeps.runner import sweep
 from pfljax.experiment.sweeps.spaces import Range, Setting
 from pfljax.results import scores
-from pfljax.results.scores import Metric
+from pfljax.results.scores import Yardstick
 from pfljax.results.statistics import estimate
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def optimize(
     return study
 
 
-def _check(study: optuna.Study, metric: Metric) -> None:
+def _check(study: optuna.Study, metric: Yardstick) -> None:
     wanted = "minimize" if metric.lower_is_better else "maximize"
     if study.direction.name.lower() != wanted:
         raise ValueError(
