@@ -54,7 +54,7 @@ def test_a_model_predicts_what_its_client_was_scored_by(store: str):
         x, y = np.asarray(federation.examples.x)[rows], np.asarray(federation.examples.y)[rows]
         accuracy = np.mean(result.models[name].predict(x).argmax(1) == y)
         model, place = ("unseen_personal", 0) if name == "west" else ("personal", number)
-        assert accuracy == pytest.approx(result.scores[f"{model}/test/accuracy"][-1][place], abs=1e-6)
+        assert accuracy == pytest.approx(result.scores[model, "test", "accuracy"][-1][place], abs=1e-6)
 
 
 def test_unknown_clients_are_named():
@@ -112,7 +112,7 @@ def test_what_is_no_single_model_predicts_and_is_saved(method: str, tmp_path: Pa
     x, y = clients[2]
     model = result.models["2"]
     accuracy = np.mean(model.predict(x).argmax(1) == y)
-    assert accuracy == pytest.approx(result.scores["unseen_personal/test/accuracy"][-1][0], abs=1e-6)
+    assert accuracy == pytest.approx(result.scores["unseen_personal", "test", "accuracy"][-1][0], abs=1e-6)
     common = task.predict(getattr(model.params, "params", None) or model.params.generic, x)
     assert np.abs(model.predict(x) - common).max() > 1e-3
     model.save(tmp_path / "2")
