@@ -7,9 +7,10 @@ statistics all carry that layer's name: a mask says what happens to the statisti
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from pfljax import checks
-from pfljax.types import Mask, Model, Params
+from pfljax.types import Mask, Model, Params, Tree
 
 
 def _paths(tree: object) -> object:
@@ -44,6 +45,24 @@ def stats(params: Params) -> Params:
     Params(trainable={'a': False}, stats={'mean': True})
     """
     return Params(nothing(params.trainable), everything(params.stats))
+
+
+def trained(upload: Tree) -> Tree:
+    """Of an upload, which may hold models and more: floating leaves that are no running statistics.
+
+    >>> trained((jnp.zeros((), int), Params({"a": jnp.zeros(2)}, {"mean": jnp.zeros(2)})))
+    (False, Params(trainable={'a': True}, stats={'mean': False}))
+    """
+
+    def floats(part: Tree) -> Tree:
+        return jax.tree.map(lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating), part)
+
+    def part(content: Tree) -> Tree:
+        if isinstance(content, Params):
+            return Params(floats(content.trainable), nothing(content.stats))
+        return floats(content)
+
+    return jax.tree.map(part, upload, is_leaf=lambda content: isinstance(content, Params))
 
 
 def negate(mask: Mask) -> Mask:

@@ -85,6 +85,21 @@ def squared_norm(tree: Tree) -> Array:
     return vdot(tree, tree)
 
 
+def row_products(a: Tree, table: Tree) -> Array:
+    """Inner products of the rows of `a`, of which there are one or N, with the rows of `table`: [N]."""
+
+    def leaf(x: Array, rows: Array) -> Array:
+        return jnp.sum((x * rows).reshape(rows.shape[0], -1), axis=1)
+
+    return sum(jax.tree.leaves(jax.tree.map(leaf, a, table)), start=jnp.zeros(()))
+
+
+def row_distances(row: Tree, table: Tree) -> Array:
+    """`||row - table_i||^2` of one row [1, ...] to each row of `table`: [N]."""
+    difference = sub(table, row)
+    return row_products(difference, difference)
+
+
 def where(condition: Array, yes: T, no: T) -> T:
     """`yes` where the scalar `condition` holds, else `no`."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

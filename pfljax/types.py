@@ -115,7 +115,7 @@ class Metric(NamedTuple):
     The mask has the shape of y: 1 where a label counts, 0 for padding and for labels that are ignored.
     """
 
-    name: str  # says which way it is better, as `results.scores.read` takes it
+    name: str  # its words say which way it is better, see `results.scores.read`
     sum: Callable[[Tree, Array, Array], Tree]  # (outputs, y, mask) of a batch -> what adds up over batches
     finish: Callable[[Tree], Array]  # the sum -> [], NaN where it is not defined
 
@@ -178,6 +178,11 @@ Sampler = Callable[[Array, Array], Draw]
 """`(key, sizes [N]) -> Draw`."""
 
 
+def as_it_is(reduce: Reduce) -> Reduce:
+    """A reduction that takes another one's place."""
+    return reduce
+
+
 @in_brief
 class Selector(NamedTuple):
     """Who takes part in a round, chosen by what clients have reported: a sampler with a memory."""
@@ -190,11 +195,15 @@ class Selector(NamedTuple):
 
 @in_brief
 class Reduce(NamedTuple):
-    """How uploads become one value. A summed reduction needs the memory of one term, whatever the cohort."""
+    """How uploads become one value. A summed reduction needs the memory of one term, whatever the cohort.
+
+    One that is not summed is handed all terms, those of weight 0 among them, which count for nothing.
+    """
 
     lift: Callable[[Tree, Array], Tree]  # (upload of ONE client, weight []) -> term
     lower: Callable[[Tree, Array], Tree]  # (sum of the terms, or the terms [M, ...]; weights [M]) -> uploads
     summed: bool = True
+    instead: Callable[[Reduce], Reduce] = as_it_is  # another reduction -> the one that takes this one's place
 
 
 def as_drawn(sampler: Sampler) -> Sampler:
@@ -230,6 +239,7 @@ class Algorithm(NamedTuple):
     server_model: Callable[[Tree, Tree], Params] | None = None  # (download, client) -> the common model, if any
     participation: Callable[[Sampler], Sampler] = as_drawn  # the run's sampler -> who trains in this method
     predict: Callable[[Tree, Tree], Tree] | None = None  # (deployed, x) -> outputs; None: the task's, of `Params`
+    wire: Callable[[Tree], int] | None = None  # shapes of an upload -> its bytes, if not those of the leaves
 
 
 @in_brief

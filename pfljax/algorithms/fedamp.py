@@ -65,7 +65,7 @@ def fedamp(
 
     def attention(row: Tree, table: Tree) -> Array:
         scale = _wide(table) if sigma is None else sigma
-        near = jnp.exp(-_distances(row, table) / scale)
+        near = jnp.exp(-tree.row_distances(row, table) / scale)
         return near / max(near.size - 1, 1) if alpha is None else alpha / scale * near
 
     def cloud(others: Array, own: Array) -> Array:
@@ -120,8 +120,8 @@ def heurfedamp(
     """
 
     def attention(row: Tree, table: Tree) -> Array:
-        norms = jnp.sqrt(_products(table, table) * _products(row, row))
-        return sigma * _products(row, table) / jnp.where(norms > 0, norms, 1)
+        norms = jnp.sqrt(tree.row_products(table, table) * tree.row_products(row, row))
+        return sigma * tree.row_products(row, table) / jnp.where(norms > 0, norms, 1)
 
     def cloud(others: Array, own: Array) -> Array:
         if own.size == 1:
@@ -131,23 +131,9 @@ def heurfedamp(
     return _attentive(task, local, attention, cloud, lam / alpha, start)
 
 
-def _products(a: Tree, table: Tree) -> Array:
-    """Inner products of the rows of `a`, of which there are one or N, with the rows of `table`: [N]."""
-
-    def leaf(x: Array, rows: Array) -> Array:
-        return jnp.sum((x * rows).reshape(rows.shape[0], -1), axis=1)
-
-    return sum(jax.tree.leaves(jax.tree.map(leaf, a, table)), start=jnp.zeros(()))
-
-
-def _distances(row: Tree, table: Tree) -> Array:
-    difference = tree.sub(table, row)
-    return _products(difference, difference)
-
-
 def _wide(table: Tree) -> Array:
     """Ten times the mean of `||w_i - w_j||^2` over all pairs of rows; 1 if all are equal."""
-    distances = _distances(jax.tree.map(lambda rows: jnp.mean(rows, axis=0, keepdims=True), table), table)
+    distances = tree.row_distances(jax.tree.map(lambda rows: jnp.mean(rows, axis=0, keepdims=True), table), table)
     spread = 2 * jnp.sum(distances) / max(distances.size - 1, 1)
     return jnp.where(spread > 0, 10 * spread, 1)
 

@@ -14,7 +14,8 @@ from pfljax.types import Algorithm, Array, Params, Task, Tree
 def wire_bytes(algorithm: Algorithm, data: FederatedData) -> tuple[int, int]:
     """Bytes `(down, up)` of one participating client in one round.
 
-    Down is what `download` hands to it, up is the upload of `client_update`, both in their dtypes, without headers.
+    Down is what `download` hands to it, up is the upload of `client_update`, both in their dtypes, without headers;
+    of an upload that is compressed, what is sent of it (`Algorithm.wire`).
     A population of one, such as `FederatedData.pooled()`, sends nothing: there is no federation.
     """
     if data.num_clients == 1:
@@ -27,7 +28,7 @@ def wire_bytes(algorithm: Algorithm, data: FederatedData) -> tuple[int, int]:
         return download, algorithm.client_update(download, client, data.client(id), key).upload
 
     download, upload = jax.eval_shape(wire, data, jax.random.key(0))
-    return tree.nbytes(download), tree.nbytes(upload)
+    return tree.nbytes(download), (algorithm.wire or tree.nbytes)(upload)
 
 
 def step_flops(task: Task, data: FederatedData, batch_size: int) -> float | None:

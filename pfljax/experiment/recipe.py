@@ -126,7 +126,6 @@ class Recipe(NamedTuple):
     make: Callable[..., Algorithm]  # (**hyper) -> algorithm
     hyper: dict[str, Any]  # `lam`, `local.lr`, `server.lr`, ...: all traced
     plan: Plan  # of the local steps, to count them
-    pooled: bool  # trains on `FederatedData.pooled()`
 
 
 def build(
@@ -221,7 +220,7 @@ def build(
                 ingredients[key] = _server(server or ServerConfig(), values)
         return row.factory(**fixed, **ingredients)
 
-    return Recipe(make, hyper, _plan(local, capacity), "pooled data" in row.needs)
+    return Recipe(make, hyper, _plan(local, capacity))
 
 
 def traced(

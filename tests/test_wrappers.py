@@ -1,0 +1,146 @@
+"""Every wrapper over every method of the table: without an effect it is not there, with one its bounds hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pfljax import masks, tree
+from pfljax.data import FederatedData
+from pfljax.engine import accounting
+from pfljax.federation import wrappers
+from pfljax.federation.reduce import geometric_median, krum, mean, median, trimmed, uniform
+from pfljax.federation.wrappers import attacked, clipped, compressed, noised, reduced_by
+from pfljax.federation.wrappers.compression import Indebted
+from pfljax.types import Algorithm, Array, Cohort, Reduce, Tree
+from tests.federation import CLIENTS, federation, recipe_of
+from tests.test_contract import KEY, METHODS, same
+
+EVEN = uniform(mean)
+TABLE = ("fedamp", "heurfedamp")
+"""Methods that keep all uploads apart: no other reduction, noise before they leave."""
+APART = (*TABLE, "ifca")
+"""Methods without one sum of all uploads. What IFCA uploads is not shaped as its download: no feedback."""
+
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def even(name: str, algorithm: Algorithm) -> Algorithm:
+    """Clients count equally, where the method averages."""
+    return algorithm if name in TABLE else reduced_by(algorithm, EVEN)
+
+
+def wrapped(name: str, algorithm: Algorithm, values: dict[str, Any]) -> Algorithm:
+    """In all wrappers, in the order of a configuration."""
+    algorithm = compressed(algorithm, wrappers.top_k(1.0), feedback=name != "ifca")
+    attackers = wrappers.some(CLIENTS, values["share"])
+    algorithm = attacked(algorithm, attackers, wrappers.sign_flip(values["scale"]))
+    place = "client" if name in APART else "server"
+    return even(name, noised(algorithm, values["noise"], values["clip"], at=place))
+
+
+def exchange(algorithm: Algorithm, data: FederatedData) -> tuple[Tree, Tree, Tree]:
+    """A round of all clients by the algorithm's functions alone: the server, what clients keep, their uploads."""
+    server, weights = algorithm.init_server(KEY, CLIENTS), data.train.size[:CLIENTS].astype(float)
+
+    def one(id: Array, weight: Array) -> tuple[Any, Tree]:
+        download = algorithm.download(server, id)
+        client = algorithm.init_client(download, id, KEY)
+        reply = algorithm.client_update(download, client, data.client(id), jax.random.fold_in(KEY, id))
+        return reply, algorithm.reduce.lift(reply.upload, weight)
+
+    replies, terms = jax.vmap(one)(jnp.arange(CLIENTS), weights)
+    if algorithm.reduce.summed:
+        terms = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), terms)
+    cohort = Cohort(jnp.arange(CLIENTS), algorithm.reduce.lower(terms, weights), weights)
+    return algorithm.server_update(server, cohort, KEY), replies.client, replies.upload
+
+
+def lengths(uploads: Tree) -> np.ndarray:
+    """Norms [N] of what is trained."""
+    leaves = jax.tree.leaves(tree.split(masks.trained(uploads), uploads)[0])
+    return np.sqrt(sum(np.sum(np.square(leaf).reshape(CLIENTS, -1), axis=1) for leaf in leaves) + np.zeros(CLIENTS))
+
+
+@pytest.mark.usefixtures("x64")
+@every_method
+def test_wrappers_without_effect_are_not_there_and_one_program_serves_all_values(name: str):
+    """Nobody attacks, no upload is longer than the bound, noise is 0, all is kept: the numbers of the method alone."""
+    recipe, data = recipe_of(name), federation()
+
+    @jax.jit
+    def both(values: dict[str, Any], data: FederatedData) -> tuple[Tree, Tree]:
+        algorithm = recipe.make(**recipe.hyper)
+        return exchange(even(name, algorithm), data), exchange(wrapped(name, algorithm, values), data)
+
+    nothing = {"share": 0.0, "scale": 1.0, "noise": 0.0, "clip": 1e9}
+    plain, (server, kept, uploads) = both(nothing, data)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)  # noqa: E731
+    jax.tree.map(close, plain[0], server)
+    jax.tree.map(close, plain[2], uploads)
+    own, residual = (kept, ()) if name == "ifca" else kept
+    jax.tree.map(close, plain[1], own)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(residual))
+
+    longest = lengths(plain[2]).max()
+    clip = 0.25 * longest if longest else 1.0
+    _, (moved, kept, uploads) = both({"share": 0.5, "scale": 2.0, "noise": 0.1, "clip": clip}, data)
+    differs = jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), server, moved))
+    assert any(differs) == (name != "local_only")
+    jax.tree.map(close, plain[1], kept if name == "ifca" else kept.client)
+    if name not in APART:
+        assert np.all(lengths(uploads) <= clip * (1 + 1e-12))
+    stats = lambda content: tree.split(masks.trained(content), content)[1]  # noqa: E731
+    same(stats(plain[2]), stats(uploads))
+
+
+STACKS: list[tuple[wrappers.Compressor, Any, Reduce]] = [
+    (wrappers.top_k(0.1), wrappers.sign_flip(), median),
+    (wrappers.random_k(0.1), wrappers.scaling(), trimmed(0.2)),
+    (wrappers.sign(), wrappers.gaussian(), krum(1)),
+    (wrappers.quantized(4), wrappers.gaussian(), geometric_median()),
+]
+
+
+@pytest.mark.usefixtures("strict")
+@every_method
+def test_every_compressor_attack_and_reduction_fits_every_method(name: str):
+    """The shapes of server, clients and uploads are those of the method, and fewer bytes go up."""
+    recipe, data = recipe_of(name), federation()
+    algorithm = recipe.make(**recipe.hyper)
+    plain, (down, up) = _shapes(algorithm), accounting.wire_bytes(algorithm, data)
+    for compressor, attack, reduction in STACKS:
+        made = compressed(algorithm, compressor, feedback=False if name == "ifca" else None)
+        made = clipped(attacked(made, wrappers.some(CLIENTS, 0.5), attack), 1.0)
+        server, kept, uploads = _shapes(made if name in TABLE else reduced_by(made, reduction))
+        assert (server, kept.client if isinstance(kept, Indebted) else kept, uploads) == plain
+        received, sent = accounting.wire_bytes(made, data)
+        assert received == down
+        assert sent < up or name == "local_only"
+
+
+def _shapes(algorithm: Algorithm) -> Any:
+    made = jax.eval_shape(lambda data: exchange(algorithm, data), federation())
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), made)
+
+
+@every_method
+def test_what_a_method_cannot_bear_is_refused(name: str):
+    recipe = recipe_of(name)
+    algorithm = recipe.make(**recipe.hyper)
+    refusals: list[tuple[Callable[[], Any], str, tuple[str, ...]]] = [
+        (lambda: reduced_by(algorithm, median), "needs each client's own upload", TABLE),
+        (lambda: noised(algorithm, 1.0, 1.0), "needs each client's own upload|this method has several", APART),
+        (lambda: _shapes(compressed(algorithm, wrappers.sign())), "shaped as the download", ("ifca",)),
+    ]
+    for make, message, refused in refusals:
+        if name in refused:
+            with pytest.raises(ValueError, match=message):
+                make()
+        else:
+            make()
