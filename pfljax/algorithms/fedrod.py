@@ -74,16 +74,13 @@ def fedrod(
 
     Two clients that label the same example differently: the generic model cannot serve both, the personal heads do.
 
-    >>> import numpy as np, optax
-    >>> from pfljax import data, models
-    >>> from pfljax.engine.simulation import simulate
-    >>> from pfljax.learning import local, tasks
-    >>> both = [(np.ones((4, 2)), [0, label, label, label]) for label in (0, 1)]
-    >>> model, solve = models.logistic((2,), 2), local.descent(optax.sgd(0.5), local.full_batch(9, 4))
-    >>> method = fedrod(tasks.classification(model), solve, model, head_init="zeros")
-    >>> clients = data.from_clients(both, [([[1.0, 1.0]], [label]) for label in (0, 1)])
-    >>> simulate(tasks.classification(model), method, clients, rounds=9).scores["personal/test/accuracy"][-1].tolist()
-    [1.0, 1.0]
+    >>> import numpy as np, optax, pfljax as pfl
+    >>> held = [(np.ones((4, 2)), [0, label, label, label]) for label in (0, 1)]
+    >>> model, solve = pfl.models.logistic((2,), 2), pfl.descent(optax.sgd(0.5), pfl.full_batch(9, 4))
+    >>> task, data = pfl.classification(model), pfl.from_clients(held, [([[1.0, 1.0]], [label]) for label in (0, 1)])
+    >>> scores = pfl.simulate(task, fedrod(task, solve, model), data, rounds=9).scores
+    >>> [scores[which, "test", "accuracy"][-1].mean().item() for which in ("global", "personal")]
+    [0.5, 1.0]
     """
     if head_init not in ("copy", "zeros"):
         raise ValueError(f"head_init={head_init!r}: choose 'copy' or 'zeros'")
@@ -130,16 +127,13 @@ def fedrod_hyper(
     Deviations from the source: V and v start at 0, so that the personal head adds nothing; U as a layer of Flax.
     Source: Chen and Chao, ICLR 2022, section 4.3 (FedRoD, hyper).
 
-    >>> import numpy as np, optax
-    >>> from pfljax import data, models
-    >>> from pfljax.engine.simulation import simulate
-    >>> from pfljax.learning import local, tasks
-    >>> both = [(np.ones((4, 2)), [0, label, label, label]) for label in (0, 1)]
-    >>> model, solve = models.logistic((2,), 2), local.descent(optax.sgd(0.5), local.full_batch(9, 4))
-    >>> method = fedrod_hyper(tasks.classification(model), solve, model)
-    >>> clients = data.from_clients(both, [([[1.0, 1.0]], [label]) for label in (0, 1)])
-    >>> simulate(tasks.classification(model), method, clients, rounds=9).scores["personal/test/accuracy"][-1].tolist()
-    [1.0, 1.0]
+    >>> import numpy as np, optax, pfljax as pfl
+    >>> held = [(np.ones((4, 2)), [0, label, label, label]) for label in (0, 1)]
+    >>> model, solve = pfl.models.logistic((2,), 2), pfl.descent(optax.sgd(0.5), pfl.full_batch(9, 4))
+    >>> task, data = pfl.classification(model), pfl.from_clients(held, [([[1.0, 1.0]], [label]) for label in (0, 1)])
+    >>> scores = pfl.simulate(task, fedrod_hyper(task, solve, model), data, rounds=9).scores
+    >>> [scores[which, "test", "accuracy"][-1].mean().item() for which in ("global", "personal")]
+    [0.5, 1.0]
     """
     classes, head = _classes(model, "fedrod_hyper"), _head(model)
 

@@ -71,16 +71,13 @@ def knn_per(
 
     Two clients label the same example differently: one model cannot serve both, their examples do.
 
-    >>> import numpy as np, optax
-    >>> from pfljax import data, models
-    >>> from pfljax.engine.simulation import simulate
-    >>> from pfljax.learning import local, tasks
+    >>> import numpy as np, optax, pfljax as pfl
     >>> held = [(np.ones((4, 2)), [label] * 4) for label in (0, 1)]
-    >>> model, solve = models.logistic((2,), 2), local.descent(optax.sgd(0.1), local.full_batch(1, 4))
-    >>> task = tasks.classification(model)
-    >>> result = simulate(task, knn_per(task, solve, model, capacity=4), data.from_clients(held, held), rounds=1)
-    >>> result.scores["personal/test/accuracy"].tolist(), result.scores["global/test/accuracy"].sum().item()
-    ([[1.0, 1.0]], 1.0)
+    >>> model, solve = pfl.models.logistic((2,), 2), pfl.descent(optax.sgd(0.1), pfl.full_batch(1, 4))
+    >>> task, data = pfl.classification(model), pfl.from_clients(held, held)
+    >>> scores = pfl.simulate(task, knn_per(task, solve, model, capacity=4), data, rounds=1).scores
+    >>> [scores[which, "test", "accuracy"].mean().item() for which in ("global", "personal")]
+    [0.5, 1.0]
     """
     features = model.features
     if features is None:
