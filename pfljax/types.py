@@ -115,7 +115,7 @@ class Metric(NamedTuple):
     The mask has the shape of y: 1 where a label counts, 0 for padding and for labels that are ignored.
     """
 
-    name: str  # says which way it is better, as `results.scores.read` takes it
+    name: str  # its words say which way it is better, see `results.scores.read`
     sum: Callable[[Tree, Array, Array], Tree]  # (outputs, y, mask) of a batch -> what adds up over batches
     finish: Callable[[Tree], Array]  # the sum -> [], NaN where it is not defined
 

@@ -31,7 +31,7 @@ OPTIONS = {
     "apfl": {"alpha_lr": 0.1},
     "pfedme": {"inner_steps": 2, "lam": 2.0},
 }
-FEDERATED = [name for name, row in METHODS.items() if "pooled data" not in row.needs]
+FEDERATED = [name for name, row in METHODS.items() if row.prepare is None]
 
 
 def network(norm: nn.Module) -> Model:

@@ -73,7 +73,7 @@ def test_one_after_the_other_each_point_has_its_own_bits_and_one_trace_serves_al
 def test_more_points_later_compile_nothing(alone: list[Result | None], caplog: pytest.LogCaptureFixture):
     ensemble = Ensemble(TASK, RECIPE.make, federation(), at_once=1, devices=DEVICE, **OPTIONS)
     assert [place for place, _ in ensemble.run(POINTS[:1])] == [0]
-    with caplog.at_level("INFO", logger="pfljax.engine.simulation.programs"):
+    with caplog.at_level("INFO", logger="pfljax.engine.programs"):
         ((_, outcome),) = ensemble.run([POINTS[1]])
     assert not caplog.messages
     assert isinstance(outcome, Result)

@@ -495,7 +495,7 @@ def test_a_flipped_bit_anywhere_gives_no_other_numbers_and_no_dead_end(
 def test_other_numbers_under_the_same_digest_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Orbax reads without an error what was written, and what was written is not what was meant."""
     with monkeypatch.context() as patched:
-        patched.setattr("pfljax.engine.simulation.checkpoint._digest", lambda *_: "0" * 32)
+        patched.setattr("pfljax.engine.checkpoint._digest", lambda *_: "0" * 32)
         Checkpoints(tmp_path).save(STATE, RECORD)
     with pytest.raises(ValueError, match=f"every checkpoint in {tmp_path} is corrupt: delete the folder"):
         Checkpoints(tmp_path).restore(STATE)

@@ -124,7 +124,7 @@ def alone(point: Point) -> Result:
         hyper=prepared.recipe.hyper,
         method=point.config.algorithm.name,
         plan=prepared.recipe.plan,
-        train=prepared.data.pooled() if prepared.recipe.pooled else None,
+        train=prepared.train,
         devices=jax.devices()[:1],
     )
 
@@ -206,7 +206,7 @@ def test_a_later_sweep_goes_on_with_programs(caplog: pytest.LogCaptureFixture) -
 
     def compiles(setting: dict[str, Any]) -> bool:
         caplog.clear()
-        with caplog.at_level("INFO", logger="pfljax.engine.simulation.programs"):
+        with caplog.at_level("INFO", logger="pfljax.engine.programs"):
             sweeps.sweep(BASE, [setting], ensembles=ensembles)
         return bool(caplog.messages)
 

@@ -5,6 +5,7 @@ its ingredients; they are made by name from a configuration (`pfljax.experiment.
 """
 
 from collections.abc import Callable, Mapping
+from operator import methodcaller
 from types import NoneType
 from typing import Annotated, Any, NamedTuple, get_args
 
@@ -72,8 +73,9 @@ class Method(NamedTuple):
     factory: Callable[..., Algorithm]
     family: str
     sweep: Mapping[str, tuple[float, float]] = {}
-    needs: tuple[str, ...] = ()  # of "client state", "pooled data", "norm layers", "features", "class labels"
+    needs: tuple[str, ...] = ()  # of "client state", "norm layers", "features", "class labels"
     bounds: Mapping[str, Bounds] = {}  # of numbers, other than at least 0 and of counts at least 1
+    prepare: Callable[[Any], Any] | None = None  # a federation -> the one that trains; None: itself
 
     def hints(self) -> dict[str, Any]:
         """The type hints of the factory's parameters, with the bounds of its numbers."""
@@ -88,6 +90,9 @@ class Method(NamedTuple):
         return hints
 
 
+POOLED = methodcaller("pooled")
+"""What `prepare` is where a single client trains on all data, so that nobody is drawn."""
+
 _STATE = ("client state",)
 _FEATURES = ("features", "class labels")
 _UNIT = (0.0, 1.0)
@@ -95,7 +100,7 @@ _SHARE, _BELOW_1, _POSITIVE = Bounds(least=0, most=1), Bounds(least=0, below=1),
 _MOMENTS = {"beta1": _BELOW_1, "beta2": _BELOW_1, "eps": _POSITIVE}
 
 METHODS: dict[str, Method] = {
-    "centralized": Method(centralized, "baseline", needs=("pooled data",)),
+    "centralized": Method(centralized, "baseline", prepare=POOLED),
     "local_only": Method(local_only, "baseline", needs=_STATE),
     "fedavg": Method(fedavg, "averaging"),
     "fedavgm": Method(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from pfljax import checks, models
 from pfljax import data as data_layer
-from pfljax.algorithms import method
+from pfljax.algorithms import POOLED, method
 from pfljax.data import FederatedData
 from pfljax.experiment.config import PARTITIONS, SOLVED, SYNTHETIC, CohortConfig, Config, DataConfig, RunConfig
 from pfljax.experiment.recipe import (
@@ -22,27 +23,27 @@ from pfljax.federation import sampling
 from pfljax.federation.sampling import Sampler
 from pfljax.learning import tasks
 from pfljax.results import scores
-from pfljax.types import Task
+from pfljax.types import Algorithm, Selector, Task
 
 
 class Experiment(typing.NamedTuple):
     """What a configuration means."""
 
     data: FederatedData
+    train: FederatedData
     task: Task
     recipe: Recipe
-    cohort: Sampler
+    cohort: Sampler | Selector
 
     def options(self, run: RunConfig) -> dict[str, Any]:
         """What `engine.simulate` and `ensemble.simulate_many` need besides task, algorithm and data."""
-        pooled = self.recipe.pooled
         return {
             "rounds": run.rounds,
             "eval_every": run.eval_every,
             "patience": run.patience,
             "plan": self.recipe.plan,
-            "train": self.data.pooled() if pooled else None,
-            "cohort": sampling.full() if pooled else self.cohort,
+            "train": self.train,
+            "cohort": self.cohort,
             "executor": run.executor,
             "onboard_rounds": run.onboard_rounds,
         }
@@ -68,14 +69,16 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     task = learned(model) if config.run.metrics is None else learned(model, metrics=config.run.metrics)
     if config.run.metric is not None:
         scores.choose(config.run.metric, [metric.name for metric in task.metrics])
-    needs = method(config.algorithm.name).needs
-    if "class labels" in needs:
+    row = method(config.algorithm.name)
+    if "class labels" in row.needs:
         checks.classes(data.examples.y, config.algorithm.name)
-    pooled = "pooled data" in needs
-    capacity = data.pooled().capacity if pooled else data.capacity
-    sizes = {"capacity": capacity, "clients": data.num_clients}
+    train = data if row.prepare is None else row.prepare(data)
+    sizes = {"capacity": train.capacity, "clients": train.num_clients}
     recipe = build(config.algorithm.name, task, model, **sizes, **_ingredients(config))
-    return Experiment(data, task, recipe, _sampler(config.cohort))
+    cohort = sampling.full() if row.prepare is POOLED else _sampler(config.cohort)
+    if isinstance(cohort, Selector):
+        recipe = recipe._replace(make=_reporting(recipe.make, task))
+    return Experiment(data, train, task, recipe, cohort)
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:
@@ -109,12 +112,18 @@ def _ingredients(config: Config) -> dict[str, Any]:
     return {"options": config.resolved().algorithm.options, "rounds": config.run.rounds, **sections}
 
 
-def _sampler(config: CohortConfig) -> Sampler:
+def _reporting(make: Callable[..., Algorithm], task: Task) -> Callable[..., Algorithm]:
+    """`make` whose clients report what selectors learn from."""
+    return lambda **hyper: sampling.reporting(make(**hyper), task)
+
+
+def _sampler(config: CohortConfig) -> Sampler | Selector:
     kinds = {
         "full": sampling.full,
         "uniform": lambda: sampling.uniform(config.size),
         "weighted": lambda: sampling.weighted(config.size),
         "poisson": lambda: sampling.poisson(config.rate, config.size),
+        "power_of_choice": lambda: sampling.power_of_choice(config.size, config.candidates),
     }
     sampler = kinds[config.sampling]()
     if config.dropouts:

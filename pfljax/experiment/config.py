@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from ml_collections import ConfigDict
 
 from pfljax import checks, models
-from pfljax.algorithms import METHODS, method
+from pfljax.algorithms import METHODS, POOLED, method
 from pfljax.checks import When
 from pfljax.data import partition, synthetic
 from pfljax.data.sources import NAMES
@@ -122,16 +122,19 @@ class CohortConfig:
     """Who takes part in a round.
 
     Args:
-      sampling: everybody (`full`), `size` clients `uniform` or `weighted` by examples, or each with `rate` (`poisson`).
+      sampling: everybody (`full`), `size` clients `uniform` or `weighted` by examples, each with `rate` (`poisson`), or
+        those of high loss among some (`power_of_choice`).
       size: clients of a round; slots of `poisson`.
+      candidates: among whom `power_of_choice` chooses.
       rate: chance of each client, of `poisson`.
       dropouts: chance that a sampled client does not reply.
       stragglers: chance that one is slow and does a part of its steps.
       partial: the server takes the work of slow clients.
     """
 
-    sampling: Literal["full", "uniform", "weighted", "poisson"] = "full"
-    size: Annotated[checks.Count, When("sampling", ("uniform", "weighted", "poisson"))] = 10
+    sampling: Literal["full", "uniform", "weighted", "poisson", "power_of_choice"] = "full"
+    size: Annotated[checks.Count, When("sampling", ("uniform", "weighted", "poisson", "power_of_choice"))] = 10
+    candidates: Annotated[checks.Count, When("sampling", ("power_of_choice",))] = 20
     rate: Annotated[checks.Share, When("sampling", ("poisson",))] = 0.5
     dropouts: checks.Share = 0.0
     stragglers: checks.Share = 0.0
@@ -263,7 +266,7 @@ class Config:
             if (config := getattr(self, section)) is not None:
                 idle = checks.idle(type(config), vars(config))
                 reasons |= {f"{section}.{name}": reason for name, reason in idle.items()}
-        if all("pooled data" in method(name).needs for name in methods):
+        if all(method(name).prepare is POOLED for name in methods):
             reason = f"has no effect on {who}, which trains on all data in every round: leave it out"
             for section, fields_of in {"cohort": CohortConfig, "wrappers": WrappersConfig}.items():
                 reasons |= {f"{section}.{name}": reason for name in checks.hints(fields_of)}

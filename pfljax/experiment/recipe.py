@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import optax
 
 from pfljax import checks, masks
-from pfljax.algorithms import METHODS, method
+from pfljax.algorithms import METHODS, POOLED, method
 from pfljax.checks import When
 from pfljax.experiment.wrapping import WrappersConfig, numbers, wrapped
 from pfljax.federation.server import ServerOptimizer, fedopt
@@ -124,7 +124,6 @@ class Recipe(NamedTuple):
     make: Callable[..., Algorithm]  # (**hyper) -> algorithm
     hyper: dict[str, Any]  # `lam`, `local.lr`, `server.lr`, ...: all traced
     plan: Plan  # of the local steps, to count them
-    pooled: bool  # trains on `FederatedData.pooled()`
 
 
 def build(
@@ -166,7 +165,7 @@ def build(
         method needs.
     """
     row, options = method(name), dict(options or {})
-    pooled = "pooled data" in row.needs
+    pooled = row.prepare is POOLED
     parameters = _parameters(name)
     hyper = traced(
         name,
@@ -225,7 +224,7 @@ def build(
         algorithm = row.factory(**fixed, **ingredients)
         return algorithm if pooled else wrapped(algorithm, wrappers or WrappersConfig(), values, clients)
 
-    return Recipe(make, hyper, _plan(local, capacity), pooled)
+    return Recipe(make, hyper, _plan(local, capacity))
 
 
 def traced(
@@ -259,7 +258,7 @@ def traced(
         elif _is_float(hints[key]) and (key in options or parameter.default is not parameter.empty):
             value = options.get(key, parameter.default)
             hyper |= {} if value is None else {key: schedules.number(value, hints[key], f"algorithm.{key}", rounds)}
-    pooled = "pooled data" in method(name).needs
+    pooled = method(name).prepare is POOLED
     return hyper if pooled or wrappers is None else hyper | numbers(wrappers, rounds)
 
 

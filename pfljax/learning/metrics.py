@@ -97,12 +97,14 @@ def choose(asked: Sequence[str | Metric], known: Mapping[str, Metric]) -> tuple[
     """Metrics by name or as they are; the loss is measured in any case, last if nobody asks.
 
     Raises:
-      ValueError: if a name is not known (with the nearest), or given twice.
+      ValueError: if a name is not known (with the nearest), given twice, or begins with a sign.
     """
     metrics = []
     for each in checks.value(asked, Sequence[str | Metric], "metrics"):
         metrics.append(each if isinstance(each, Metric) else known[checks.choice(each, known, "metrics")])
     names = [metric.name for metric in metrics]
+    if signed := next((name for name in names if name[:1] in ("+", "-")), None):
+        raise ValueError(f"the metric is named {signed!r}: name it {signed[1:]!r}, and compare by metric={signed!r}")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"metrics has {twice!r} twice: give each a name of its own")
     return tuple(metrics if "loss" in names else [*metrics, known["loss"]])

@@ -98,9 +98,7 @@ def _with_feedback(algorithm: Algorithm, through: Callable[[Tree, ClientData, Ar
         reply = algorithm.client_update(download, kept.client, data, key)
         part, rest = tree.split(masks.trained(reply.upload), reply.upload)
         if jax.tree.map(jnp.shape, part) != jax.tree.map(jnp.shape, kept.residual):
-            raise ValueError(
-                "feedback needs an upload shaped as the download, and here it is not: say feedback=False"
-            )
+            raise ValueError("feedback needs an upload shaped as the download, and here it is not: say feedback=False")
         due = tree.add(part, kept.residual)
         sent = through(due, data, jax.random.fold_in(key, COMPRESSION))
         return reply._replace(upload=tree.merge(sent, rest), client=Indebted(reply.client, tree.sub(due, sent)))
