@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from pfljax import masks, tree
+from pfljax import algorithms, masks, quadratics, tree
 from pfljax.data import FederatedData
 from pfljax.engine import accounting
 from pfljax.federation import wrappers
 from pfljax.federation.reduce import geometric_median, krum, mean, median, trimmed, uniform
 from pfljax.federation.wrappers import attacked, clipped, compressed, noised, reduced_by
 from pfljax.federation.wrappers.compression import Indebted
+from pfljax.learning import local
 from pfljax.types import Algorithm, Array, ClientData, Cohort, Reduce, Reply, Tree
 from tests.federation import CLIENTS, federation, recipe_of
 from tests.test_contract import KEY, METHODS, same
@@ -170,3 +174,16 @@ def test_what_a_method_cannot_bear_is_refused(name: str):
                 make()
         else:
             make()
+
+
+def test_the_recipe_of_a_wrapper():
+    """CONTRIBUTING.md is true: (3, 4) of two leaves becomes (0.6, 0.8), and the model moves by that."""
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    program = re.search(r"<!-- run: wrapper -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert program
+    names: dict[str, Any] = {}
+    exec(program[1], names)
+    task, data = quadratics.problem(a=[3.0], b=[[4.0]])
+    step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    moved = quadratics.deployed(names["directed"](algorithms.fedavg(task, step)), task, data, rounds=1)
+    assert moved == {"a": [0.6], "b": [[0.8]]}

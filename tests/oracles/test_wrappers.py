@@ -200,6 +200,9 @@ def test_clients_who_share_a_part_owe_a_part():
     np.testing.assert_allclose(run.state.clients.client.trainable["head"], [1, 5], atol=1e-9)
 
 
+MISSPELLED: Any = "cleint"
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -207,12 +210,12 @@ def test_clients_who_share_a_part_owe_a_part():
         (lambda a: compressed(a, wrappers.quantized(), feedback=True), "leave feedback out"),
         (lambda a: clipped(a, 0.0), "norm=0.0: it must be a number above 0"),
         (lambda a: noised(a, -1.0, 1.0), "multiplier=-1.0: it must be a number of at least 0"),
-        (lambda a: noised(a, 1.0, 1.0, at="cleint"), "did you mean 'client'"),
+        (lambda a: noised(a, 1.0, 1.0, at=MISSPELLED), "did you mean 'client'"),
         (
             lambda a: attacked(a, wrappers.some(4, 1.5), wrappers.scaling()),
             "share=1.5: it must be a number from 0 to 1",
         ),
-        (lambda a: reduced_by(a, "median"), "it must be a reduction, such as pfl.reduce.mean"),
+        (lambda a: reduced_by(a, MISSPELLED), "it must be a reduction, such as pfl.reduce.mean"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(make: Any, message: str):
