@@ -71,9 +71,15 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     needs = method(config.algorithm.name).needs
     if "class labels" in needs:
         checks.classes(data.examples.y, config.algorithm.name)
+    if "validation examples" in needs and not data.sizes("validation")[: data.num_clients].any():
+        raise ValueError(
+            f"{config.algorithm.name} compares models on validation examples, and no client has any: set "
+            "data.validation=0.2"
+        )
+    groups = data_layer.num_groups(data) if "groups" in needs else 1
     pooled = "pooled data" in needs
     capacity = data.pooled().capacity if pooled else data.capacity
-    recipe = build(config.algorithm.name, task, model, capacity=capacity, **_ingredients(config))
+    recipe = build(config.algorithm.name, task, model, capacity=capacity, groups=groups, **_ingredients(config))
     return Experiment(data, task, recipe, _sampler(config.cohort))
 
 
@@ -100,7 +106,8 @@ def load_data(config: DataConfig) -> FederatedData:
         dataset = data_layer.load(config.name, **{option: getattr(config, option) for option in options})
     dealt = PARTITIONS[config.partition.name](**config.partition.options)
     options = ("test", "validation", "unseen", "stratify", "chronological", "seed", "min_size")
-    return data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
+    data = data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
+    return data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
 
 
 def _ingredients(config: Config) -> dict[str, Any]:

@@ -75,6 +75,7 @@ class DataConfig:
       chronological: the last examples of a client validate and test.
       seed: of partition, unseen clients and splits.
       min_size: fewest examples of a client.
+      clusters: groups of clients with like shares of the classes, see `data.grouped`; None: there are no groups.
     """
 
     name: str = "digits"
@@ -93,6 +94,7 @@ class DataConfig:
     chronological: bool = False
     seed: checks.Seed = 0
     min_size: checks.Size = 1
+    clusters: checks.Count | None = None
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -263,6 +265,8 @@ class Config:
         if all("pooled data" in method(name).needs for name in methods):
             reason = f"has no effect on {who}, which trains on all data in every round: leave it out"
             reasons |= {f"cohort.{name}": reason for name in checks.hints(CohortConfig)}
+        if self.data.clusters is not None and not any("groups" in method(name).needs for name in methods):
+            reasons["data.clusters"] = f"has no effect on {who}: it is for methods of groups, such as context_clustered"
         if not self.data.unseen:
             reasons["run.onboard_rounds"] = "is for unseen clients: set data.unseen"
         return reasons
