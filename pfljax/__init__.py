@@ -9,6 +9,7 @@ from pfljax.algorithms import (
     METHODS,
     apfl,
     centralized,
+    context_clustered,
     ditto,
     fedadagrad,
     fedadam,
@@ -18,6 +19,7 @@ from pfljax.algorithms import (
     fedavgm,
     fedbabu,
     fedbn,
+    fedfomo,
     fedper,
     fedprox,
     fedrep,
@@ -34,7 +36,7 @@ from pfljax.algorithms import (
     reptile,
     scaffold,
 )
-from pfljax.data import FederatedData, federate, from_arrays, from_clients, load
+from pfljax.data import FederatedData, federate, from_arrays, from_clients, grouped, load
 from pfljax.data.partition import (
     by_index,
     classes_per_client,
@@ -121,6 +123,7 @@ __all__ = [
     "compare",
     "compare_methods",
     "configure",
+    "context_clustered",
     "decoupled",
     "descent",
     "dirichlet",
@@ -136,6 +139,7 @@ __all__ = [
     "fedbabu",
     "fedbn",
     "federate",
+    "fedfomo",
     "fedopt",
     "fedper",
     "fedprox",
@@ -147,6 +151,7 @@ __all__ = [
     "from_arrays",
     "from_clients",
     "full_batch",
+    "grouped",
     "heurfedamp",
     "ifca",
     "iid",

@@ -72,8 +72,14 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     row = method(config.algorithm.name)
     if "class labels" in row.needs:
         checks.classes(data.examples.y, config.algorithm.name)
+    if "validation examples" in row.needs and not data.sizes("validation")[: data.num_clients].any():
+        raise ValueError(
+            f"{config.algorithm.name} compares models on validation examples, and no client has any: set "
+            "data.validation=0.2"
+        )
     train = data if row.prepare is None else row.prepare(data)
     sizes = {"capacity": train.capacity, "clients": train.num_clients}
+    sizes |= {"groups": data_layer.num_groups(data)} if "groups" in row.needs else {}
     recipe = build(config.algorithm.name, task, model, **sizes, **_ingredients(config))
     cohort = sampling.full() if row.prepare is POOLED else _sampler(config.cohort)
     if isinstance(cohort, Selector):
@@ -104,7 +110,8 @@ def load_data(config: DataConfig) -> FederatedData:
         dataset = data_layer.load(config.name, **{option: getattr(config, option) for option in options})
     dealt = PARTITIONS[config.partition.name](**config.partition.options)
     options = ("test", "validation", "unseen", "stratify", "chronological", "seed", "min_size")
-    return data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
+    data = data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
+    return data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
 
 
 def _ingredients(config: Config) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class DataConfig:
       chronological: the last examples of a client validate and test.
       seed: of partition, unseen clients and splits.
       min_size: fewest examples of a client.
+      clusters: groups of clients with like shares of the classes, see `data.grouped`; None: there are no groups.
     """
 
     name: str = "digits"
@@ -94,6 +95,7 @@ class DataConfig:
     chronological: bool = False
     seed: checks.Seed = 0
     min_size: checks.Size = 1
+    clusters: checks.Count | None = None
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -270,6 +272,8 @@ class Config:
             reason = f"has no effect on {who}, which trains on all data in every round: leave it out"
             for section, fields_of in {"cohort": CohortConfig, "wrappers": WrappersConfig}.items():
                 reasons |= {f"{section}.{name}": reason for name in checks.hints(fields_of)}
+        if self.data.clusters is not None and not any("groups" in method(name).needs for name in methods):
+            reasons["data.clusters"] = f"has no effect on {who}: it is for methods of groups, such as context_clustered"
         if not self.data.unseen:
             reasons["run.onboard_rounds"] = "is for unseen clients: set data.unseen"
         return reasons

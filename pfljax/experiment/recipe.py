@@ -140,6 +140,7 @@ def build(
     wrappers: WrappersConfig | None = None,
     capacity: int = 0,
     clients: int = 0,
+    groups: int = 1,
     rounds: int = 1,
 ) -> Recipe:
     """The method `name` from plain values.
@@ -151,13 +152,14 @@ def build(
       options: values for parameters of the factory. Numbers, strings and flags are given as they are; of ingredients,
         `personal` and `head` are a number of top blocks (1) or paths, `norms` is `"all"` or `"stats"`, `tuned` is
         `"everything"`, `"head"` or `"body"`, `adapt` is a number of steps (1),
-        `capacity` a number of examples (all).
+        `capacity` a number of examples (all), `groups` one of groups (all).
       local: solver of a client's round; also the minibatches and optimizer of methods that bring their own solver.
       tune, head_local, personal_local: solvers of those names; as `local` if None.
       server: server optimizer.
       wrappers: what becomes of uploads; training on pooled data has none.
       capacity: examples of the largest client, for `plan="full_batch"` and methods that store examples.
       clients: of the population, of whom wrappers let some attack.
+      groups: that clients are in, see `data.num_groups`.
       rounds: of the run, which schedules last unless they say otherwise.
 
     Raises:
@@ -189,6 +191,7 @@ def build(
         "task": lambda _: task,
         "model": lambda _: model,
         "capacity": lambda examples: examples,
+        "groups": lambda number: number,
         "plan": lambda _: _plan(local, capacity),
         "adapt": lambda count: steps(count, local.batch_size),
         "personal": lambda blocks: _top(model, blocks),
@@ -196,7 +199,7 @@ def build(
         "norms": lambda which: masks.norms(model, affine=which == "all"),
         "tuned": lambda which: _tuned(model, which),
     }
-    preset = {"task": None, "model": None, "capacity": capacity, "plan": None}
+    preset = {"task": None, "model": None, "capacity": capacity, "groups": groups, "plan": None}
     preset |= {"adapt": 1, "personal": 1, "head": 1, "norms": "all"}
     fixed: dict[str, Any] = {}
     for key, parameter in parameters.items():
