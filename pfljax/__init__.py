@@ -52,16 +52,16 @@ from pfljax.engine.checkpoint import Checkpoints
 from pfljax.engine.course import Diverged
 from pfljax.engine.ensemble import Ensemble, Point, simulate_many
 from pfljax.engine.process import configure
-from pfljax.engine.runs import simulate
 from pfljax.engine.simulation import Simulation
-from pfljax.experiment import sweeps
+from pfljax.experiment import callbacks, sweeps
 from pfljax.experiment.config import Config
-from pfljax.experiment.runs import compare, compare_methods, resume, run
+from pfljax.experiment.door import compare, simulate
+from pfljax.experiment.runs import compare_methods, resume, run
 from pfljax.experiment.sweeps import Sweep, spaces, sweep
 from pfljax.federation import reduce, sampling, wrappers
 from pfljax.federation.server import fedopt
 from pfljax.federation.skeletons import averaging, decoupled, fine_tuned
-from pfljax.learning import losses, metrics, schedules
+from pfljax.learning import losses, metrics, schedules, tasks
 from pfljax.learning.local import descent, epochs, full_batch, only, proximal_descent, same, steps
 from pfljax.learning.tasks import classification, regression
 from pfljax.results import plots, statistics
@@ -117,6 +117,7 @@ __all__ = [
     "apfl",
     "averaging",
     "by_index",
+    "callbacks",
     "centralized",
     "classes_per_client",
     "classification",
@@ -189,6 +190,7 @@ __all__ = [
     "sweeps",
     "synthetic",
     "synthetic_v2",
+    "tasks",
     "tree",
     "wrappers",
 ]

@@ -31,6 +31,7 @@ _FUNCTIONS: dict[Any, str] = {
 }
 _MADE = {
     "Algorithm": "an algorithm, such as pfl.fedavg(task, local)",
+    "Callback": "a callback, such as pfl.callbacks.Printing()",
     "Choice": "a Choice, such as Choice('ditto', {'lam': 0.5})",
     "Config": "a Config, such as pfl.experiment.from_config_dict({'run': {'rounds': 20}})",
     "FederatedData": "a federation, such as pfl.federate(pfl.load('digits'), pfl.dirichlet(20, 0.1))",
@@ -38,6 +39,7 @@ _MADE = {
     "Model": "a model, such as pfl.models.mlp((8, 8, 1), 10) or pfl.models.from_linen(module, shape)",
     "Plan": "a plan, such as pfl.epochs(1, batch_size=10)",
     "Reduce": "a reduction, such as pfl.reduce.mean",
+    "State": "a state, such as result.state",
     "ServerOptimizer": "a server optimizer, such as pfl.fedopt(optax.adam(0.01))",
     "Task": "a task, such as pfl.classification(model)",
 }

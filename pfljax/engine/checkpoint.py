@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,15 +155,23 @@ class Checkpoints:
             (self._folder / str(number)).rename(aside)
 
     def _rebuild(self, leaves: dict[str, np.ndarray], like: State) -> State:
-        wanted, structure = jax.tree.flatten(like)
-        stored = [leaves[str(n)] for n in range(len(leaves))]
-        if [(x.shape, x.dtype) for x in stored] != [(x.shape, x.dtype) for x in wanted]:
-            raise ValueError(f"the checkpoint in {self._folder} belongs to another method, model or federation")
-        placed = (
-            np.array(leaf) if isinstance(model, np.ndarray) else jax.device_put(leaf, model.sharding)
-            for leaf, model in zip(stored, wanted, strict=True)
-        )
-        return jax.tree.unflatten(structure, placed)
+        return placed([leaves[str(n)] for n in range(len(leaves))], like, f"the checkpoint in {self._folder}")
+
+
+def placed(leaves: Sequence[np.ndarray], like: State, what: str) -> State:
+    """A state of these leaves, copied to where those of `like` are.
+
+    Raises:
+      ValueError: if they have other shapes; `what` says where they are from.
+    """
+    wanted, structure = jax.tree.flatten(like)
+    if [(x.shape, x.dtype) for x in leaves] != [(x.shape, x.dtype) for x in wanted]:
+        raise ValueError(f"{what} belongs to another method, model or federation")
+    copies = (
+        np.array(leaf) if isinstance(model, np.ndarray) else jax.device_put(np.array(leaf), model.sharding)
+        for leaf, model in zip(leaves, wanted, strict=True)
+    )
+    return jax.tree.unflatten(structure, copies)
 
 
 def differences(stored: Any, wanted: Any, name: str = "") -> str:

@@ -43,6 +43,7 @@ class Course:
       patience: evaluations in a row that are no better on validation examples and end the run; None: none do.
       result: makes a result of what was recorded.
       record: what was reported before.
+      first: rounds that were done before all of this.
 
     Raises:
       ValueError: for counts below 1.
@@ -53,12 +54,13 @@ class Course:
     patience: int | None
     result: Summing
     record: Record = field(default_factory=dict)
+    first: int = 0
     diverged: Diverged | None = None
 
     @property
     def done(self) -> int:
-        """Rounds that were evaluated."""
-        return int(self.record["rounds"][-1]) if self.record else 0
+        """Rounds that were evaluated, or done before."""
+        return int(self.record["rounds"][-1]) if self.record else self.first
 
     @property
     def fresh(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -15,15 +15,16 @@ import numpy as np
 from pfljax import checks, files
 from pfljax.data import FederatedData
 from pfljax.engine import hosts
-from pfljax.engine.checkpoint import Checkpoints
-from pfljax.engine.course import Log, follow
+from pfljax.engine.callbacks import About, Heard, Listeners
+from pfljax.engine.checkpoint import Checkpoints, placed
+from pfljax.engine.course import Diverged, Log, follow
 from pfljax.engine.simulation import Simulation
 from pfljax.engine.site import Build, Hyper
 from pfljax.learning import schedules
 from pfljax.results.deployed import Deploy, Models
 from pfljax.results.result import Result, versions
 from pfljax.results.scores import Scores
-from pfljax.types import Plan, Task
+from pfljax.types import Plan, State, Task
 
 P = ParamSpec("P")
 
@@ -75,7 +76,8 @@ def simulate(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     identity: Mapping[str, Any] | None = None,
-    progress: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+    start: State | None = None,
+    callbacks: Sequence[Heard] = (),
     **options: Any,
 ) -> Result:
     """A whole run: rounds, an evaluation after every `eval_every` of them and at the end, checkpoints beside those.
@@ -84,7 +86,7 @@ def simulate(
       task: the model, for predictions.
       build: an algorithm, or a function `(**hyper) -> Algorithm`.
       data: the federation.
-      rounds: how many in total.
+      rounds: how many in total, those of `start` among them.
       eval_every: rounds between two evaluations.
       patience: end after so many evaluations in a row that are no better on validation examples, None: do all rounds.
       seed: of initial models, cohorts and minibatches.
@@ -95,11 +97,12 @@ def simulate(
       resume: continue from the newest checkpoint, bit for bit as if never interrupted; `rounds` may have grown.
       identity: plain values by which the run is told from others, besides data, method, seed and `hyper`; the program
         if None.
-      progress: called as `progress(rounds done, scores)` after every evaluation.
+      start: a state of the same method, model and federation, such as `result.state`, that the run goes on from.
+      callbacks: what hears of the run, each a `Callback` or a function `(round, scores, log)` called at evaluations.
       **options: of `Simulation`.
 
     Returns:
-      Scores [evaluation, client], traffic and times.
+      Scores [evaluation, client], traffic and times of the rounds that were done here, the models and the state.
 
     Raises:
       Diverged: if a model is no longer finite; the message names the round and the clients, `result` the evaluations
@@ -113,13 +116,20 @@ def simulate(
         raise ValueError("resume=True needs the folder to go on from: give checkpoint=...")
     hyper = hyper or {}
     check_length(data, rounds, eval_every, patience)
+    plain, listeners = {name: schedules.plain(value) for name, value in hyper.items()}, Listeners(callbacks)
+    listeners.begin(About(method, seed, rounds, plain, data.names))
     simulation = Simulation(task, build, data, **options)
     course = simulation.course(rounds, eval_every, patience, method=method, seed=seed, hyper=hyper, plan=plan)
     key = jax.random.key(seed)
     state = simulation.init(key, **hyper)
+    if start is not None:
+        state = placed([np.asarray(leaf) for leaf in jax.tree.leaves(start)], state, "start")
+        course.first = int(state.round)
+        if course.first >= rounds:
+            raise ValueError(f"rounds={rounds} are all there shall be, and start has done {course.first}: ask for more")
     checkpoints = None
     if checkpoint is not None:
-        told = {"method": method, "seed": seed, "hyper": {name: schedules.plain(each) for name, each in hyper.items()}}
+        told = {"method": method, "seed": seed, "hyper": plain, "start": _digest(start)}
         if identity is None:
             traced_by = " and ".join(f"{name} {version}" for name, version in versions().items() if name in _TRACERS)
             identity = {f"the algorithm, as traced by {traced_by},": simulation.program(**hyper)}
@@ -129,10 +139,11 @@ def simulate(
                 raise FileExistsError(f"{checkpoint} holds checkpoints: resume the run, or choose another folder")
             check_rounds(rounds, done[-1], checkpoint)
             state, course.record = checkpoints.restore(state)
+    log: Log = {}
     scores: Scores = {}
 
     def step(count: int) -> list[tuple[Log, Scores]]:
-        nonlocal state, scores
+        nonlocal state, log, scores
         state, log = simulation.advance(state, key, count, min(eval_every, rounds), **hyper)
         scores = simulation.evaluate(state, key, **hyper)
         return [(log, scores)]
@@ -140,19 +151,38 @@ def simulate(
     def reported() -> None:
         if checkpoints is not None and not course.diverged:
             checkpoints.save(state, course.record)
-        if progress is not None and not course.diverged:
-            progress(course.done, scores)
+        if not course.diverged:
+            listeners.evaluated(course.done, scores, log)
 
     follow([course], step, lambda: simulation.compile_seconds, reported)
-    result = course.end()
-    kept = None if hosts.together() else jax.tree.map(np.asarray, state)
+    try:
+        result = course.end()
+    except Diverged as error:
+        listeners.end(error.result)
+        raise
+    kept = None if hosts.together() else jax.tree.map(_read_only, state)
 
     def again() -> Deploy:
         if kept is None:
             raise ValueError("several processes hold these clients: give the folder to pfljax.resume in a single one")
         return Simulation(task, build, data, **options).deploy(kept, key, **hyper)
 
-    return dataclasses.replace(result, models=Models(data.names, again))
+    result = dataclasses.replace(result, models=Models(data.names, again), state=kept)
+    listeners.end(result)
+    return result
+
+
+def _read_only(leaf: Any) -> np.ndarray:
+    view = np.asarray(leaf).view()
+    view.flags.writeable = False
+    return view
+
+
+def _digest(state: State | None) -> str | None:
+    """What tells a state from others."""
+    if state is None:
+        return None
+    return files.digest({str(number): np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(state))})
 
 
 def check_rounds(rounds: int, done: int, where: str | Path) -> None:

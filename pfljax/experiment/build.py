@@ -7,13 +7,15 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from pfljax import checks, models
 from pfljax import data as data_layer
 from pfljax.algorithms import POOLED, method
 from pfljax.data import FederatedData
-from pfljax.experiment.config import PARTITIONS, SOLVED, SYNTHETIC, CohortConfig, Config, DataConfig, RunConfig
+from pfljax.experiment.config import PARTITIONS, SOLVED, SYNTHETIC, Choice, CohortConfig, Config, DataConfig, RunConfig
 from pfljax.experiment.recipe import (
     Recipe,
     build,
@@ -23,7 +25,7 @@ from pfljax.federation import sampling
 from pfljax.federation.sampling import Sampler
 from pfljax.learning import tasks
 from pfljax.results import scores
-from pfljax.types import Algorithm, Selector, Task
+from pfljax.types import Algorithm, Model, Selector, Task
 
 
 class Experiment(typing.NamedTuple):
@@ -49,22 +51,20 @@ class Experiment(typing.NamedTuple):
         }
 
 
-def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
+def prepare(config: Config, data: FederatedData | None = None, model: nn.Module | Model | None = None) -> Experiment:
     """Loads the data and builds model and method; compiles nothing.
 
     Args:
       config: the configuration.
       data: the federation, if it is at hand already.
+      model: the model of a configuration with `model=None`; a module takes the examples as they are.
 
     Raises:
       ValueError: if the configuration cannot be met.
       FileNotFoundError: if the data are not found.
     """
     data = load_data(config.data) if data is None else data
-    shape = tuple(np.shape(data.examples.x)[1:])
-    outputs = math.prod(np.shape(data.examples.y)[1:]) if data.num_classes is None else data.num_classes
-    model = models.by_name(config.model.name, shape, outputs, **config.model.options)
-    model = models.compute_in(model, config.run.precision)
+    model = models.compute_in(_model(config.model, data, model), config.run.precision)
     learned = tasks.regression if data.num_classes is None else tasks.classification
     task = learned(model) if config.run.metrics is None else learned(model, metrics=config.run.metrics)
     if config.run.metric is not None:
@@ -96,13 +96,15 @@ def hyperparameters(config: Config) -> dict[str, Any]:
     return traced(config.algorithm.name, **_ingredients(config))
 
 
-def load_data(config: DataConfig) -> FederatedData:
+def load_data(config: DataConfig | None) -> FederatedData:
     """The federation that a configuration describes.
 
     Raises:
-      ValueError: if data set or partition are unknown or cannot be made.
+      ValueError: if it describes none, or data set or partition are unknown or cannot be made.
       FileNotFoundError: if the data are not found.
     """
+    if config is None:
+        raise ValueError("config.data=None: a program gave the federation; call it again with resume=True to go on")
     if config.name in SYNTHETIC and config.path is None:
         dataset = SYNTHETIC[config.name](**config.options)
     else:
@@ -112,6 +114,19 @@ def load_data(config: DataConfig) -> FederatedData:
     options = ("test", "validation", "unseen", "stratify", "chronological", "seed", "min_size")
     data = data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
     return data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
+
+
+def _model(config: Choice | None, data: FederatedData, given: nn.Module | Model | None) -> Model:
+    shape = tuple(np.shape(data.examples.x)[1:])
+    if config is not None:
+        outputs = math.prod(np.shape(data.examples.y)[1:]) if data.num_classes is None else data.num_classes
+        return models.by_name(config.name, shape, outputs, **config.options)
+    if given is None:
+        raise ValueError("config.model=None: a program gave the model; call it again with resume=True to go on")
+    if isinstance(given, Model):
+        return given
+    tokens = data.examples.x.dtype.kind in "iu" and data.examples.x.dtype != np.uint8
+    return models.from_linen(given, shape, jnp.int32 if tokens else jnp.float32)
 
 
 def _ingredients(config: Config) -> dict[str, Any]:

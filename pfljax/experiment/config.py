@@ -194,8 +194,8 @@ class Config:
     """A whole experiment.
 
     Args:
-      data: examples and clients.
-      model: a model of `models.MODELS` with its arguments.
+      data: examples and clients; None if a program gives the federation.
+      model: a model of `models.MODELS` with its arguments; None if a program gives one of its own.
       algorithm: a method with its options, see `recipe.build`.
       methods: method -> options that it has wherever it is run; `algorithm` comes before them.
       local: solver of a client's round.
@@ -207,8 +207,8 @@ class Config:
       run: how long.
     """
 
-    data: DataConfig = DataConfig()
-    model: Choice = Choice("mlp", {"hidden": (100,)})
+    data: DataConfig | None = DataConfig()
+    model: Choice | None = Choice("mlp", {"hidden": (100,)})
     algorithm: Choice = Choice("fedavg")
     methods: dict[str, Any] = field(default_factory=dict)
     local: SolverConfig = field(default_factory=SolverConfig)
@@ -227,13 +227,16 @@ class Config:
 
     def __post_init__(self) -> None:
         checks.fields(self)
-        checks.choice(self.model.name, models.MODELS, "model.name")
-        checks.arguments(models.MODELS[self.model.name], self.model.options, "model", skip=2)
+        if self.model is not None:
+            checks.choice(self.model.name, models.MODELS, "model.name")
+            checks.arguments(models.MODELS[self.model.name], self.model.options, "model", skip=2)
         checks.choice(self.algorithm.name, METHODS, "algorithm.name")
         check_options(self.algorithm.name, self.algorithm.options)
         checks.names(self.methods, METHODS, "methods")
         for name, options in self.methods.items():
             check_options(name, checks.value(options, dict, f"methods.{name}"), f"methods.{name}")
+        if self.data is None:
+            return
         split = self.run.select.removeprefix("best_")
         if split != "last" and getattr(self.data, split) == 0:
             raise ValueError(f"run.select={self.run.select!r}: nobody has {split} examples; set data.{split}=0.2")
@@ -272,9 +275,13 @@ class Config:
             reason = f"has no effect on {who}, which trains on all data in every round: leave it out"
             for section, fields_of in {"cohort": CohortConfig, "wrappers": WrappersConfig}.items():
                 reasons |= {f"{section}.{name}": reason for name in checks.hints(fields_of)}
-        if self.data.clusters is not None and not any("groups" in method(name).needs for name in methods):
+        if (
+            self.data is not None
+            and self.data.clusters is not None
+            and not any("groups" in method(name).needs for name in methods)
+        ):
             reasons["data.clusters"] = f"has no effect on {who}: it is for methods of groups, such as context_clustered"
-        if not self.data.unseen:
+        if self.data is not None and not self.data.unseen:
             reasons["run.onboard_rounds"] = "is for unseen clients: set data.unseen"
         return reasons
 

@@ -6,28 +6,31 @@ import contextlib
 import functools
 import logging
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flax import linen as nn
+
 from pfljax import checks, engine, files
+from pfljax.algorithms import METHODS
 from pfljax.data import FederatedData
 from pfljax.engine import hosts
+from pfljax.engine.callbacks import Heard
 from pfljax.engine.course import Diverged
 from pfljax.engine.site import Build
 from pfljax.experiment import folder
 from pfljax.experiment.build import Experiment, load_data, prepare
+from pfljax.experiment.callbacks import Line
 from pfljax.experiment.changes import check_effect
 from pfljax.experiment.config import Config
 from pfljax.experiment.folder import Begun
 from pfljax.experiment.progress import Bar
-from pfljax.results import scores, statistics
 from pfljax.results.comparison import Comparison
 from pfljax.results.deployed import Deploy, Models
 from pfljax.results.result import Result
-from pfljax.results.scores import Score, Scores
-from pfljax.types import Task
+from pfljax.types import Model, State, Task
 
 
 @checks.by_hints()
@@ -37,7 +40,10 @@ def run(
     *,
     resume: bool = False,
     progress: bool = False,
+    callbacks: Sequence[Heard] = (),
     data: FederatedData | None = None,
+    model: nn.Module | Model | None = None,
+    start: State | None = None,
 ) -> Result:
     """One run.
 
@@ -47,7 +53,10 @@ def run(
       resume: continue the run in `out`, bit for bit as if it had not stopped. The configuration may ask for more rounds
         than it did, and for other ways to compute and report (`eval_every`, `executor`, `store`, `select`).
       progress: a live bar on the standard error.
+      callbacks: what hears of the run, see `engine.simulate`.
       data: the federation, if it is at hand already.
+      model: the model of a configuration with `model=None`.
+      start: a state that the run goes on from, see `engine.simulate`.
 
     Raises:
       FileExistsError: if `out` holds another run.
@@ -58,9 +67,9 @@ def run(
     """
     if not resume:
         check_effect(config, [config.algorithm.name])
-    experiment = prepare(config, data)
+    experiment = prepare(config, data, model)
     with folder.claimed(out, Begun(config), resume), Bar(progress) as bar:
-        return _run(config, experiment, out, resume, bar)
+        return _run(config, experiment, out, resume, [*callbacks, Line.of(bar, config.run.metric)], start)
 
 
 @checks.by_hints()
@@ -71,30 +80,31 @@ def compare_methods(
     *,
     resume: bool = False,
     progress: bool = False,
+    callbacks: Sequence[Heard] = (),
+    data: FederatedData | None = None,
+    model: nn.Module | Model | None = None,
 ) -> Comparison:
     """Several methods on the same data, each in its own folder below `out`. See `run`.
 
     Raises:
       ValueError: if a method is unknown or named twice, besides what `run` raises.
     """
-    names = list(methods)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"methods={','.join(names)}: name at least one, and each once")
+    names = distinct(methods)
     configs = {name: config.of_method(name) for name in names}
     if not resume:
         check_effect(config, names)
-    data = load_data(config.data)
-    experiments = {name: prepare(each, data) for name, each in configs.items()}
+    data = load_data(config.data) if data is None else data
+    experiments = {name: prepare(each, data, model) for name, each in configs.items()}
     folders = {name: None if out is None else Path(out) / name for name in names}
     whole = Begun(config, names)
     with contextlib.ExitStack() as stack:
         stack.enter_context(folder.claimed(out, whole, resume))
         for name, each in configs.items():
             stack.enter_context(folder.claimed(folders[name], Begun(each), resume))
-        bar = stack.enter_context(Bar(progress))
+        heard = [*callbacks, Line.of(stack.enter_context(Bar(progress)), config.run.metric)]
         comparison = _compared(
             {
-                name: functools.partial(_run, each, experiments[name], folders[name], resume, bar)
+                name: functools.partial(_run, each, experiments[name], folders[name], resume, heard)
                 for name, each in configs.items()
             }
         )
@@ -102,6 +112,20 @@ def compare_methods(
             comparison.save(out, replace=True)
             files.write_json(Path(out) / "config.json", whole.plain())
     return comparison
+
+
+def distinct(methods: Iterable[str]) -> list[str]:
+    """The names of methods, as they are given.
+
+    Raises:
+      ValueError: if there is none, or one is unknown or named twice.
+    """
+    names = list(methods)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"methods={','.join(names)}: name at least one, and each once")
+    for name in names:
+        checks.choice(name, METHODS, "methods")
+    return names
 
 
 def resume(out: str | Path, *, rounds: int | None = None, progress: bool = False) -> Result | Comparison:
@@ -134,6 +158,7 @@ def compare(
     rounds: checks.Count,
     checkpoint: str | Path | None = None,
     progress: bool = False,
+    callbacks: Sequence[Heard] = (),
     **options: Any,
 ) -> Comparison:
     """Runs algorithms on the same data. One that diverges stands with its evaluations before, if it has any.
@@ -145,12 +170,13 @@ def compare(
       rounds: how many in total.
       checkpoint: a folder for checkpoints, with one for each name below it, or None.
       progress: a live bar on the standard error.
+      callbacks: what hears of the runs, see `engine.simulate`.
       **options: of `engine.simulate`, such as `eval_every`, `seed`, `cohort`.
     """
     with Bar(progress) as bar:
-        runs = {}
+        runs, heard = {}, [*callbacks, Line.of(bar)]
         for name, algorithm in algorithms.items():
-            own = {"method": name, "rounds": rounds, "progress": _watch(bar, name, rounds)}
+            own = {"method": name, "rounds": rounds, "callbacks": heard}
             own["checkpoint"] = None if checkpoint is None else Path(checkpoint) / name
             runs[name] = functools.partial(engine.simulate, task, algorithm, data, **own, **options)
         return _compared(runs)
@@ -177,18 +203,26 @@ def _compared(runs: Mapping[str, Callable[[], Result]]) -> Comparison:
     return Comparison(ended)
 
 
-def _run(config: Config, experiment: Experiment, out: str | Path | None, resume: bool, bar: Bar) -> Result:
-    if out is not None and resume:
+def _run(
+    config: Config,
+    experiment: Experiment,
+    out: str | Path | None,
+    resume: bool,
+    callbacks: Sequence[Heard],
+    start: State | None = None,
+) -> Result:
+    if out is not None and resume and config.model is not None:
         finished = hosts.shared(lambda: folder.finished(Path(out), config.run.rounds))
         if finished is not None:
+            if finished.fingerprint != experiment.data.fingerprint:
+                raise ValueError(f"{out} holds a run on other data: give those, or choose another folder")
 
             def again() -> Deploy:
                 return typing.cast(Models, _simulated(config, experiment, out, resume=True).models).ready()
 
             return replace(finished, models=Models(finished.names, again))
-    name, run = config.algorithm.name, config.run
     try:
-        result = _simulated(config, experiment, out, resume, _watch(bar, name, run.rounds, run.metric))
+        result = _simulated(config, experiment, out, resume, callbacks, start)
     except Diverged as error:
         if error.result is not None:
             error.result = _kept(error.result, config, out)
@@ -201,7 +235,8 @@ def _simulated(
     experiment: Experiment,
     out: str | Path | None,
     resume: bool,
-    progress: Callable[[int, Scores], None] | None = None,
+    callbacks: Sequence[Heard] = (),
+    start: State | None = None,
 ) -> Result:
     recipe = experiment.recipe
     return engine.simulate(
@@ -213,8 +248,9 @@ def _simulated(
         method=config.algorithm.name,
         checkpoint=None if out is None else Path(out) / "checkpoint",
         resume=resume,
-        identity=Begun(config).fixed(),
-        progress=progress,
+        identity=None if config.model is None else Begun(config).fixed(),
+        start=start,
+        callbacks=callbacks,
         store=config.run.store,
         **experiment.options(config.run),
     )
@@ -226,13 +262,3 @@ def _kept(result: Result, config: Config, out: str | Path | None) -> Result:
     if out is not None and hosts.leads():
         result.save(out, replace=True)
     return result
-
-
-def _watch(bar: Bar, name: str, rounds: int, metric: str | None = None) -> Callable[[int, Scores], None]:
-    line = bar.line(name, "round", rounds)
-
-    def show(done: int, measured: Scores) -> None:
-        compared = scores.choose(metric, scores.names(measured))
-        line(done, compared.say(statistics.mean(measured[Score("personal", "test", compared.name)])))
-
-    return show

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +86,29 @@ def _check_metric(metric: Metric, outputs: Tree, y: Any) -> None:
 def _spell(leaf: Any) -> str:
     """The shape of a batch, such as `[B, 28, 28, 1]`."""
     return f"[{', '.join('B' if n == _PROBE else str(n) for n in leaf.shape)}]"
+
+
+Learned = TypeVar("Learned", Task, Model)
+
+
+def starting(learned: Learned, params: Params) -> Learned:
+    """A task or a model whose training starts at `params`, such as those that another run has found.
+
+    Args:
+      learned: a task, or a model.
+      params: of the same network.
+
+    Raises:
+      ValueError: if they belong to another network.
+    """
+    mine = jax.eval_shape(learned.init, jax.random.key(0))
+    if [jax.tree.structure(mine), *_shapes(mine)] != [jax.tree.structure(params), *_shapes(params)]:
+        raise ValueError("params are of another network: give those that this model was trained to")
+    return learned._replace(init=lambda key: jax.tree.map(jnp.asarray, params))
+
+
+def _shapes(params: Params) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in jax.tree.leaves(params)]
 
 
 def _task(

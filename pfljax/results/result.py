@@ -18,6 +18,7 @@ from pfljax.results.deployed import Models
 from pfljax.results.scores import Score, Scores, Yardstick
 from pfljax.results.stored import Stored, plain
 from pfljax.results.tables import Table
+from pfljax.types import State
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +68,8 @@ class Result(Stored, Shown):
       metric: what clients are compared by, as `scores.read` takes it; accuracy where it was measured, else the loss,
         else the first score, if empty.
       models: what the clients deploy, by name or number; None where the run is not at hand (see `experiment.resume`).
+      state: after the last round, in host memory, for `simulate(..., start=state)`; None where it is not at hand. Files
+        do not hold it, checkpoints do.
 
     Raises:
       ValueError: if the metric was not measured, or names and clients differ in number.
@@ -91,6 +94,7 @@ class Result(Stored, Shown):
     names: Sequence[str] = ()
     metric: str = ""
     models: Models | None = field(default=None, repr=False)
+    state: State | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         clients = len(next(iter(self.sizes.values()), ()))

@@ -39,7 +39,7 @@ class Ensembles:
             raise ValueError(f"groups={groups}: it must be at least 1")
         self._groups = groups
         self._kept: OrderedDict[tuple[str, int | None], Ensemble] = OrderedDict()
-        self._loaded: tuple[DataConfig, FederatedData] | None = None
+        self._loaded: tuple[DataConfig | None, FederatedData] | None = None
 
     def run(self, points: Sequence[Point], at_once: int | None = None) -> Iterator[tuple[Point, Result | Exception]]:
         """The runs of all points, group by group, as they end; see `ensemble.Ensemble`.

@@ -68,7 +68,7 @@ def optimize(
     values, ensembles = plain_values(config), Ensembles(groups=_GROUPS)
     checked = experiment.from_config_dict(values)
     _check(study, scores.read(checked.run.metric or "accuracy"))
-    if not checked.data.validation:
+    if checked.data is None or not checked.data.validation:
         raise ValueError("a search needs validation examples: set data.validation=0.2")
     repeats: list[Setting] = [{}] if seeds is None else [{"run.seed": seed} for seed in seeds]
     for first in range(0, trials, batch):
