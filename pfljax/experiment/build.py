@@ -71,6 +71,11 @@ def prepare(config: Config, data: FederatedData | None = None) -> Experiment:
     needs = method(config.algorithm.name).needs
     if "class labels" in needs:
         checks.classes(data.examples.y, config.algorithm.name)
+    if "public data" in needs and data.public is None:
+        raise ValueError(
+            f"{config.algorithm.name} needs examples that everybody sees, and {data.name} has none: set "
+            "data.public=0.1, or choose fedavg"
+        )
     pooled = "pooled data" in needs
     capacity = data.pooled().capacity if pooled else data.capacity
     recipe = build(config.algorithm.name, task, model, capacity=capacity, **_ingredients(config))
@@ -99,7 +104,7 @@ def load_data(config: DataConfig) -> FederatedData:
         options = ("path", "source", "download", "groups", "units", "times")
         dataset = data_layer.load(config.name, **{option: getattr(config, option) for option in options})
     dealt = PARTITIONS[config.partition.name](**config.partition.options)
-    options = ("test", "validation", "unseen", "stratify", "chronological", "seed", "min_size")
+    options = ("test", "validation", "unseen", "public", "stratify", "chronological", "seed", "min_size")
     return data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
 
 
