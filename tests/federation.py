@@ -28,6 +28,8 @@ OPTIMIZERS = {
 OPTIONS = {
     "local_only": {"participation": "cohort"},
     "ifca": {"clusters": 2},
+    "fedem": {"components": 2},
+    "feddf": {"distil_steps": 2, "distil_batch_size": 4, "distil_lr": 0.01},
     "apfl": {"alpha_lr": 0.1},
     "pfedme": {"inner_steps": 2, "lam": 2.0},
 }
@@ -46,7 +48,7 @@ TASK = tasks.classification(MODEL)
 
 
 def federation() -> FederatedData:
-    """Gaussian classes, more or less of each with each client."""
+    """Gaussian classes, more or less of each with each client, and six public examples."""
     draw = np.random.default_rng(0)
     centers = draw.normal(size=(CLASSES, FEATURES))
 
@@ -55,7 +57,7 @@ def federation() -> FederatedData:
         return (centers[y] + 0.5 * draw.normal(size=(size, FEATURES))).astype(np.float32), y
 
     train, test = ([client(size) for size in SIZES] for _ in range(2))
-    return from_clients(train, test, unseen=UNSEEN, num_classes=CLASSES)
+    return from_clients(train, test, unseen=UNSEEN, num_classes=CLASSES).with_public(*client(6))
 
 
 def recipe_of(name: str, local: SolverConfig = LOCAL, model: Model = MODEL, **options: Any) -> Recipe:

@@ -183,6 +183,7 @@ SHARED: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
     "lg_fedavg": lambda w, head, norms: (head, head),
     "fedbn": lambda w, head, norms: (w - norms, w - norms),
     "ifca": lambda w, head, norms: (2 * w, w + 1),
+    "fedem": lambda w, head, norms: (2 * w, 2 * w),
     # beside the model a network from 4 shares over 32 hidden units to a head
     "fedrod_hyper": lambda w, head, norms: (w + 33 * head + 5 * 32, w + 33 * head + 5 * 32),
 }

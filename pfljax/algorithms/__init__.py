@@ -16,6 +16,8 @@ from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
+from pfljax.algorithms.feddf import feddf
+from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
@@ -46,6 +48,8 @@ __all__ = [
     "fedavgm",
     "fedbabu",
     "fedbn",
+    "feddf",
+    "fedem",
     "fedper",
     "fedprox",
     "fedrep",
@@ -72,7 +76,7 @@ class Method(NamedTuple):
     factory: Callable[..., Algorithm]
     family: str
     sweep: Mapping[str, tuple[float, float]] = {}
-    needs: tuple[str, ...] = ()  # of "client state", "pooled data", "norm layers", "features", "class labels"
+    needs: tuple[str, ...] = ()  # client state, pooled data, public data, norm layers, features, class labels
     bounds: Mapping[str, Bounds] = {}  # of numbers, other than at least 0 and of counts at least 1
 
     def hints(self) -> dict[str, Any]:
@@ -121,9 +125,17 @@ METHODS: dict[str, Method] = {
     ),
     "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
     "apfl": Method(apfl, "mixture", {"alpha": _UNIT, "alpha_lr": (0.0, 0.1)}, _STATE, {"alpha": _SHARE}),
+    "fedem": Method(fedem, "mixture", needs=(*_STATE, "class labels")),
     "ifca": Method(ifca, "clustering"),
     "knn_per": Method(
         knn_per, "memory", {"lam": _UNIT, "scale": (0.1, 10.0)}, _FEATURES, {"lam": _SHARE, "scale": _POSITIVE}
+    ),
+    "feddf": Method(
+        feddf,
+        "distillation",
+        {"distil_lr": (1e-4, 1e-2)},
+        ("public data", "class labels"),
+        {"distil_steps": Bounds(least=0)},
     ),
     "fedamp": Method(fedamp, "attention", {"lam": (0.01, 10.0)}, _STATE, {"sigma": _POSITIVE}),
     "heurfedamp": Method(
