@@ -29,6 +29,8 @@ OPTIMIZERS = {
 OPTIONS = {
     "local_only": {"participation": "cohort"},
     "ifca": {"clusters": 2},
+    "fedem": {"components": 2},
+    "feddf": {"distil_steps": 2, "distil_batch_size": 4, "distil_lr": 0.01},
     "apfl": {"alpha_lr": 0.1},
     "pfedme": {"inner_steps": 2, "lam": 2.0},
 }
@@ -47,7 +49,7 @@ TASK = tasks.classification(MODEL)
 
 
 def federation() -> FederatedData:
-    """Gaussian classes, more or less of each with each client."""
+    """Gaussian classes, more or less of each with each client, and six public examples."""
     draw = np.random.default_rng(0)
     centers = draw.normal(size=(CLASSES, FEATURES))
 
@@ -57,7 +59,7 @@ def federation() -> FederatedData:
 
     train, test, validation = ([client(size) for size in sizes] for sizes in (SIZES, SIZES, VALIDATION))
     data = from_clients(train, test, validation, unseen=UNSEEN, num_classes=CLASSES)
-    return data.with_traits({"group": np.arange(len(SIZES)) % GROUPS})
+    return data.with_traits({"group": np.arange(len(SIZES)) % GROUPS}).with_public(*client(6))
 
 
 def recipe_of(name: str, local: SolverConfig = LOCAL, model: Model = MODEL, **options: Any) -> Recipe:

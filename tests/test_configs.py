@@ -38,13 +38,18 @@ def test_files_are_claims(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in FILES if "mnist" not in path.stem], ids=lambda path: path.stem)
 def test_every_method_can_be_prepared(path: Path) -> None:
-    """Data, model and method fit together; only norm layers may be missing."""
+    """Data, model and method fit together; only norm layers and public examples may be missing."""
     config = cli.read_config(str(path))
     data = experiment.load_data(config.data)
     for name in METHODS:
         if "norm layers" in METHODS[name].needs:
             with pytest.raises(ValueError, match="the model has none"):
                 experiment.prepare(config.of_method(name), data)
+        elif "public data" in METHODS[name].needs and data.public is None:
+            with pytest.raises(ValueError, match=r"has none: set data\.public=0\.1"):
+                experiment.prepare(config.of_method(name), data)
+            shown = data.with_public(data.examples.x[:9])
+            assert experiment.prepare(config.of_method(name), shown).recipe.hyper
         else:
             assert experiment.prepare(config.of_method(name), data).recipe.hyper
 
@@ -268,6 +273,7 @@ def test_splits_and_keys_of_a_configuration(tmp_path: Path) -> None:
     texts = ["name=mine", f"path={tmp_path / 'mine.npz'}", "groups=who", "times=day"]
     texts += ["stratify=true", "chronological=true"]
     config = cli.read_config(None, [f"--config.data.{text}" for text in texts])
+    assert config.data is not None
     dealt = experiment.load_data(dataclasses.replace(config.data, partition=experiment.Choice("natural")))
     assert dealt.names == ("al", "bo")
     assert dealt.label_counts("test").tolist() == [[2, 2], [2, 2]]

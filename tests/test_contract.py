@@ -186,6 +186,7 @@ SHARED: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
     "ifca": lambda w, head, norms: (2 * w, w + 1),
     "context_clustered": lambda w, head, norms: (2 * w, w + 1),
     "fedfomo": lambda w, head, norms: (5 * w, w + 5),
+    "fedem": lambda w, head, norms: (2 * w, 2 * w),
     # beside the model a network from 4 shares over 32 hidden units to a head
     "fedrod_hyper": lambda w, head, norms: (w + 33 * head + 5 * 32, w + 33 * head + 5 * 32),
 }

@@ -178,6 +178,9 @@ def _method_values(name: str) -> dict[str, Any]:
     if model["name"] == "resnet8":
         data = {"partition": {"name": "iid", "clients": 2}}
     algorithm = {"name": name} | ({"clusters": 2} if name == "ifca" else {})
+    if "public data" in METHODS[name].needs:
+        data |= {"public": 0.2}
+        algorithm |= {"distil_steps": 3, "distil_batch_size": 4}
     return {"data": data, "model": model, "algorithm": algorithm, "local": BASE["local"], "run": {"rounds": 2}}
 
 

@@ -29,8 +29,8 @@ from tests.test_contract import KEY, METHODS, same
 EVEN = uniform(mean)
 TABLE = ("fedamp", "heurfedamp")
 """Methods that keep all uploads apart: no other reduction, noise before they leave."""
-APART = (*TABLE, "ifca")
-"""Methods without one sum of all uploads. What IFCA uploads is not shaped as its download: no feedback."""
+APART = (*TABLE, "ifca", "feddf")
+"""Methods that see more than one sum of all uploads. What IFCA uploads is not shaped as its download: no feedback."""
 
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -62,7 +62,7 @@ def exchange(algorithm: Algorithm, data: FederatedData) -> tuple[Tree, Tree, Tre
     replies, terms = jax.vmap(one)(jnp.arange(CLIENTS), weights)
     if algorithm.reduce.summed:
         terms = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), terms)
-    cohort = Cohort(jnp.arange(CLIENTS), algorithm.reduce.lower(terms, weights), weights)
+    cohort = Cohort(jnp.arange(CLIENTS), algorithm.reduce.lower(terms, weights), weights, data.everybodys())
     return algorithm.server_update(server, cohort, KEY), replies.client, replies.upload
 
 

@@ -18,6 +18,8 @@ from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
+from pfljax.algorithms.feddf import feddf
+from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedprox import fedprox
@@ -50,6 +52,8 @@ __all__ = [
     "fedavgm",
     "fedbabu",
     "fedbn",
+    "feddf",
+    "fedem",
     "fedfomo",
     "fedper",
     "fedprox",
@@ -77,8 +81,8 @@ class Method(NamedTuple):
     factory: Callable[..., Algorithm]
     family: str
     sweep: Mapping[str, tuple[float, float]] = {}
-    needs: tuple[str, ...] = ()  # of "client state", "norm layers", "features", "class labels",
-    # "validation examples", "groups"
+    needs: tuple[str, ...] = ()  # client state, norm layers, features, class labels, validation examples, groups,
+    # public data
     bounds: Mapping[str, Bounds] = {}  # of numbers, other than at least 0 and of counts at least 1
     prepare: Callable[[Any], Any] | None = None  # a federation -> the one that trains; None: itself
 
@@ -131,10 +135,18 @@ METHODS: dict[str, Method] = {
     ),
     "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
     "apfl": Method(apfl, "mixture", {"alpha": _UNIT, "alpha_lr": (0.0, 0.1)}, _STATE, {"alpha": _SHARE}),
+    "fedem": Method(fedem, "mixture", needs=(*_STATE, "class labels")),
     "ifca": Method(ifca, "clustering"),
     "context_clustered": Method(context_clustered, "clustering", needs=("groups",)),
     "knn_per": Method(
         knn_per, "memory", {"lam": _UNIT, "scale": (0.1, 10.0)}, _FEATURES, {"lam": _SHARE, "scale": _POSITIVE}
+    ),
+    "feddf": Method(
+        feddf,
+        "distillation",
+        {"distil_lr": (1e-4, 1e-2)},
+        ("public data", "class labels"),
+        {"distil_steps": Bounds(least=0)},
     ),
     "fedamp": Method(fedamp, "attention", {"lam": (0.01, 10.0)}, _STATE, {"sigma": _POSITIVE}),
     "heurfedamp": Method(

@@ -21,6 +21,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+_LACKING = {"norm layers", "public data"}
+"""What the command of a benchmark may have none of."""
+
 Span = tuple[float, float]
 
 _KINDS = {
@@ -69,7 +72,7 @@ def main() -> int:
     from pfljax import cli
     from pfljax.algorithms import METHODS
 
-    table = [name for name, method in METHODS.items() if "norm layers" not in method.needs]
+    table = [name for name, method in METHODS.items() if not _LACKING & set(method.needs)]
     command = [word.replace("{table}", ",".join(table)) for word in sys.argv[2:]]
     methods = [word.removeprefix("--methods=").split(",") for word in command if word.startswith("--methods=")]
     start = time.perf_counter()

@@ -23,7 +23,7 @@ from pfljax.types import Array, ClientData, Examples, Rows, Tree
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-_PARTITION, _UNSEEN, _SPLIT, _MIRROR = range(4)
+_PARTITION, _UNSEEN, _SPLIT, _MIRROR, _PUBLIC = range(5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +149,8 @@ class FederatedData:
         if y is None:
             labels = np.zeros((count, *own.shape[1:]), own.dtype)
         else:
-            labels = door.labels({" of the public examples": y}, self.name, num_classes=self.num_classes).y
+            given = {" of the public examples": y}
+            labels = door.labels(given, self.name, num_classes=self.num_classes, ignore=self.ignore).y
         if labels.shape != (count, *own.shape[1:]) or not count:
             raise ValueError(f"the {name} are {count} inputs and labels {list(labels.shape)}: give one label for each")
         aligned: Any = labels.astype(own.dtype)
@@ -294,6 +295,7 @@ def federate(
     test: float | Literal["mirror", "pooled"] = 0.25,
     validation: float = 0.0,
     unseen: float = 0.0,
+    public: float = 0.0,
     stratify: bool = False,
     chronological: bool = False,
     seed: int = 0,
@@ -312,11 +314,14 @@ def federate(
         split off; people who are only in the official test set become clients too.
       validation: share of the remaining training examples.
       unseen: share of the clients that never train, picked by a permutation and numbered last.
+      public: share of the examples that everybody sees, drawn at random before any are dealt; nobody holds them, and
+        the partitioner numbers the others anew. Examples of another set are public by `with_public`.
       stratify: split each class of each client on its own, so that all parts have its labels in like proportion; a
         class of which a client holds two examples or more is in both parts.
       chronological: test on the last examples of each client, validate on the last of those before: by the `times` of
         the data set, or in the order given.
-      seed: of the partition, of the choice of unseen clients and of the splits, which draw from separate streams.
+      seed: of the public examples, of the partition, of the choice of unseen clients and of the splits, which draw from
+        separate streams.
       min_size: fewest examples that a client may hold; 0 allows empty clients.
 
     Returns:
@@ -328,7 +333,7 @@ def federate(
         nothing of any client, or a row is held twice.
     """
     checks.each(Part | Literal["mirror", "pooled"], test=test)
-    checks.each(Part, validation=validation, unseen=unseen)
+    checks.each(Part, validation=validation, unseen=unseen, public=public)
     checks.each(bool, stratify=stratify, chronological=chronological)
     checks.each(Seed, seed=seed)
     checks.each(Size, min_size=min_size)
@@ -336,6 +341,7 @@ def federate(
     source = dataset.merged() if test == "pooled" else dataset
     if stratify:
         _check_strata(source)
+    source, shown = _apart(source, public, _stream(seed, _PUBLIC))
     held, names = _deal(source, partitioner, _stream(seed, _PARTITION))
     groups = _groups(source, held)
     for client, rows in enumerate(held):
@@ -364,13 +370,26 @@ def federate(
         tested.append(test_rows)
     official = source
     if test == "mirror":
-        official, tested = _mirror(dataset, kept, groups, _stream(seed, _MIRROR))
+        official, tested = _mirror(source, kept, groups, _stream(seed, _MIRROR))
     parts = (source, kept), (source, validated), (official, tested)
     taken = [_taken(of, np.concatenate(rows)) for of, rows in parts]
     examples = Examples(*jax.tree.map(lambda *leaves: np.concatenate(leaves), *taken))
     sizes = np.array([len(rows) for _, part in parts for rows in part])
     called = Names(None if names is None else tuple(map(str, names)), dataset.class_names)
-    return _pack(examples, sizes, num_unseen, dataset.num_classes, dataset.ignore, dataset.name, called)
+    data = _pack(examples, sizes, num_unseen, dataset.num_classes, dataset.ignore, dataset.name, called)
+    return data if shown is None else data.with_public(shown.x, shown.y)
+
+
+def _apart(source: Dataset, share: float, generator: np.random.Generator) -> tuple[Dataset, Dataset | None]:
+    """`source` without about a share of its examples, and those; whole units at a time."""
+    if not share:
+        return source, None
+    order = np.arange(len(source)) if source.order is None else source.order
+    counted = order[door.counted(source.y, source.ignore)[order]]
+    _, shown = _Splitter(source, stratify=False, chronological=False)(counted, share, generator)
+    if not len(shown):
+        raise ValueError(f"public={share} leaves nothing to deal: {source.name} is a single unit, leave public out")
+    return source.take(np.setdiff1d(order, shown)), source.take(shown)
 
 
 def _stream(seed: int, *path: int) -> np.random.Generator:

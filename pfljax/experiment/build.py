@@ -72,6 +72,11 @@ def prepare(config: Config, data: FederatedData | None = None, model: nn.Module 
     row = method(config.algorithm.name)
     if "class labels" in row.needs:
         checks.classes(data.examples.y, config.algorithm.name)
+    if "public data" in row.needs and data.public is None:
+        raise ValueError(
+            f"{config.algorithm.name} needs examples that everybody sees, and {data.name} has none: set "
+            "data.public=0.1, or choose fedavg"
+        )
     if "validation examples" in row.needs and not data.sizes("validation")[: data.num_clients].any():
         raise ValueError(
             f"{config.algorithm.name} compares models on validation examples, and no client has any: set "
@@ -111,7 +116,7 @@ def load_data(config: DataConfig | None) -> FederatedData:
         options = ("path", "source", "download", "groups", "units", "times")
         dataset = data_layer.load(config.name, **{option: getattr(config, option) for option in options})
     dealt = PARTITIONS[config.partition.name](**config.partition.options)
-    options = ("test", "validation", "unseen", "stratify", "chronological", "seed", "min_size")
+    options = ("test", "validation", "unseen", "public", "stratify", "chronological", "seed", "min_size")
     data = data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
     return data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
 

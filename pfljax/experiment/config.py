@@ -72,6 +72,7 @@ class DataConfig:
       test: share of each client's examples that test, or what is done with the official test set; see `data.federate`.
       validation: share of the others that validate.
       unseen: share of the clients that never train.
+      public: share of the examples that everybody sees and nobody holds.
       stratify: each class in proportion in every split.
       chronological: the last examples of a client validate and test.
       seed: of partition, unseen clients and splits.
@@ -91,6 +92,7 @@ class DataConfig:
     test: checks.Part | Literal["mirror", "pooled"] = 0.25
     validation: checks.Part = 0.0
     unseen: checks.Part = 0.0
+    public: checks.Part = 0.0
     stratify: bool = False
     chronological: bool = False
     seed: checks.Seed = 0

@@ -40,6 +40,22 @@ stack = Reduce(lambda upload, weight: upload, lambda terms, weights: terms, summ
 """The uploads themselves, leaves [M, ...]; a method that needs them bears no other reduction."""
 
 
+def beside(reduce: Reduce) -> Reduce:
+    """What `reduce` makes of the uploads, and beside it the uploads themselves: `(reduced, uploads [M, ...])`.
+
+    >>> reduced, each = beside(mean).lower(jnp.array([3.0, 5.0]), jnp.array([3.0, 1.0]))
+    >>> float(reduced), each.tolist()
+    (3.5, [3.0, 5.0])
+    """
+
+    def lower(uploads: Tree, weights: Array) -> tuple[Tree, Tree]:
+        terms = jax.vmap(reduce.lift)(uploads, weights)
+        total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), terms) if reduce.summed else terms
+        return reduce.lower(total, weights), uploads
+
+    return Reduce(stack.lift, lower, summed=False, instead=lambda other: beside(reduce.instead(other)))
+
+
 def handed(uploads: Tree, expected: Tree, needs: str) -> Tree:
     """`uploads`, if a reduction has made them as `expected` is: the same tree of the same shapes.
 

@@ -137,6 +137,24 @@ def descent(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
     7.0
     """
 
+    restarted = annealed(optimizer, plan)
+
+    def solve(loss: LossFn, params: Params, data: ClientData, key: Array) -> Params:
+        _refuse_schedules(optimizer, params.trainable)
+        return restarted(loss, params, data, key)
+
+    return solve
+
+
+def annealed(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
+    """`descent` by an optimizer that may have a schedule, over the steps of ONE call: it begins anew in the next.
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[8.0])
+    >>> key, halving = jax.random.key(0), optax.sgd(lambda step: 0.5 / (1 + step))
+    >>> float(annealed(halving, full_batch(2, 1))(task.loss, task.init(key), data.client(0), key).trainable["w"])
+    5.0
+    """
     checks.each(optax.GradientTransformation, optimizer=optimizer)
     checks.each(Plan, plan=plan)
 
@@ -147,26 +165,26 @@ def descent(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
             params, opt_state = carry
             batch = plan.batch(data, key, number)
             grads, stats = losses.gradient(loss, params, batch, jax.random.fold_in(noise, number))
-            updates, opt_state = optimizer.update(grads, opt_state, params.trainable)
+            with jax.numpy_dtype_promotion("standard"):  # optax raises betas, which may be traced, to a whole power
+                updates, opt_state = optimizer.update(grads, opt_state, params.trainable)
             return Params(optax.apply_updates(params.trainable, updates), stats), opt_state
 
-        start = params, _fresh(optimizer, params.trainable)
+        start = params, optimizer.init(params.trainable)
         return jax.lax.fori_loop(0, plan.steps(data), step, start)[0]
 
     return solve
 
 
-def _fresh(optimizer: optax.GradientTransformation, weights: Tree) -> optax.OptState:
+def _refuse_schedules(optimizer: optax.GradientTransformation, weights: Tree) -> None:
     def scheduled(state: Tree) -> bool:
         return isinstance(state, optax.ScaleByScheduleState)
 
-    state = optimizer.init(weights)
+    state = jax.eval_shape(optimizer.init, weights)
     if any(map(scheduled, jax.tree.leaves(state, is_leaf=scheduled))):
         raise ValueError(
             "the optimizer of descent has a schedule, which begins anew in every round: a schedule over rounds is a "
             "hyperparameter, as in simulate(task, lambda lr: ..., data, hyper={'lr': schedules.cosine(0.1, rounds=50)})"
         )
-    return state
 
 
 def proximal_descent(lr: Array | float, plan: Plan) -> LocalSolver:

@@ -456,3 +456,72 @@ def test_slips(slip: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         federate(dataset, partitioner, **options)
     assert len(str(error.value)) < 250
+
+
+def shown(data: FederatedData) -> list[int]:
+    assert data.public is not None
+    start, size = int(data.public.start), int(data.public.size)
+    return np.asarray(data.examples.x)[start : start + size, 0].tolist()
+
+
+@quick
+@given(
+    examples=st.integers(10, 80),
+    public=st.sampled_from([0.05, 0.3, 0.6]),
+    unseen=st.sampled_from([0.0, 0.4]),
+    validation=st.sampled_from([0.0, 0.2]),
+    seed=st.integers(0, 99),
+)
+def test_public_examples_are_nobodys(examples: int, public: float, unseen: float, validation: float, seed: int) -> None:
+    """Each example is somebody's or public, never both; about as many are public as was said; labels stay with x."""
+    data = federate(numbered(examples), p.iid(3), public=public, unseen=unseen, validation=validation, seed=seed)
+    own = joined(rows for split in ("train", "validation", "test") for rows in held(data, split))
+    assert sorted([*own, *shown(data)]) == list(range(examples))
+    assert abs(len(shown(data)) - public * examples) <= 0.5
+    np.testing.assert_array_equal(data.examples.y, np.asarray(data.examples.x)[:, 0] % 3)
+
+
+def test_public_examples_have_a_stream_of_their_own() -> None:
+    """Without them a federation keeps its fingerprint; others than those left are public by another seed."""
+    dataset = numbered(60)
+    assert federate(dataset, p.dirichlet(3, 1.0), public=0.0).fingerprint == "299d8d6069ccf60a"
+    first, second = (federate(dataset, p.iid(3), public=0.2, seed=seed) for seed in (0, 1))
+    assert sorted(shown(first)) != sorted(shown(second))
+    assert first.fingerprint != second.fingerprint != federate(dataset, p.iid(3)).fingerprint
+    # what is left is dealt as a data set of its own
+    left = np.setdiff1d(np.arange(60), shown(first))
+    assert held(federate(dataset.take(left), p.iid(3)), "test") == held(first, "test")
+
+
+def test_public_examples_do_not_depend_on_the_order_of_the_source_and_tear_no_unit() -> None:
+    x, order = np.arange(40)[:, None], np.random.default_rng(0).permutation(40)
+    y, units = np.arange(40) % 3, np.arange(40) // 4
+    one, other = (
+        federate(from_arrays(x[rows], y[rows], units=units[rows]), p.iid(3), public=0.3)
+        for rows in (np.arange(40), order)
+    )
+    assert sorted(shown(one)) == sorted(shown(other))
+    assert len(shown(one)) == 12
+    assert set(np.bincount(np.array(shown(one)) // 4, minlength=10)) == {0, 4}
+    plain = (federate(from_arrays(x[rows], y[rows]), p.iid(3), public=0.3) for rows in (np.arange(40), order))
+    assert len({data.fingerprint for data in plain}) == 1
+
+
+def test_public_examples_beside_an_official_test_set_and_labels_that_do_not_count() -> None:
+    """None of the test examples is public, nor one without a label that counts; labels that mark nothing stay."""
+    x, y = np.arange(30)[:, None], np.tile([[0, 1], [2, 255], [255, 255]], (10, 1))
+    data = federate(from_arrays(x, y, ignore=255), p.iid(2), public=0.4)
+    assert len(shown(data)) == 8
+    assert all(row % 3 < 2 for row in shown(data))
+    official = from_arrays(x, y[:, 0] % 3, test=(x + 100, y[:, 0] % 3))
+    for test in ("mirror", "pooled"):
+        data = federate(official, p.iid(2), public=0.4, test=test)
+        assert len(shown(data)) == {"mirror": 12, "pooled": 24}[test]
+        assert (max(shown(data)) < 100) == (test == "mirror")
+
+
+def test_a_share_that_cannot_be_public_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"public=1\.0: it must be a number"):
+        federate(numbered(9), p.iid(2), public=1.0)
+    with pytest.raises(ValueError, match=r"public=0\.5 leaves nothing to deal: toy is a single unit"):
+        federate(numbered(9, units=np.zeros(9, int)), p.iid(2), public=0.5)

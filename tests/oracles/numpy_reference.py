@@ -457,3 +457,63 @@ def fedfomo(
                 theta[i] = axpy(weight / sum(positive.values()), axpy(-1.0, old[i], old[j]), theta[i])
             theta[i] = descend(theta[i], f.gradient, f.batches(t, i, 0), lr)
     return theta, affinity
+
+
+def logits(w: Tree, x: np.ndarray) -> np.ndarray:
+    """`tanh(x W1 + b1) W2 + b2`."""
+    return np.tanh(x @ w["W1"] + w["b1"]) @ w["W2"] + w["b2"]
+
+
+def feddf(
+    f: Federation, w: Tree, x: np.ndarray, *, lr: float, distil_steps: int, distil_lr: float, by_n: bool = True
+) -> Tree:
+    """FedAvg, then Adam with a cosine on `KL(softmax(mean_k z(x; w_k)) || softmax(z(x; w)))` over all of x."""
+    for t, cohort in enumerate(f.cohorts):
+        results = [descend(w, f.gradient, f.batches(t, i, 0), lr) for i in cohort]
+        w = average(results, _weights(f, cohort, by_n))
+        goal = _softmax(np.mean([logits(y, x) for y in results], axis=0))
+        m, v = ({name: np.zeros_like(leaf) for name, leaf in w.items()} for _ in range(2))
+        for step in range(distil_steps):
+            z = np.tanh(x @ w["W1"] + w["b1"])
+            error = (_softmax(z @ w["W2"] + w["b2"]) - goal) / len(x)
+            inner = error @ w["W2"].T * (1 - z**2)
+            g = {"W1": x.T @ inner, "b1": inner.sum(0), "W2": z.T @ error, "b2": error.sum(0)}
+            rate = distil_lr * (1 + np.cos(np.pi * step / distil_steps)) / 2
+            m = {name: 0.9 * m[name] + 0.1 * g[name] for name in g}
+            v = {name: 0.999 * v[name] + 0.001 * g[name] ** 2 for name in g}
+            unbiased = {name: m[name] / (1 - 0.9 ** (step + 1)) for name in g}
+            scale = {name: np.sqrt(v[name] / (1 - 0.999 ** (step + 1))) + 1e-8 for name in g}
+            w = {name: w[name] - rate * unbiased[name] / scale[name] for name in g}
+    return w
+
+
+def responsibilities(losses: np.ndarray, pi: np.ndarray) -> np.ndarray:
+    """FedEM's q [n, M] from the losses [n, M] of the models."""
+    q = pi * np.exp(-losses)
+    return q / q.sum(1, keepdims=True)
+
+
+def fedem(f: Federation, models: Sequence[Tree], pi: Sequence[np.ndarray], *, lr: float) -> tuple[list[Tree], list]:
+    """The shared models and the clients' weights; q is that of the models as they were received."""
+    models, pi = list(models), list(pi)
+
+    def of(received: Sequence[Tree], weights: np.ndarray, rows: Rows) -> np.ndarray:
+        x, y = rows
+        each = [[f.loss(w, (x[s : s + 1], y[s : s + 1])) for w in received] for s in range(len(y))]
+        return responsibilities(np.array(each), weights)
+
+    def weighted(q: np.ndarray, w: Tree, rows: Rows) -> Tree:
+        x, y = rows
+        return average([axpy(q[s] - 1, g, g) for s in range(len(y)) for g in [f.gradient(w, (x[s:][:1], y[s:][:1]))]])
+
+    for t, cohort in enumerate(f.cohorts):
+        results = []
+        for i in cohort:
+            own, trained = pi[i], list(models)
+            for rows in f.batches(t, i, 0):
+                q = of(models, own, rows)
+                trained = [axpy(-lr, weighted(q[:, m], w, rows), w) for m, w in enumerate(trained)]
+            results.append(trained)
+            pi[i] = of(models, own, f.everything[i]).mean(0)
+        models = [average([each[m] for each in results], _weights(f, cohort, True)) for m in range(len(models))]
+    return models, pi
