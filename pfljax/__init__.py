@@ -9,6 +9,7 @@ from pfljax.algorithms import (
     METHODS,
     apfl,
     centralized,
+    context_clustered,
     ditto,
     fedadagrad,
     fedadam,
@@ -18,6 +19,7 @@ from pfljax.algorithms import (
     fedavgm,
     fedbabu,
     fedbn,
+    fedfomo,
     fedper,
     fedprox,
     fedrep,
@@ -34,7 +36,7 @@ from pfljax.algorithms import (
     reptile,
     scaffold,
 )
-from pfljax.data import FederatedData, federate, from_arrays, from_clients, load
+from pfljax.data import FederatedData, federate, from_arrays, from_clients, grouped, load
 from pfljax.data.partition import (
     by_index,
     classes_per_client,
@@ -56,7 +58,7 @@ from pfljax.experiment.config import Config
 from pfljax.experiment.door import compare, simulate
 from pfljax.experiment.runs import compare_methods, resume, run
 from pfljax.experiment.sweeps import Sweep, spaces, sweep
-from pfljax.federation import reduce, sampling
+from pfljax.federation import reduce, sampling, wrappers
 from pfljax.federation.server import fedopt
 from pfljax.federation.skeletons import averaging, decoupled, fine_tuned
 from pfljax.learning import losses, metrics, schedules, tasks
@@ -70,6 +72,7 @@ from pfljax.types import (
     Batch,
     ClientData,
     Cohort,
+    Draw,
     Examples,
     Metric,
     Model,
@@ -77,6 +80,7 @@ from pfljax.types import (
     Plan,
     Reduce,
     Reply,
+    Selector,
     State,
     Task,
 )
@@ -93,6 +97,7 @@ __all__ = [
     "Comparison",
     "Config",
     "Diverged",
+    "Draw",
     "Ensemble",
     "Examples",
     "FederatedData",
@@ -104,6 +109,7 @@ __all__ = [
     "Reduce",
     "Reply",
     "Result",
+    "Selector",
     "Simulation",
     "State",
     "Sweep",
@@ -118,6 +124,7 @@ __all__ = [
     "compare",
     "compare_methods",
     "configure",
+    "context_clustered",
     "decoupled",
     "descent",
     "dirichlet",
@@ -133,6 +140,7 @@ __all__ = [
     "fedbabu",
     "fedbn",
     "federate",
+    "fedfomo",
     "fedopt",
     "fedper",
     "fedprox",
@@ -144,6 +152,7 @@ __all__ = [
     "from_arrays",
     "from_clients",
     "full_batch",
+    "grouped",
     "heurfedamp",
     "ifca",
     "iid",
@@ -183,4 +192,5 @@ __all__ = [
     "synthetic_v2",
     "tasks",
     "tree",
+    "wrappers",
 ]

@@ -18,7 +18,8 @@ from pfljax.learning import tasks
 from pfljax.types import Model, Task
 
 SIZES = (9, 5, 1, 12, 7, 4, 6)
-CLIENTS, UNSEEN, FEATURES, CLASSES = 6, 1, 8, 4
+VALIDATION = (3, 2, 0, 4, 2, 1, 2)
+CLIENTS, UNSEEN, FEATURES, CLASSES, GROUPS = 6, 1, 8, 4, 2
 # Full batches compile fast; steps differ from client to client where there are stragglers.
 LOCAL = SolverConfig(lr=0.1, plan="full_batch", steps=3, batch_size=max(SIZES))
 OPTIMIZERS = {
@@ -54,8 +55,9 @@ def federation() -> FederatedData:
         y = draw.choice(CLASSES, size, p=draw.dirichlet(np.ones(CLASSES)))
         return (centers[y] + 0.5 * draw.normal(size=(size, FEATURES))).astype(np.float32), y
 
-    train, test = ([client(size) for size in SIZES] for _ in range(2))
-    return from_clients(train, test, unseen=UNSEEN, num_classes=CLASSES)
+    train, test, validation = ([client(size) for size in sizes] for sizes in (SIZES, SIZES, VALIDATION))
+    data = from_clients(train, test, validation, unseen=UNSEEN, num_classes=CLASSES)
+    return data.with_traits({"group": np.arange(len(SIZES)) % GROUPS})
 
 
 def recipe_of(name: str, local: SolverConfig = LOCAL, model: Model = MODEL, **options: Any) -> Recipe:
@@ -69,6 +71,7 @@ def recipe_of(name: str, local: SolverConfig = LOCAL, model: Model = MODEL, **op
         options=options,
         local=local,
         capacity=max(SIZES),
+        groups=GROUPS,
     )
 
 

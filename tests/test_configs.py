@@ -243,7 +243,9 @@ def test_a_comparison_reads_what_one_of_its_methods_reads() -> None:
         ({"tune": {"epochs": 5}}, {"local.plan": "steps"}, ("tune", {})),
         ({"algorithm": {"name": "ditto", "lam": 3}}, {"algorithm.name": "apfl"}, ("algorithm", {"name": "apfl"})),
         ({"model": {"name": "mlp", "hidden": [3]}}, {"model.name": "cnn"}, ("model", {"name": "cnn"})),
-        ({}, {"algorithm.reduce": "uniform"}, ("algorithm", {"name": "fedavg", "reduce": "uniform"})),
+        ({}, {"algorithm.name": "ditto", "algorithm.lam": 2.0}, ("algorithm", {"name": "ditto", "lam": 2.0})),
+        ({"wrappers": {"reduce": "krum", "f": 2}}, {"wrappers.reduce": "median"}, ("wrappers", {"reduce": "median"})),
+        ({}, {"wrappers.clip": 2.0, "wrappers.noise": 0.5}, ("wrappers", {"clip": 2.0, "noise": 0.5})),
     ],
 )
 def test_changes_leave_behind_what_they_make_idle(

@@ -11,7 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
+from jax import export
 
 from pfljax import algorithms, cli, data, experiment, models, quadratics
 from pfljax.engine.runs import simulate
@@ -52,7 +54,7 @@ def test_a_model_predicts_what_its_client_was_scored_by(store: str):
         x, y = np.asarray(federation.examples.x)[rows], np.asarray(federation.examples.y)[rows]
         accuracy = np.mean(result.models[name].predict(x).argmax(1) == y)
         model, place = ("unseen_personal", 0) if name == "west" else ("personal", number)
-        assert accuracy == pytest.approx(result.scores[f"{model}/test/accuracy"][-1][place], abs=1e-6)
+        assert accuracy == pytest.approx(result.scores[model, "test", "accuracy"][-1][place], abs=1e-6)
 
 
 def test_unknown_clients_are_named():
@@ -91,6 +93,34 @@ def test_a_saved_model_is_used_without_this_package(tmp_path: Path):
     np.testing.assert_allclose(found["outputs"], expected["outputs"], rtol=1e-6)
     with pytest.raises(FileExistsError, match="holds a model already"):
         model.save(tmp_path / "west")
+
+
+@pytest.mark.parametrize("method", ["knn_per", "fedrod"])
+def test_what_is_no_single_model_predicts_and_is_saved(method: str, tmp_path: Path):
+    """Scores are those of the method's own predict, of an unseen client too; a saved one is its fields by name."""
+    draw = np.random.default_rng(0)
+    clients = [(draw.normal(size=(6, 3)).astype(np.float32), np.arange(6) % 2) for _ in range(3)]
+    federation = data.from_clients(clients, clients, unseen=1)
+    network = models.mlp((3,), 2, hidden=(4,))
+    task, solver = tasks.classification(network), local.descent(optax.sgd(0.1), local.full_batch(2, 6))
+    made = {
+        "knn_per": lambda: algorithms.knn_per(task, solver, network, capacity=5, neighbours=1, lam=0.9),
+        "fedrod": lambda: algorithms.fedrod(task, solver, network),
+    }[method]()
+    result = simulate(task, made, federation, rounds=2)
+    assert result.models is not None
+    x, y = clients[2]
+    model = result.models["2"]
+    accuracy = np.mean(model.predict(x).argmax(1) == y)
+    assert accuracy == pytest.approx(result.scores["unseen_personal", "test", "accuracy"][-1][0], abs=1e-6)
+    common = task.predict(getattr(model.params, "params", None) or model.params.generic, x)
+    assert np.abs(model.predict(x) - common).max() > 1e-3
+    model.save(tmp_path / "2")
+    read = ocp.StandardCheckpointer().restore(tmp_path / "2" / "params")
+    assert set(read) == set(model.params._fields)
+    assert len(jax.tree.leaves(read)) == len(jax.tree.leaves(model.params))
+    again = export.deserialize(bytearray((tmp_path / "2" / "predict.bin").read_bytes())).call(x[:4])
+    np.testing.assert_allclose(again, model.predict(x[:4]), rtol=1e-6)
 
 
 def test_a_finished_run_in_a_folder_gives_its_models_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

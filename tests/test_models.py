@@ -670,7 +670,24 @@ class Twice(nn.Module):
         return dense(dense(x))
 
 
-@pytest.mark.parametrize("module", [Doubled(), Twice(), nn.Dense(3)])
+class Settled(nn.Module):
+    """The last block is told a mode of its own."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        del train
+        return Plainly()(nn.Dense(4)(x), train=False)
+
+
+class Plainly(nn.Module):
+    """A dense layer that may be told the mode."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(3)(-x if train else x)
+
+
+@pytest.mark.parametrize("module", [Doubled(), Twice(), Settled(), nn.Dense(3)])
 def test_networks_without_features(module):
     """They are models all the same."""
     model = from_linen(module, (4,))

@@ -18,6 +18,11 @@ TASK = federation.TASK
 LOCAL = pfl.descent(optax.sgd(0.1), pfl.full_batch(1, 16))
 SIMULATION = pfl.Simulation(TASK, pfl.ditto(TASK, LOCAL, LOCAL, lam=0.5), DATA, devices=jax.devices()[:1], executor=4)
 
+
+def start(key: jax.Array) -> pfl.State:
+    return SIMULATION.rounds.init(SIMULATION.site.algorithm({}), key, 6)
+
+
 SHOWN: dict[str, Any] = {
     "Params(trainable={'layers_0'": TASK.init(jax.random.key(0)),
     "Model(init=from_linen, features=linen, head=linen, blocks=(": federation.MODEL,
@@ -32,7 +37,7 @@ SHOWN: dict[str, Any] = {
     "Simulation(ditto, FederatedData('clients'": SIMULATION,
     "4 at once on": SIMULATION,
     "Ensemble(Simulation(averaging": pfl.Ensemble(TASK, pfl.fedavg(TASK, LOCAL), DATA, rounds=2),
-    "State(server=": jax.eval_shape(lambda: SIMULATION.init(jax.random.key(0))),
+    "State(server=": jax.eval_shape(start, jax.random.key(0)),
     "Config(algorithm.name='ditto', algorithm.lam=0.5, run.rounds=7)": experiment.from_config_dict(
         {"algorithm": {"name": "ditto", "lam": 0.5}, "run": {"rounds": 7}}
     ),

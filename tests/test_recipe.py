@@ -15,6 +15,7 @@ from pfljax.algorithms import METHODS
 from pfljax.data import FederatedData, from_clients
 from pfljax.engine import accounting
 from pfljax.experiment.recipe import ServerConfig, SolverConfig, build
+from pfljax.experiment.wrapping import WrappersConfig
 from pfljax.learning import losses, tasks
 from pfljax.types import Algorithm, Array, Batch, as_drawn
 
@@ -92,9 +93,7 @@ def test_what_follows_the_federation_is_traced_where_it_is_given(name: str) -> N
     ("name", "options"),
     [
         ("fedadam", {"form": "paper", "reduce": "uniform"}),
-        ("fedavgm", {"reduce": "uniform"}),
         ("apfl", {"reduce": "uniform"}),
-        ("fedrep", {"reduce": "uniform"}),
         ("fedprox", {"reduce": "uniform"}),
         ("pfedme", {"participation": "all"}),
         ("local_only", {"participation": "cohort"}),
@@ -102,7 +101,10 @@ def test_what_follows_the_federation_is_traced_where_it_is_given(name: str) -> N
 )
 def test_the_papers_way_can_be_configured(name: str, options: dict[str, Any]) -> None:
     """Options as plain values; what they do is tested with the methods."""
-    usual, papers = (build(name, TASK, MODEL, options=chosen).make() for chosen in ({}, options))
+    reduce = options.get("reduce")
+    own = {key: value for key, value in options.items() if key != "reduce"}
+    usual = build(name, TASK, MODEL).make()
+    papers = build(name, TASK, MODEL, options=own, wrappers=WrappersConfig(reduce=reduce)).make()
     weights = jnp.asarray(4.0)
     lifted = [jax.tree.leaves(made.reduce.lift(jnp.ones(1), weights)) for made in (usual, papers)]
     assert (lifted[0] != lifted[1]) == ("reduce" in options)
@@ -188,7 +190,7 @@ def test_flops_of_a_dense_layer() -> None:
         ("ifca", {"clusters": 0}, "a whole number of at least 1"),
         ("fedper", {"personal": 9}, "9 personal blocks"),
         ("fedper", {"init": "both"}, "choose 'common', 'per_client'"),
-        ("fedavg", {"reduce": "maen"}, "did you mean 'mean'"),
+        ("fedavg", {"reduce": "uniform"}, "a wrapper of any method: set wrappers.reduce"),
         ("fedavg", {"local": 3}, "local is no option of fedavg"),
     ],
 )

@@ -58,7 +58,7 @@ Vectors = np.ndarray  # [M, d], those who are heard
 
 
 def numpy_krum(f: int, m: int = 1) -> Callable[[Vectors, np.ndarray], np.ndarray]:
-    """Blanchard et al.: the squared distances to the n - f - 2 closest others; the lowest identifier of equals."""
+    """Blanchard et al.: squared distances to the n - f - 2 closest others, added; the lowest identifier."""
 
     def krum_of(vectors: Vectors, weights: np.ndarray) -> np.ndarray:
         scores = []

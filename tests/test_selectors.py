@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms, quadratics
+from pfljax import algorithms, experiment, quadratics
 from pfljax.engine import ensemble, runs
 from pfljax.engine.simulation import Simulation
 from pfljax.federation import sampling
@@ -85,6 +85,17 @@ def test_what_nobody_reports_cannot_be_observed():
         run.run(run.init(KEY), KEY, 1)
     with pytest.raises(ValueError, match="local_only has no common model"):
         sampling.reporting(algorithms.local_only(task, STEP), task)
+
+
+def test_a_configuration_names_it():
+    config = {"cohort": {"sampling": "power_of_choice", "size": 2, "candidates": 4}, "run": {"rounds": 2}}
+    small = {"data": {"partition": {"name": "iid", "clients": 5}}, "model": {"name": "logistic"}}
+    result = experiment.run(experiment.from_config_dict(config | small))
+    assert np.isfinite(result.log["reported/loss"]).all()
+    first, second = map(set, result.log["ids"].tolist())
+    assert first != second, "who is unknown is drawn first"
+    with pytest.raises(ValueError, match="candidates=7"):
+        experiment.run(experiment.from_config_dict({"cohort": {"sampling": "uniform", "candidates": 7}} | small))
 
 
 def build(**hyper: float) -> Algorithm:

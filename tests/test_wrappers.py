@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from pfljax import masks, tree
+from pfljax import algorithms, masks, quadratics, tree
 from pfljax.data import FederatedData
 from pfljax.engine import accounting
 from pfljax.federation import wrappers
 from pfljax.federation.reduce import geometric_median, krum, mean, median, trimmed, uniform
 from pfljax.federation.wrappers import attacked, clipped, compressed, noised, reduced_by
 from pfljax.federation.wrappers.compression import Indebted
-from pfljax.types import Algorithm, Array, Cohort, Reduce, Tree
+from pfljax.learning import local
+from pfljax.types import Algorithm, Array, ClientData, Cohort, Reduce, Reply, Tree
 from tests.federation import CLIENTS, federation, recipe_of
 from tests.test_contract import KEY, METHODS, same
 
@@ -61,6 +66,29 @@ def exchange(algorithm: Algorithm, data: FederatedData) -> tuple[Tree, Tree, Tre
     return algorithm.server_update(server, cohort, KEY), replies.client, replies.upload
 
 
+def feigned(algorithm: Algorithm, data: FederatedData) -> Algorithm:
+    """`algorithm` with made-up states and replies of its shapes: quick to compile, and the same to a wrapper."""
+    _, client, upload = jax.eval_shape(lambda data: exchange(algorithm, data), data)
+    server = jax.eval_shape(lambda: algorithm.init_server(KEY, CLIENTS))
+
+    def ones(shapes: Tree, skip: int) -> Tree:
+        return jax.tree.map(lambda leaf: jnp.ones(leaf.shape[skip:], leaf.dtype), shapes)
+
+    def client_update(download: Tree, kept: Tree, data: ClientData, key: Array) -> Reply:
+        def leaf(one: Array) -> Array:
+            if jnp.issubdtype(one.dtype, jnp.integer):
+                return one * (data.id % 2).astype(one.dtype)
+            return jnp.sin(1.0 + data.id + jnp.arange(one.size)).astype(one.dtype).reshape(one.shape)
+
+        return Reply(*jax.tree.map(leaf, ones((upload, client), 1)))
+
+    return algorithm._replace(
+        init_server=lambda key, num_clients: ones(server, 0),
+        init_client=lambda download, id, key: ones(client, 1),
+        client_update=client_update,
+    )
+
+
 def lengths(uploads: Tree) -> np.ndarray:
     """Norms [N] of what is trained."""
     leaves = jax.tree.leaves(tree.split(masks.trained(uploads), uploads)[0])
@@ -68,14 +96,16 @@ def lengths(uploads: Tree) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("trains", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["feigned", "trained"])
 @every_method
-def test_wrappers_without_effect_are_not_there_and_one_program_serves_all_values(name: str):
+def test_wrappers_without_effect_are_not_there_and_one_program_serves_all_values(name: str, trains: bool):
     """Nobody attacks, no upload is longer than the bound, noise is 0, all is kept: the numbers of the method alone."""
     recipe, data = recipe_of(name), federation()
 
-    @jax.jit
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def both(values: dict[str, Any], data: FederatedData) -> tuple[Tree, Tree]:
         algorithm = recipe.make(**recipe.hyper)
+        algorithm = algorithm if trains else feigned(algorithm, data)
         return exchange(even(name, algorithm), data), exchange(wrapped(name, algorithm, values), data)
 
     nothing = {"share": 0.0, "scale": 1.0, "noise": 0.0, "clip": 1e9}
@@ -85,7 +115,7 @@ def test_wrappers_without_effect_are_not_there_and_one_program_serves_all_values
     jax.tree.map(close, plain[2], uploads)
     own, residual = (kept, ()) if name == "ifca" else kept
     jax.tree.map(close, plain[1], own)
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(residual))
+    jax.tree.map(lambda leaf: close(leaf, 0 * leaf), residual)
 
     longest = lengths(plain[2]).max()
     clip = 0.25 * longest if longest else 1.0
@@ -144,3 +174,16 @@ def test_what_a_method_cannot_bear_is_refused(name: str):
                 make()
         else:
             make()
+
+
+def test_the_recipe_of_a_wrapper():
+    """CONTRIBUTING.md is true: (3, 4) of two leaves becomes (0.6, 0.8), and the model moves by that."""
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    program = re.search(r"<!-- run: wrapper -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert program
+    names: dict[str, Any] = {}
+    exec(program[1], names)
+    task, data = quadratics.problem(a=[3.0], b=[[4.0]])
+    step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    moved = quadratics.deployed(names["directed"](algorithms.fedavg(task, step)), task, data, rounds=1)
+    assert moved == {"a": [0.6], "b": [[0.8]]}

@@ -12,11 +12,13 @@ from typing import Annotated, Any, NamedTuple, get_args
 from pfljax import checks
 from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.centralized import centralized
+from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.ditto import ditto
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
+from pfljax.algorithms.fedfomo import fedfomo
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
@@ -38,6 +40,7 @@ __all__ = [
     "Method",
     "apfl",
     "centralized",
+    "context_clustered",
     "ditto",
     "fedadagrad",
     "fedadam",
@@ -47,6 +50,7 @@ __all__ = [
     "fedavgm",
     "fedbabu",
     "fedbn",
+    "fedfomo",
     "fedper",
     "fedprox",
     "fedrep",
@@ -73,7 +77,8 @@ class Method(NamedTuple):
     factory: Callable[..., Algorithm]
     family: str
     sweep: Mapping[str, tuple[float, float]] = {}
-    needs: tuple[str, ...] = ()  # of "client state", "norm layers", "features", "class labels"
+    needs: tuple[str, ...] = ()  # of "client state", "norm layers", "features", "class labels",
+    # "validation examples", "groups"
     bounds: Mapping[str, Bounds] = {}  # of numbers, other than at least 0 and of counts at least 1
     prepare: Callable[[Any], Any] | None = None  # a federation -> the one that trains; None: itself
 
@@ -127,6 +132,7 @@ METHODS: dict[str, Method] = {
     "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
     "apfl": Method(apfl, "mixture", {"alpha": _UNIT, "alpha_lr": (0.0, 0.1)}, _STATE, {"alpha": _SHARE}),
     "ifca": Method(ifca, "clustering"),
+    "context_clustered": Method(context_clustered, "clustering", needs=("groups",)),
     "knn_per": Method(
         knn_per, "memory", {"lam": _UNIT, "scale": (0.1, 10.0)}, _FEATURES, {"lam": _SHARE, "scale": _POSITIVE}
     ),
@@ -138,6 +144,7 @@ METHODS: dict[str, Method] = {
         _STATE,
         {"sigma": _POSITIVE, "self_weight": _SHARE},
     ),
+    "fedfomo": Method(fedfomo, "attention", {"epsilon": _UNIT}, (*_STATE, "validation examples"), {"epsilon": _SHARE}),
 }
 METHODS = {name: row._replace(factory=checks.by_hints(known=row.hints())(row.factory)) for name, row in METHODS.items()}
 globals().update({name: row.factory for name, row in METHODS.items()})  # these are exported

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from pfljax import tree
-from pfljax.federation.reduce import mean
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import Update, accompanied, alone
 from pfljax.learning.local import descent
-from pfljax.types import Algorithm, Array, Batch, ClientData, Params, Plan, Reduce, Reply, Task, Tree
+from pfljax.types import Algorithm, Array, Batch, ClientData, Params, Plan, Reply, Task, Tree
 
 
 class Mixture(NamedTuple):
@@ -29,7 +28,6 @@ def apfl(
     alpha: Array | float = 0.5,
     alpha_lr: Array | float = 0.0,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """Each client deploys `alpha_i v_i + (1 - alpha_i) w`.
 
@@ -48,14 +46,13 @@ def apfl(
       alpha: initial share of the personal model, in [0, 1], traced; 1 is local-only, 0 is FedAvg.
       alpha_lr: step size of `alpha`, traced; 0 keeps it.
       server: server optimizer; plain averaging if None.
-      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep `v_i` and `alpha_i` (|params| + 1) and upload |params|. A newcomer trains them
       while `w` rests.
 
     Deviations from the source: the deployed mixture uses the received `w`, not the client's last `w_i`; clients are
-    weighted by examples, where the paper weighs equally (`reduce`).
+    weighted by examples, where the paper weighs equally (`wrappers.reduced_by`).
     Source: Deng et al., "Adaptive Personalized Federated Learning", 2020, Algorithm 1 and equation 10.
 
     With any `alpha > 0` the mixture reaches each client's own center:
@@ -99,6 +96,5 @@ def apfl(
         deploy=lambda w, own: tree.mix(own.alpha, own.v, w),
         start=lambda w: Mixture(w, jnp.asarray(alpha, float)),
         server=server,
-        reduce=reduce,
     )
     return algorithm._replace(onboard=alone(training(optax.set_to_zero())))

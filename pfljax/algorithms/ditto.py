@@ -3,11 +3,10 @@
 import jax
 
 from pfljax import tree
-from pfljax.federation.reduce import mean
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import accompanied
 from pfljax.learning.losses import proximal
-from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reduce, Reply, Task
+from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reply, Task
 
 
 def ditto(
@@ -17,7 +16,6 @@ def ditto(
     *,
     lam: Array | float = 0.5,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg for `w`; beside it each client keeps `v_i ~ argmin f_i(v) + lam/2 ||v - w||^2`.
 
@@ -29,13 +27,12 @@ def ditto(
       personal_local: solver for `v_i`; it sees the same minibatches. `local.proximal_descent` allows any `lam`.
       lam: strength of the pull, >= 0, traced; 0 is local-only.
       server: server optimizer; plain averaging if None.
-      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep `v_i` (|params|) and upload |params|.
 
     Deviations from the source: clients are weighted by examples under uniform sampling, where the authors' code samples
-    by examples (`sampling.weighted`) and weighs equally (`reduce`).
+    by examples (`sampling.weighted`) and weighs equally (`wrappers.reduced_by`).
     Source: Li et al., "Ditto: Fair and Robust Federated Learning Through
     Personalization", ICML 2021, Algorithm 1.
 
@@ -55,4 +52,4 @@ def ditto(
         v = personal_local(proximal(task.loss, lam, w.trainable), v, data, key)
         return Reply(tree.sub(w, local(task.loss, w, data, key)), v)
 
-    return accompanied(task, client_update, lambda w, v: v, server=server, reduce=reduce)
+    return accompanied(task, client_update, lambda w, v: v, server=server)

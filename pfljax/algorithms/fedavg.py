@@ -8,15 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from pfljax import masks, tree
-from pfljax.federation.reduce import mean
 from pfljax.federation.server import ServerOptimizer, fedopt
 from pfljax.federation.skeletons import averaging, fine_tuned
-from pfljax.types import Algorithm, Array, LocalSolver, Mask, Reduce, Task, Tree
+from pfljax.types import Algorithm, Array, LocalSolver, Mask, Task, Tree
 
 
-def fedavg(
-    task: Task, local: LocalSolver, *, server: ServerOptimizer | None = None, reduce: Reduce = mean
-) -> Algorithm:
+def fedavg(task: Task, local: LocalSolver, *, server: ServerOptimizer | None = None) -> Algorithm:
     """One model, trained by the cohort and averaged.
 
     `w_i = local(f_i, w)`, then `w <- w - server_lr sum_i p_i (w - w_i)` with `p_i = n_i / sum of the cohort's n`.
@@ -25,7 +22,6 @@ def fedavg(
       task: the model and its loss.
       local: solver of a client's round.
       server: server optimizer; plain averaging if None.
-      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params|.
@@ -42,7 +38,7 @@ def fedavg(
     >>> quadratics.deployed(fedavg(task, step), task, data, rounds=100)
     {'w': [6.0, 6.0]}
     """
-    return averaging(task, local, server=server, reduce=reduce)
+    return averaging(task, local, server=server)
 
 
 def fedavg_finetuned(
@@ -52,7 +48,6 @@ def fedavg_finetuned(
     *,
     tuned: Mask = masks.everything,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg whose model each client trains further on its own data before it deploys it.
 
@@ -64,7 +59,6 @@ def fedavg_finetuned(
       tune: solver of the adaptation.
       tuned: what is adapted: everything, or the head only.
       server: server optimizer; plain averaging if None.
-      reduce: how uploads are averaged.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params|.
@@ -82,7 +76,7 @@ def fedavg_finetuned(
     >>> quadratics.deployed(fedavg_finetuned(task, step, tune=step), task, data, rounds=100)
     {'w': [3.0, 5.0]}
     """
-    return fine_tuned(fedavg(task, local, server=server, reduce=reduce), task, tune, tuned)
+    return fine_tuned(fedavg(task, local, server=server), task, tune, tuned)
 
 
 def fedavgm(
@@ -91,12 +85,11 @@ def fedavgm(
     *,
     server_lr: Array | float = 1.0,
     momentum: Array | float = 0.9,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg with momentum on the server: `m <- momentum m + d`, `w <- w - server_lr m`, with `d` the mean upload.
 
     Args:
-      task, local, reduce: see `fedavg`.
+      task, local: see `fedavg`.
       server_lr: step size of the server, traced.
       momentum: in [0, 1), traced.
 
@@ -116,7 +109,7 @@ def fedavgm(
     >>> quadratics.deployed(fedavgm(task, step, momentum=0.5), task, data, rounds=100)
     {'w': [4.0, 4.0]}
     """
-    return fedavg(task, local, server=fedopt(optax.sgd(server_lr, momentum)), reduce=reduce)
+    return fedavg(task, local, server=fedopt(optax.sgd(server_lr, momentum)))
 
 
 Form = Literal["optax", "paper"]
@@ -161,7 +154,6 @@ def fedadagrad(
     server_lr: Array | float = 0.1,
     eps: Array | float = 1e-3,
     form: Form = "optax",
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg with Adagrad on the server: `v <- v + d^2`, `w <- w - server_lr d / (sqrt(v) + eps)`.
 
@@ -171,7 +163,6 @@ def fedadagrad(
       eps: the paper's tau, > 0, traced.
       form: `"paper"` is Algorithm 2 with `beta1 = 0` to the letter, v from `eps^2` on; `"optax"` has v from 0 on and
         `eps` under the root.
-      reduce: `mean` weighs clients by examples, `uniform(mean)` equally, as Algorithm 2 does.
 
     Returns:
       As `fedavg`.
@@ -194,7 +185,7 @@ def fedadagrad(
     """
     adagrad = optax.adagrad(server_lr, initial_accumulator_value=0.0, eps=eps)
     server = _chosen(form, adagrad, _algorithm_2(lambda v, square: v + square, server_lr, 0.0, eps))
-    return fedavg(task, local, server=server, reduce=reduce)
+    return fedavg(task, local, server=server)
 
 
 def fedadam(
@@ -206,7 +197,6 @@ def fedadam(
     beta2: Array | float = 0.99,
     eps: Array | float = 1e-3,
     form: Form = "optax",
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg with Adam on the server.
 
@@ -219,7 +209,6 @@ def fedadam(
       eps: the paper's tau, > 0, traced.
       form: `"paper"` is Algorithm 2 to the letter, v from `eps^2` on; `"optax"` has both from 0 on and corrects the
         bias.
-      reduce: `mean` weighs clients by examples, `uniform(mean)` equally, as Algorithm 2 does.
 
     Returns:
       As `fedavg`.
@@ -245,7 +234,7 @@ def fedadam(
         return beta2 * v + (1 - beta2) * square
 
     server = _chosen(form, optax.adam(server_lr, beta1, beta2, eps), _algorithm_2(second, server_lr, beta1, eps))
-    return fedavg(task, local, server=server, reduce=reduce)
+    return fedavg(task, local, server=server)
 
 
 def fedyogi(
@@ -257,12 +246,11 @@ def fedyogi(
     beta2: Array | float = 0.99,
     eps: Array | float = 1e-3,
     form: Form = "optax",
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg with Yogi on the server: `v <- v - (1 - beta2) d^2 sign(v - d^2)`, the rest as Adam.
 
     Args:
-      task, local, server_lr, beta1, beta2, eps, reduce: see `fedadam`.
+      task, local, server_lr, beta1, beta2, eps: see `fedadam`.
       form: `"paper"` is Algorithm 2 to the letter, v from `eps^2` on; `"optax"` has m and v from 1e-6 on and corrects
         the bias.
 
@@ -290,4 +278,4 @@ def fedyogi(
         return v - (1 - beta2) * square * jnp.sign(v - square)
 
     server = _chosen(form, optax.yogi(server_lr, beta1, beta2, eps), _algorithm_2(second, server_lr, beta1, eps))
-    return fedavg(task, local, server=server, reduce=reduce)
+    return fedavg(task, local, server=server)

@@ -1,10 +1,9 @@
 """FedBABU: only the body is trained, heads come afterwards."""
 
 from pfljax import masks, tree
-from pfljax.federation.reduce import mean
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import decoupled, fine_tuned
-from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task, keep
+from pfljax.types import Algorithm, LocalSolver, Mask, Task, keep
 
 
 def fedbabu(
@@ -15,7 +14,6 @@ def fedbabu(
     *,
     tuned: Mask = masks.everything,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """The head stays at its random start `h_0`, the same everywhere, while the body is trained and averaged.
 
@@ -28,7 +26,6 @@ def fedbabu(
       personal: the head.
       tuned: what is fine-tuned: everything (the paper's choice), the head, or the body.
       server: server optimizer of the body; plain averaging if None.
-      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients hold the constant head and upload the body.
@@ -47,5 +44,5 @@ def fedbabu(
     {'body': [2.0, 6.0], 'head': [1.0, 3.0]}
     """
     body = masks.negate(personal)
-    trained = decoupled(task, [(body, local)], shared=body, server=server, reduce=reduce)
+    trained = decoupled(task, [(body, local)], shared=body, server=server)
     return fine_tuned(trained._replace(onboard=keep, server_model=tree.merge), task, tune, tuned)

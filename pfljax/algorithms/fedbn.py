@@ -4,7 +4,7 @@ from pfljax import masks
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import decoupled
-from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
+from pfljax.types import Algorithm, LocalSolver, Mask, Task
 
 
 def fedbn(
@@ -13,7 +13,6 @@ def fedbn(
     norms: Mask,
     *,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """FedAvg on all leaves but those of the normalisation layers, which each client keeps.
 
@@ -23,11 +22,11 @@ def fedbn(
       norms: the personal leaves. `masks.norms(model)` is FedBN: scale, shift and running statistics;
         `masks.norms(model, affine=False)` keeps the statistics only (SiloBN).
       server: server optimizer of the shared leaves; plain averaging if None.
-      reduce: clients count equally, as in the authors' code.
 
     Returns:
       An algorithm whose clients keep their norm layers and upload the rest. A newcomer trains norm layers only.
 
+    Clients count equally, as in the authors' code.
     Deviations from the source: none; what newcomers do is not in it.
     Source: Li et al., "FedBN: Federated Learning on Non-IID Features via Local Batch
     Normalization", ICLR 2021, Algorithm 1.
@@ -42,4 +41,4 @@ def fedbn(
     >>> quadratics.deployed(fedbn(task, step, masks.named("norm")), task, data, rounds=100)
     {'conv': [4.0, 4.0], 'norm': [1.0, 5.0]}
     """
-    return decoupled(task, [(masks.everything, local)], shared=masks.negate(norms), server=server, reduce=reduce)
+    return decoupled(task, [(masks.everything, local)], shared=masks.negate(norms), server=server, reduce=uniform(mean))

@@ -1,10 +1,9 @@
 """FedPer: a shared body under personal top layers, trained together."""
 
 from pfljax import masks
-from pfljax.federation.reduce import mean
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import Init, decoupled
-from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
+from pfljax.types import Algorithm, LocalSolver, Mask, Task
 
 
 def fedper(
@@ -14,7 +13,6 @@ def fedper(
     *,
     init: Init = "per_client",
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """Body `W_B` shared, head `W_P,i` personal, both descended together.
 
@@ -26,7 +24,6 @@ def fedper(
       personal: the personalization layers, such as `masks.head(model, blocks=K_P)`.
       init: a random head for each client, as in the paper, or one for all.
       server: server optimizer of the body; plain averaging if None.
-      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep the head and upload the body. A newcomer trains a head only.
@@ -46,4 +43,4 @@ def fedper(
     {'body': [4.0, 4.0], 'head': [1.0, 5.0]}
     """
     shared = masks.negate(personal)
-    return decoupled(task, [(masks.everything, local)], shared=shared, init=init, server=server, reduce=reduce)
+    return decoupled(task, [(masks.everything, local)], shared=shared, init=init, server=server)

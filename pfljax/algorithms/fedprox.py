@@ -1,10 +1,9 @@
 """FedProx: averaging with a proximal term."""
 
-from pfljax.federation.reduce import mean
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import averaging
 from pfljax.learning.losses import proximal
-from pfljax.types import Algorithm, Array, LocalSolver, Reduce, Task
+from pfljax.types import Algorithm, Array, LocalSolver, Task
 
 
 def fedprox(
@@ -13,7 +12,6 @@ def fedprox(
     *,
     mu: Array | float = 0.01,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg on the loss `h_i(y; w) = f_i(y) + mu/2 ||y - w||^2`, with `w` the model received in this round.
 
@@ -22,15 +20,14 @@ def fedprox(
       local: solver of a client's round; `local.proximal_descent` stays stable for any `mu`.
       mu: strength of the pull, >= 0, traced; 0 is FedAvg.
       server: server optimizer; plain averaging if None.
-      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params|.
 
     Deviations from the source: clients are drawn uniformly and weighted by examples, where the paper draws them by
-    examples (`sampling.weighted`) and weighs equally (`reduce`). Stragglers' partial work comes with the sampling
-    (`sampling.stragglers`). Source: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020,
-    Algorithm 2.
+    examples (`sampling.weighted`) and weighs equally (`wrappers.reduced_by`). Stragglers' partial work comes with the
+    sampling (`sampling.stragglers`).
+    Source: Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, Algorithm 2.
 
     Solved to the end, `w = sum_i b_i c_i / sum_i b_i` with `b_i = a_i / (a_i + mu)`:
 
@@ -42,4 +39,4 @@ def fedprox(
     >>> quadratics.deployed(fedprox(task, solve, mu=1.0), task, data, rounds=100)
     {'w': [3.0, 3.0]}
     """
-    return averaging(task, local, lambda w: proximal(task.loss, mu, w.trainable), server=server, reduce=reduce)
+    return averaging(task, local, lambda w: proximal(task.loss, mu, w.trainable), server=server)

@@ -1,10 +1,9 @@
 """FedRep: a shared representation, with heads fitted to it first."""
 
 from pfljax import masks
-from pfljax.federation.reduce import mean
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import Init, decoupled
-from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
+from pfljax.types import Algorithm, LocalSolver, Mask, Task
 
 
 def fedrep(
@@ -15,7 +14,6 @@ def fedrep(
     *,
     init: Init = "per_client",
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """The head is fitted to the received body, then the body moves under that head.
 
@@ -28,13 +26,12 @@ def fedrep(
       personal: the head.
       init: a random head for each client, or one for all.
       server: server optimizer of the body; plain averaging if None.
-      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep the head and upload the body. A newcomer fits a head only.
 
-    Deviations from the source: clients are weighted by examples, where the paper weighs equally (`reduce`); no last
-    round in which all clients fit their heads.
+    Deviations from the source: clients are weighted by examples, where the paper weighs equally
+    (`wrappers.reduced_by`); no last round in which all clients fit their heads.
     Source: Collins et al., "Exploiting Shared Representations for Personalized
     Federated Learning", ICML 2021, Algorithm 1.
 
@@ -49,6 +46,4 @@ def fedrep(
     {'body': [4.0, 4.0], 'head': [1.0, 5.0]}
     """
     body = masks.negate(personal)
-    return decoupled(
-        task, [(personal, head_local), (body, local)], shared=body, init=init, server=server, reduce=reduce
-    )
+    return decoupled(task, [(personal, head_local), (body, local)], shared=body, init=init, server=server)

@@ -9,7 +9,6 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from pfljax import checks, masks, tree
-from pfljax.federation.reduce import mean
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import accompanied, averaging
 from pfljax.learning.local import average
@@ -23,7 +22,6 @@ from pfljax.types import (
     LossFn,
     Model,
     Params,
-    Reduce,
     Reply,
     Task,
     Tree,
@@ -45,7 +43,6 @@ def fedrod(
     gamma: Array | float = 1.0,
     head_init: Literal["copy", "zeros"] = "copy",
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """Body b and head h are shared, a second head `h_i` is personal; a client predicts `h(z) + h_i(z)`, `z = b(x)`.
 
@@ -64,7 +61,6 @@ def fedrod(
       gamma: strength of the balance, >= 0, traced; 0 is cross-entropy.
       head_init: `h_i` starts as the head of the model that is received first, or as zeros, so that it adds nothing.
       server: server optimizer of `(b, h)`; plain averaging if None.
-      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep `h_i`, upload |params| and deploy `Heads`. A newcomer trains its `h_i` along a
@@ -78,16 +74,13 @@ def fedrod(
 
     Two clients that label the same example differently: the generic model cannot serve both, the personal heads do.
 
-    >>> import numpy as np, optax
-    >>> from pfljax import data, models
-    >>> from pfljax.engine.simulation import simulate
-    >>> from pfljax.learning import local, tasks
-    >>> both = [(np.ones((4, 2)), [0, label, label, label]) for label in (0, 1)]
-    >>> model, solve = models.logistic((2,), 2), local.descent(optax.sgd(0.5), local.full_batch(9, 4))
-    >>> method = fedrod(tasks.classification(model), solve, model, head_init="zeros")
-    >>> clients = data.from_clients(both, [([[1.0, 1.0]], [label]) for label in (0, 1)])
-    >>> simulate(tasks.classification(model), method, clients, rounds=9).scores["personal/test/accuracy"][-1].tolist()
-    [1.0, 1.0]
+    >>> import numpy as np, optax, pfljax as pfl
+    >>> held = [(np.ones((4, 2)), [0, label, label, label]) for label in (0, 1)]
+    >>> model, solve = pfl.models.logistic((2,), 2), pfl.descent(optax.sgd(0.5), pfl.full_batch(9, 4))
+    >>> task, data = pfl.classification(model), pfl.from_clients(held, [([[1.0, 1.0]], [label]) for label in (0, 1)])
+    >>> scores = pfl.simulate(task, fedrod(task, solve, model), data, rounds=9).scores
+    >>> [scores[which, "test", "accuracy"][-1].mean().item() for which in ("global", "personal")]
+    [0.5, 1.0]
     """
     if head_init not in ("copy", "zeros"):
         raise ValueError(f"head_init={head_init!r}: choose 'copy' or 'zeros'")
@@ -102,7 +95,7 @@ def fedrod(
         result, own = _parts(local(loss, _joined(w, own), data, jax.random.fold_in(key, 0)))
         return Reply(tree.sub(w, result), own)
 
-    algorithm = accompanied(task, client_update, Heads, start, server=server, reduce=reduce)
+    algorithm = accompanied(task, client_update, Heads, start, server=server)
     return algorithm._replace(predict=_predict(model))
 
 
@@ -114,7 +107,6 @@ def fedrod_hyper(
     gamma: Array | float = 1.0,
     hidden: int = 32,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedRoD whose personal heads are made by a shared network of the client's shares of the classes.
 
@@ -122,7 +114,7 @@ def fedrod_hyper(
     and is averaged with body and head.
 
     Args:
-      task, local, model, gamma, server, reduce: see `fedrod`.
+      task, local, model, gamma, server: see `fedrod`.
       hidden: width of G, static.
 
     Returns:
@@ -135,16 +127,13 @@ def fedrod_hyper(
     Deviations from the source: V and v start at 0, so that the personal head adds nothing; U as a layer of Flax.
     Source: Chen and Chao, ICLR 2022, section 4.3 (FedRoD, hyper).
 
-    >>> import numpy as np, optax
-    >>> from pfljax import data, models
-    >>> from pfljax.engine.simulation import simulate
-    >>> from pfljax.learning import local, tasks
-    >>> both = [(np.ones((4, 2)), [0, label, label, label]) for label in (0, 1)]
-    >>> model, solve = models.logistic((2,), 2), local.descent(optax.sgd(0.5), local.full_batch(9, 4))
-    >>> method = fedrod_hyper(tasks.classification(model), solve, model)
-    >>> clients = data.from_clients(both, [([[1.0, 1.0]], [label]) for label in (0, 1)])
-    >>> simulate(tasks.classification(model), method, clients, rounds=9).scores["personal/test/accuracy"][-1].tolist()
-    [1.0, 1.0]
+    >>> import numpy as np, optax, pfljax as pfl
+    >>> held = [(np.ones((4, 2)), [0, label, label, label]) for label in (0, 1)]
+    >>> model, solve = pfl.models.logistic((2,), 2), pfl.descent(optax.sgd(0.5), pfl.full_batch(9, 4))
+    >>> task, data = pfl.classification(model), pfl.from_clients(held, [([[1.0, 1.0]], [label]) for label in (0, 1)])
+    >>> scores = pfl.simulate(task, fedrod_hyper(task, solve, model), data, rounds=9).scores
+    >>> [scores[which, "test", "accuracy"][-1].mean().item() for which in ("global", "personal")]
+    [0.5, 1.0]
     """
     classes, head = _classes(model, "fedrod_hyper"), _head(model)
 
@@ -170,7 +159,7 @@ def fedrod_hyper(
         w, g = _parts(both)
         return Heads(w, personal(g, _shares(data, classes, "fedrod_hyper")))
 
-    return averaging(task._replace(init=init), local, server=server, reduce=reduce)._replace(
+    return averaging(task._replace(init=init), local, server=server)._replace(
         client_update=client_update,
         personalize=personalize,
         server_model=lambda both, client: _parts(both)[0],

@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from pfljax import tree
-from pfljax.federation.reduce import grouped, handed, mean, uniform
-from pfljax.federation.server import Server, ServerOptimizer, fedopt
-from pfljax.learning.local import mean_loss
-from pfljax.learning.metrics import measure
-from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reduce, Reply, Task
+from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.server import ServerOptimizer
+from pfljax.federation.skeletons import clustered
+from pfljax.learning.tasks import misfit
+from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Task
 
 
 def ifca(
@@ -17,19 +16,16 @@ def ifca(
     *,
     clusters: int = 2,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """K models; a client trains `w_k` with `k = argmin_k f_i(w_k)`, and each model averages its members.
 
-    The choice is by the loss that the task measures, as in an evaluation: dropout is off, norm layers use their running
-    statistics. A task that measures no `loss` is judged by the loss that it trains.
+    The choice is by the loss that the task measures, see `tasks.misfit`.
 
     Args:
       task: the model and its loss.
       local: solver of a client's round.
       clusters: K, static; 1 is FedAvg with equal weights.
       server: server optimizer of each model; plain averaging if None.
-      reduce: how a cluster's uploads are averaged; clients count equally, as in the authors' code.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params| and their cluster; down: K |params|.
@@ -55,39 +51,12 @@ def ifca(
     """
     if clusters < 1:
         raise ValueError(f"clusters={clusters}: it must be at least 1")
-    server = fedopt() if server is None else server
 
-    def init_server(key: Array, num_clients: int) -> Server:
+    def apart(key: Array) -> Params:
         others = [jax.random.fold_in(key, cluster) for cluster in range(1, clusters)]
-        return jax.vmap(lambda key: server.init(task.init(key)))(jnp.stack([key, *others]))
+        return jax.vmap(task.init)(jnp.stack([key, *others]))
 
-    measured = [metric for metric in task.metrics if metric.name == "loss"]
+    def closest(models: Params, data: ClientData, key: Array) -> Array:
+        return jnp.argmin(jax.vmap(lambda w: misfit(task, w, data, jax.random.fold_in(key, 1)))(models))
 
-    def misfit(w: Params, data: ClientData, key: Array) -> Array:
-        if not measured:
-            return mean_loss(task.loss, w, data, key)
-        return measure(measured, {"w": lambda x: task.predict(w, x)}, data, batch_size=128)["w"]["loss"]
-
-    def closest(models: Params, data: ClientData, key: Array) -> tuple[Array, Params]:
-        cluster = jnp.argmin(jax.vmap(lambda w: misfit(w, data, jax.random.fold_in(key, 1)))(models))
-        return cluster, jax.tree.map(lambda leaf: leaf[cluster], models)
-
-    def client_update(models: Params, client: tuple[()], data: ClientData, key: Array) -> Reply:
-        key = jax.random.fold_in(key, 0)
-        cluster, w = closest(models, data, key)
-        return Reply((cluster, tree.sub(w, local(task.loss, w, data, key))), client)
-
-    def server_update(servers: Server, cohort: Cohort, key: Array) -> Server:
-        expected = servers.params, jnp.zeros(clusters)
-        differences, weights = handed(cohort.uploads, expected, "one tree for each model, as `reduce.grouped` makes it")
-        return jax.vmap(tree.where)(weights > 0, jax.vmap(server.step)(servers, differences), servers)
-
-    return Algorithm(
-        init_server=init_server,
-        download=lambda servers, id: servers.params,
-        init_client=lambda models, id, key: (),
-        client_update=client_update,
-        server_update=server_update,
-        personalize=lambda models, client, data, key: closest(models, data, key)[1],
-        reduce=grouped(clusters, reduce),
-    )
+    return clustered(task, local, closest, apart, clusters=clusters, server=server, reduce=uniform(mean))

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from pfljax import checks
-from pfljax.federation.reduce import mean
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import averaging
 from pfljax.learning.local import average, epochs
 from pfljax.learning.tasks import masked_mean
-from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, Model, Params, Reduce, Task, Tree
+from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, Model, Params, Task, Tree
 
 
 class Neighbours(NamedTuple):
@@ -34,7 +33,6 @@ def knn_per(
     neighbours: int = 7,
     scale: Array | float = 1.0,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg for `w`; a client mixes the model with a vote of its own examples that look most alike.
 
@@ -58,7 +56,6 @@ def knn_per(
       neighbours: k, static; a client with fewer examples takes all of them, one without any has `lam = 0`.
       scale: of the squared distances, > 0, traced.
       server: server optimizer; plain averaging if None.
-      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params|. They deploy `Neighbours`; unseen clients do too,
@@ -74,16 +71,13 @@ def knn_per(
 
     Two clients label the same example differently: one model cannot serve both, their examples do.
 
-    >>> import numpy as np, optax
-    >>> from pfljax import data, models
-    >>> from pfljax.engine.simulation import simulate
-    >>> from pfljax.learning import local, tasks
+    >>> import numpy as np, optax, pfljax as pfl
     >>> held = [(np.ones((4, 2)), [label] * 4) for label in (0, 1)]
-    >>> model, solve = models.logistic((2,), 2), local.descent(optax.sgd(0.1), local.full_batch(1, 4))
-    >>> task = tasks.classification(model)
-    >>> result = simulate(task, knn_per(task, solve, model, capacity=4), data.from_clients(held, held), rounds=1)
-    >>> result.scores["personal/test/accuracy"].tolist(), result.scores["global/test/accuracy"].sum().item()
-    ([[1.0, 1.0]], 1.0)
+    >>> model, solve = pfl.models.logistic((2,), 2), pfl.descent(optax.sgd(0.1), pfl.full_batch(1, 4))
+    >>> task, data = pfl.classification(model), pfl.from_clients(held, held)
+    >>> scores = pfl.simulate(task, knn_per(task, solve, model, capacity=4), data, rounds=1).scores
+    >>> [scores[which, "test", "accuracy"].mean().item() for which in ("global", "personal")]
+    [0.5, 1.0]
     """
     features = model.features
     if features is None:
@@ -125,4 +119,4 @@ def knn_per(
         mixed = jnp.logaddexp(jnp.log(own.lam * p_knn) + whole, jnp.log1p(-own.lam) + logits)
         return jnp.maximum(mixed, whole + jnp.log(limits.tiny))
 
-    return averaging(task, local, server=server, reduce=reduce)._replace(personalize=personalize, predict=predict)
+    return averaging(task, local, server=server)._replace(personalize=personalize, predict=predict)

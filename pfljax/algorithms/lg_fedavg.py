@@ -4,7 +4,7 @@ from pfljax import masks
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import Init, decoupled
-from pfljax.types import Algorithm, LocalSolver, Mask, Reduce, Task
+from pfljax.types import Algorithm, LocalSolver, Mask, Task
 
 
 def lg_fedavg(
@@ -14,7 +14,6 @@ def lg_fedavg(
     *,
     init: Init = "common",
     server: ServerOptimizer | None = None,
-    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """Local representations, global classifier: the complement of FedPer.
 
@@ -26,11 +25,11 @@ def lg_fedavg(
       head: the shared top layers.
       init: the same lower layers at the start, or random ones for each client.
       server: server optimizer of the head; plain averaging if None.
-      reduce: clients count equally, as in the authors' code.
 
     Returns:
       An algorithm whose clients keep the lower layers and upload the head.
 
+    Clients count equally, as in the authors' code.
     Deviations from the source: newcomers train lower layers under the shared head instead of an ensemble of known
     clients; no FedAvg phase before. Source: Liang et al., "Think Locally, Act Globally: Federated Learning with Local
     and Global Representations", 2020, Algorithm 1.
@@ -45,4 +44,4 @@ def lg_fedavg(
     >>> quadratics.deployed(lg_fedavg(task, step, masks.named("head")), task, data, rounds=100)
     {'body': [0.0, 8.0], 'head': [3.0, 3.0]}
     """
-    return decoupled(task, [(masks.everything, local)], shared=head, init=init, server=server, reduce=reduce)
+    return decoupled(task, [(masks.everything, local)], shared=head, init=init, server=server, reduce=uniform(mean))

@@ -8,7 +8,7 @@ from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import averaging, fine_tuned
 from pfljax.learning.local import descent
 from pfljax.learning.losses import Order, after_adaptation
-from pfljax.types import Algorithm, Array, LocalSolver, Plan, Reduce, Task
+from pfljax.types import Algorithm, Array, LocalSolver, Plan, Task
 
 
 def per_fedavg(
@@ -19,7 +19,6 @@ def per_fedavg(
     alpha: Array | float = 0.01,
     order: Order = "exact",
     server: ServerOptimizer | None = None,
-    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """FedAvg on the loss after one adaptation step; every client deploys the adapted model.
 
@@ -33,7 +32,6 @@ def per_fedavg(
       alpha: adaptation step size, >= 0, traced; 0 is FedAvg with equal weights on the odd rows of each batch.
       order: `"exact"` second order, `"first"` (FO), `"hessian_free"` (HF).
       server: server optimizer; plain averaging if None.
-      reduce: clients count equally, as in the paper.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params|.
@@ -41,6 +39,7 @@ def per_fedavg(
     Raises:
       ValueError: if `order` is none of the three.
 
+    Clients count equally, as in the paper.
     Deviations from the source: D and D' are the even and odd rows of one batch, and the Hessian's batch is D.
     Source: Fallah et al., "Personalized Federated Learning with Theoretical Guarantees: A Model-Agnostic Meta-Learning
     Approach", NeurIPS 2020, Algorithm 1.
@@ -56,5 +55,5 @@ def per_fedavg(
     {'w': [6.0, 12.5]}
     """
     meta = after_adaptation(task.loss, alpha, order)
-    learned = averaging(task, local, lambda w: meta, server=server, reduce=reduce)
+    learned = averaging(task, local, lambda w: meta, server=server, reduce=uniform(mean))
     return fine_tuned(learned, task, descent(optax.sgd(alpha), adapt), masks.everything)

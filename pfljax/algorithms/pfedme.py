@@ -12,7 +12,7 @@ from pfljax.federation.server import fedopt
 from pfljax.federation.skeletons import accompanied
 from pfljax.learning.local import descent, same
 from pfljax.learning.losses import proximal
-from pfljax.types import Algorithm, Array, ClientData, Params, Plan, Reduce, Reply, Task, as_drawn
+from pfljax.types import Algorithm, Array, ClientData, Params, Plan, Reply, Task, as_drawn
 
 
 def pfedme(
@@ -27,7 +27,6 @@ def pfedme(
     start: Literal["warm", "reset"] = "warm",
     deploy: Literal["theta", "local"] = "theta",
     participation: Participation = "cohort",
-    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """Descends the Moreau envelopes `F_i(w) = min_theta f_i(theta) + lam/2 ||theta - w||^2`.
 
@@ -50,7 +49,6 @@ def pfedme(
       deploy: the personalized model is `theta`, or `w_i` ("local") as the authors' code evaluates it.
       participation: only the cohort trains ("cohort"), or all clients train each round and the cohort's `w_i` are
         averaged ("all"), as in the paper; personalized models of the others are then of this round, too.
-      reduce: clients count equally, as in the paper.
 
     Returns:
       An algorithm whose clients keep what they deploy (|params|) and upload |params|. A newcomer's onboarding goes on
@@ -60,6 +58,7 @@ def pfedme(
     Raises:
       ValueError: if `start`, `deploy` or `participation` is unknown.
 
+    Clients count equally, as in the paper.
     Deviations from the source: the default `participation`. Running statistics are those of `theta`; the server
     averages them. Source: T. Dinh et al., "Personalized Federated Learning with Moreau Envelopes", NeurIPS 2020,
     Algorithm 1.
@@ -106,5 +105,5 @@ def pfedme(
         return outer(own, own, data, key, lr, start == "warm")[0]
 
     server = fedopt(optax.sgd(beta))
-    algorithm = accompanied(task, client_update, lambda w, client: client, server=server, reduce=reduce)
+    algorithm = accompanied(task, client_update, lambda w, client: client, server=server, reduce=uniform(mean))
     return algorithm._replace(onboard=onboard, participation=everyone if participation == "all" else as_drawn)

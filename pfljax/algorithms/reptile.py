@@ -6,7 +6,7 @@ from pfljax import masks
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.server import fedopt
 from pfljax.federation.skeletons import averaging, fine_tuned
-from pfljax.types import Algorithm, Array, LocalSolver, Mask, Reduce, Task
+from pfljax.types import Algorithm, Array, LocalSolver, Mask, Task
 
 
 def reptile(
@@ -16,7 +16,6 @@ def reptile(
     *,
     server_lr: Array | float = 0.5,
     tuned: Mask = masks.everything,
-    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """The model moves part of the way towards the clients' solutions; every client deploys a fine-tuned one.
 
@@ -28,11 +27,11 @@ def reptile(
       tune: solver of the adaptation before deployment.
       server_lr: the paper's epsilon, in (0, 1], traced; 1 is FedAvg with equal weights.
       tuned: what is adapted.
-      reduce: clients count equally, as in the paper.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params|.
 
+    Clients count equally, as in the paper.
     Deviations from the source: none. Source: Nichol et al., "On First-Order Meta-Learning Algorithms", 2018, Algorithm
     2; read as FedAvg by Jiang et al., "Improving Federated Learning Personalization via Model Agnostic Meta Learning",
     2019.
@@ -47,5 +46,5 @@ def reptile(
     >>> quadratics.deployed(reptile(task, step, tune=step, server_lr=0.5), task, data, rounds=100)
     {'w': [3.0, 5.0]}
     """
-    meta = averaging(task, local, server=fedopt(optax.sgd(server_lr)), reduce=reduce)
+    meta = averaging(task, local, server=fedopt(optax.sgd(server_lr)), reduce=uniform(mean))
     return fine_tuned(meta, task, tune, tuned)

@@ -11,7 +11,7 @@ from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.server import Server, fedopt
 from pfljax.learning.local import descent, mean_gradient
 from pfljax.learning.losses import tilted
-from pfljax.types import Algorithm, Array, ClientData, Cohort, Params, Plan, Reduce, Reply, Task, Tree
+from pfljax.types import Algorithm, Array, ClientData, Cohort, Params, Plan, Reply, Task, Tree
 
 
 class Controlled(NamedTuple):
@@ -29,7 +29,6 @@ def scaffold(
     lr: Array | float = 0.05,
     option: Literal["I", "II"] = "II",
     server_lr: Array | float = 1.0,
-    reduce: Reduce = uniform(mean),
 ) -> Algorithm:
     """Local steps corrected by the difference of the server's and the client's control variate.
 
@@ -43,7 +42,6 @@ def scaffold(
       lr: step size, traced. Option II needs plain SGD, so the optimizer is not a choice.
       option: which control variate.
       server_lr: step size of the server, traced.
-      reduce: clients count equally, as in the paper.
 
     Returns:
       An algorithm whose clients keep `c_i` (|params|) and upload 2 |params|.
@@ -51,6 +49,7 @@ def scaffold(
     Raises:
       ValueError: if `option` is neither.
 
+    Clients count equally, as in the paper.
     Deviations from the source: none; running statistics are averaged, and newcomers deploy `x`.
     Source: Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for
     Federated Learning", ICML 2020, Algorithm 1.
@@ -99,6 +98,6 @@ def scaffold(
         client_update=client_update,
         server_update=server_update,
         personalize=lambda download, c_i, data, key: download[0],
-        reduce=reduce,
+        reduce=uniform(mean),
         server_model=lambda download, c_i: download[0],
     )

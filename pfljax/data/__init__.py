@@ -3,6 +3,7 @@
 from pfljax.data import heterogeneity, partition, synthetic
 from pfljax.data.dataset import Dataset, from_arrays
 from pfljax.data.federated import FederatedData, federate, from_clients
+from pfljax.data.groups import grouped, num_groups
 from pfljax.data.partition import Partitioner
 from pfljax.data.sources import load
 
@@ -13,8 +14,10 @@ __all__ = [
     "federate",
     "from_arrays",
     "from_clients",
+    "grouped",
     "heterogeneity",
     "load",
+    "num_groups",
     "partition",
     "synthetic",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from pfljax.federation import sampling
 from pfljax.federation.sampling import Sampler
 from pfljax.learning import tasks
 from pfljax.results import scores
-from pfljax.types import Model, Selector, Task
+from pfljax.types import Algorithm, Model, Selector, Task
 
 
 class Experiment(typing.NamedTuple):
@@ -71,9 +72,18 @@ def prepare(config: Config, data: FederatedData | None = None, model: nn.Module 
     row = method(config.algorithm.name)
     if "class labels" in row.needs:
         checks.classes(data.examples.y, config.algorithm.name)
+    if "validation examples" in row.needs and not data.sizes("validation")[: data.num_clients].any():
+        raise ValueError(
+            f"{config.algorithm.name} compares models on validation examples, and no client has any: set "
+            "data.validation=0.2"
+        )
     train = data if row.prepare is None else row.prepare(data)
-    recipe = build(config.algorithm.name, task, model, capacity=train.capacity, **_ingredients(config))
+    sizes = {"capacity": train.capacity, "clients": train.num_clients}
+    sizes |= {"groups": data_layer.num_groups(data)} if "groups" in row.needs else {}
+    recipe = build(config.algorithm.name, task, model, **sizes, **_ingredients(config))
     cohort = sampling.full() if row.prepare is POOLED else _sampler(config.cohort)
+    if isinstance(cohort, Selector):
+        recipe = recipe._replace(make=_reporting(recipe.make, task))
     return Experiment(data, train, task, recipe, cohort)
 
 
@@ -102,33 +112,43 @@ def load_data(config: DataConfig | None) -> FederatedData:
         dataset = data_layer.load(config.name, **{option: getattr(config, option) for option in options})
     dealt = PARTITIONS[config.partition.name](**config.partition.options)
     options = ("test", "validation", "unseen", "stratify", "chronological", "seed", "min_size")
-    return data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
+    data = data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
+    return data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
 
 
 def _model(config: Choice | None, data: FederatedData, given: nn.Module | Model | None) -> Model:
-    shape = tuple(np.shape(data.examples.x)[1:])
-    if config is not None:
-        outputs = math.prod(np.shape(data.examples.y)[1:]) if data.num_classes is None else data.num_classes
-        return models.by_name(config.name, shape, outputs, **config.options)
-    if given is None:
-        raise ValueError("config.model=None: a program gave the model; call it again with resume=True to go on")
+    if (config is None) == (given is None):
+        raise ValueError("a model is named by the configuration, or given where config.model=None: do one of them")
     if isinstance(given, Model):
         return given
-    tokens = data.examples.x.dtype.kind in "iu" and data.examples.x.dtype != np.uint8
-    return models.from_linen(given, shape, jnp.int32 if tokens else jnp.float32)
+    x = data.examples.x
+    if not hasattr(x, "dtype"):
+        raise ValueError(f"an example of {data.name} is several arrays: give a Model that reads them, as model=...")
+    shape = tuple(x.shape[1:])
+    if config is None:
+        tokens = x.dtype.kind in "iu" and x.dtype != np.uint8
+        return models.from_linen(typing.cast(nn.Module, given), shape, jnp.int32 if tokens else jnp.float32)
+    outputs = math.prod(np.shape(data.examples.y)[1:]) if data.num_classes is None else data.num_classes
+    return models.by_name(config.name, shape, outputs, **config.options)
 
 
 def _ingredients(config: Config) -> dict[str, Any]:
-    sections = {name: getattr(config, name) for name in SOLVED}
+    sections = {name: getattr(config, name) for name in (*SOLVED, "wrappers")}
     return {"options": config.resolved().algorithm.options, "rounds": config.run.rounds, **sections}
 
 
-def _sampler(config: CohortConfig) -> Sampler:
+def _reporting(make: Callable[..., Algorithm], task: Task) -> Callable[..., Algorithm]:
+    """`make` whose clients report what selectors learn from."""
+    return lambda **hyper: sampling.reporting(make(**hyper), task)
+
+
+def _sampler(config: CohortConfig) -> Sampler | Selector:
     kinds = {
         "full": sampling.full,
         "uniform": lambda: sampling.uniform(config.size),
         "weighted": lambda: sampling.weighted(config.size),
         "poisson": lambda: sampling.poisson(config.rate, config.size),
+        "power_of_choice": lambda: sampling.power_of_choice(config.size, config.candidates),
     }
     sampler = kinds[config.sampling]()
     if config.dropouts:

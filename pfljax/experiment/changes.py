@@ -13,6 +13,7 @@ from pfljax.experiment.recipe import (
     ServerConfig,
     SolverConfig,
 )
+from pfljax.experiment.wrapping import WrappersConfig
 
 _CHOICES: dict[str, Callable[[str], Iterable[str]]] = {
     "algorithm.name": lambda name: (),
@@ -50,7 +51,7 @@ def overridden(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
             for option in section.keys() - {*_CHOICES[path](changes[path])}:
                 del section[option]
         section[last] = changes[path]
-    for name in {path.split(".")[0] for path in changes} & {*SOLVED, "cohort"}:
+    for name in {path.split(".")[0] for path in changes} & {*SOLVED, "wrappers", "cohort"}:
         for section in SOLVERS if name == "local" else (name,):
             _drop_idle(values, section, changes)
     return values
@@ -87,7 +88,7 @@ def _options(factory: Callable[..., Any], skip: int = 0) -> list[str]:
 
 
 def _drop_idle(values: dict[str, Any], section: str, changes: Mapping[str, Any]) -> None:
-    cls = {"server": ServerConfig, "cohort": CohortConfig}.get(section, SolverConfig)
+    cls = {"server": ServerConfig, "wrappers": WrappersConfig, "cohort": CohortConfig}.get(section, SolverConfig)
     if section in changes or not isinstance(given := values.get(section), dict):
         return
     shared = values.get("local") if cls is SolverConfig else None

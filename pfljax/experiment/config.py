@@ -23,6 +23,7 @@ from pfljax.experiment.recipe import (
     options_of,
     sections_of,
 )
+from pfljax.experiment.wrapping import WrappersConfig
 from pfljax.learning.metrics import CLASSIFICATION, REGRESSION
 from pfljax.results import scores
 from pfljax.results.result import Select
@@ -75,6 +76,7 @@ class DataConfig:
       chronological: the last examples of a client validate and test.
       seed: of partition, unseen clients and splits.
       min_size: fewest examples of a client.
+      clusters: groups of clients with like shares of the classes, see `data.grouped`; None: there are no groups.
     """
 
     name: str = "digits"
@@ -93,6 +95,7 @@ class DataConfig:
     chronological: bool = False
     seed: checks.Seed = 0
     min_size: checks.Size = 1
+    clusters: checks.Count | None = None
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -121,16 +124,19 @@ class CohortConfig:
     """Who takes part in a round.
 
     Args:
-      sampling: everybody (`full`), `size` clients `uniform` or `weighted` by examples, or each with `rate` (`poisson`).
+      sampling: everybody (`full`), `size` clients `uniform` or `weighted` by examples, each with `rate` (`poisson`), or
+        those of high loss among some (`power_of_choice`).
       size: clients of a round; slots of `poisson`.
+      candidates: among whom `power_of_choice` chooses.
       rate: chance of each client, of `poisson`.
       dropouts: chance that a sampled client does not reply.
       stragglers: chance that one is slow and does a part of its steps.
       partial: the server takes the work of slow clients.
     """
 
-    sampling: Literal["full", "uniform", "weighted", "poisson"] = "full"
-    size: Annotated[checks.Count, When("sampling", ("uniform", "weighted", "poisson"))] = 10
+    sampling: Literal["full", "uniform", "weighted", "poisson", "power_of_choice"] = "full"
+    size: Annotated[checks.Count, When("sampling", ("uniform", "weighted", "poisson", "power_of_choice"))] = 10
+    candidates: Annotated[checks.Count, When("sampling", ("power_of_choice",))] = 20
     rate: Annotated[checks.Share, When("sampling", ("poisson",))] = 0.5
     dropouts: checks.Share = 0.0
     stragglers: checks.Share = 0.0
@@ -196,6 +202,7 @@ class Config:
       tune, head_local, personal_local: solvers of those names where a method has them; as `local` if None. In a
         dictionary, what such a section leaves out is as in `local`.
       server: server optimizer of methods that take one.
+      wrappers: what becomes of every upload, and how uploads are reduced.
       cohort: who takes part.
       run: how long.
     """
@@ -209,6 +216,7 @@ class Config:
     head_local: SolverConfig | None = None
     personal_local: SolverConfig | None = None
     server: ServerConfig = field(default_factory=ServerConfig)
+    wrappers: WrappersConfig = field(default_factory=WrappersConfig)
     cohort: CohortConfig = CohortConfig()
     run: RunConfig = RunConfig()
 
@@ -259,13 +267,17 @@ class Config:
                 named = any(own in options_of(method) for method in methods)
                 instead = f"set algorithm.{own}" if named else remedy
                 reasons[f"{section}.{name}"] = f"has no effect on {who}: {instead}"
-        for section in (*SOLVED, "cohort"):
+        for section in (*SOLVED, "wrappers", "cohort"):
             if (config := getattr(self, section)) is not None:
                 idle = checks.idle(type(config), vars(config))
                 reasons |= {f"{section}.{name}": reason for name, reason in idle.items()}
         if all(method(name).prepare is POOLED for name in methods):
             reason = f"has no effect on {who}, which trains on all data in every round: leave it out"
-            reasons |= {f"cohort.{name}": reason for name in checks.hints(CohortConfig)}
+            for section, fields_of in {"cohort": CohortConfig, "wrappers": WrappersConfig}.items():
+                reasons |= {f"{section}.{name}": reason for name in checks.hints(fields_of)}
+        clusters = None if self.data is None else self.data.clusters
+        if clusters is not None and not any("groups" in method(name).needs for name in methods):
+            reasons["data.clusters"] = f"has no effect on {who}: it is for methods of groups, such as context_clustered"
         if self.data is not None and not self.data.unseen:
             reasons["run.onboard_rounds"] = "is for unseen clients: set data.unseen"
         return reasons

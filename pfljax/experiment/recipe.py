@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import optax
 
 from pfljax import checks, masks
-from pfljax.algorithms import METHODS, method
+from pfljax.algorithms import METHODS, POOLED, method
 from pfljax.checks import When
-from pfljax.federation import reduce
+from pfljax.experiment.wrapping import WrappersConfig, numbers, wrapped
 from pfljax.federation.server import ServerOptimizer, fedopt
 from pfljax.learning import losses, schedules
 from pfljax.learning.local import descent, epochs, full_batch, proximal_descent, steps
@@ -32,7 +32,6 @@ from pfljax.types import (
     Model,
     Params,
     Plan,
-    Reduce,
     Task,
 )
 
@@ -46,7 +45,6 @@ PLAIN: dict[str, Any] = {
     "head": checks.Size | str | tuple[str, ...],
     "norms": Literal["all", "stats"],
     "tuned": Literal["everything", "head", "body"],
-    "reduce": Literal["mean", "uniform"],
 }
 """What a configuration says for ingredients that are no numbers."""
 
@@ -139,7 +137,10 @@ def build(
     head_local: SolverConfig | None = None,
     personal_local: SolverConfig | None = None,
     server: ServerConfig | None = None,
+    wrappers: WrappersConfig | None = None,
     capacity: int = 0,
+    clients: int = 0,
+    groups: int = 1,
     rounds: int = 1,
 ) -> Recipe:
     """The method `name` from plain values.
@@ -150,12 +151,15 @@ def build(
       model: the network, whose blocks and norm layers the masks mean.
       options: values for parameters of the factory. Numbers, strings and flags are given as they are; of ingredients,
         `personal` and `head` are a number of top blocks (1) or paths, `norms` is `"all"` or `"stats"`, `tuned` is
-        `"everything"`, `"head"` or `"body"`, `reduce` is `"mean"` or `"uniform"`, `adapt` is a number of steps (1),
-        `capacity` a number of examples (all).
+        `"everything"`, `"head"` or `"body"`, `adapt` is a number of steps (1),
+        `capacity` a number of examples (all), `groups` one of groups (all).
       local: solver of a client's round; also the minibatches and optimizer of methods that bring their own solver.
       tune, head_local, personal_local: solvers of those names; as `local` if None.
       server: server optimizer.
+      wrappers: what becomes of uploads; training on pooled data has none.
       capacity: examples of the largest client, for `plan="full_batch"` and methods that store examples.
+      clients: of the population, of whom wrappers let some attack.
+      groups: that clients are in, see `data.num_groups`.
       rounds: of the run, which schedules last unless they say otherwise.
 
     Raises:
@@ -163,6 +167,7 @@ def build(
         method needs.
     """
     row, options = method(name), dict(options or {})
+    pooled = row.prepare is POOLED
     parameters = _parameters(name)
     hyper = traced(
         name,
@@ -172,6 +177,7 @@ def build(
         head_local=head_local,
         personal_local=personal_local,
         server=server,
+        wrappers=wrappers,
         rounds=rounds,
     )
     local = SolverConfig() if local is None else local
@@ -185,15 +191,15 @@ def build(
         "task": lambda _: task,
         "model": lambda _: model,
         "capacity": lambda examples: examples,
+        "groups": lambda number: number,
         "plan": lambda _: _plan(local, capacity),
         "adapt": lambda count: steps(count, local.batch_size),
         "personal": lambda blocks: _top(model, blocks),
         "head": lambda blocks: _top(model, blocks),
         "norms": lambda which: masks.norms(model, affine=which == "all"),
         "tuned": lambda which: _tuned(model, which),
-        "reduce": _reduce,
     }
-    preset = {"task": None, "model": None, "capacity": capacity, "plan": None}
+    preset = {"task": None, "model": None, "capacity": capacity, "groups": groups, "plan": None}
     preset |= {"adapt": 1, "personal": 1, "head": 1, "norms": "all"}
     fixed: dict[str, Any] = {}
     for key, parameter in parameters.items():
@@ -218,7 +224,8 @@ def build(
                 ingredients[key] = _optimizer(local, values, "local")
             elif key == "server":
                 ingredients[key] = _server(server or ServerConfig(), values)
-        return row.factory(**fixed, **ingredients)
+        algorithm = row.factory(**fixed, **ingredients)
+        return algorithm if pooled else wrapped(algorithm, wrappers or WrappersConfig(), values, clients)
 
     return Recipe(make, hyper, _plan(local, capacity))
 
@@ -232,6 +239,7 @@ def traced(
     head_local: SolverConfig | None = None,
     personal_local: SolverConfig | None = None,
     server: ServerConfig | None = None,
+    wrappers: WrappersConfig | None = None,
     rounds: int = 1,
 ) -> dict[str, Any]:
     """The hyperparameters that one program of `build` serves, with their values; arguments as there.
@@ -252,8 +260,9 @@ def traced(
             hyper |= _rates(server or ServerConfig(), "server", rounds)
         elif _is_float(hints[key]) and (key in options or parameter.default is not parameter.empty):
             value = options.get(key, parameter.default)
-            hyper |= {} if value is None else {key: _number(value, hints[key], f"algorithm.{key}", rounds)}
-    return hyper
+            hyper |= {} if value is None else {key: schedules.number(value, hints[key], f"algorithm.{key}", rounds)}
+    pooled = method(name).prepare is POOLED
+    return hyper if pooled or wrappers is None else hyper | numbers(wrappers, rounds)
 
 
 def check_options(name: str, options: Mapping[str, Any], where: str = "algorithm") -> dict[str, Any]:
@@ -281,6 +290,8 @@ def _unknown(key: str, name: str, known: Sequence[str], where: str) -> str:
     for other in METHODS:
         for option in options_of(other):
             elsewhere.setdefault(option, []).append(other)
+    if key in checks.hints(WrappersConfig):
+        return f"{where}.{key} is no option of {name}, but a wrapper of any method: set wrappers.{key}"
     close = None if checks.near(key, known) else checks.near(key, elsewhere)
     if close is None:
         return f"{where}.{key} is no option of {name}: {checks.nearest(key, known)}"
@@ -333,7 +344,9 @@ def _rates(config: SolverConfig | ServerConfig, section: str, rounds: int) -> di
         if value := getattr(config, name, 0.0):
             rates[name] = value, hint
     prefix = section and f"{section}."
-    return {prefix + name: _number(value, hint, prefix + name, rounds) for name, (value, hint) in rates.items()}
+    return {
+        prefix + name: schedules.number(value, hint, prefix + name, rounds) for name, (value, hint) in rates.items()
+    }
 
 
 def _decaying(config: SolverConfig | ServerConfig) -> float | dict[str, Any]:
@@ -344,10 +357,6 @@ def _decaying(config: SolverConfig | ServerConfig) -> float | dict[str, Any]:
     if isinstance(config.lr, dict):
         raise ValueError(f"decay={decay} is for a number as lr, which is a schedule here: leave one of them out")
     return {"schedule": "exponential", "from": config.lr, "decay": decay}
-
-
-def _number(value: Any, hint: Any, where: str, rounds: int) -> float | Schedule:
-    return schedules.read(value, hint, where, rounds) if isinstance(value, Mapping) else float(value)
 
 
 def _optimizer(
@@ -398,7 +407,3 @@ def _top(model: Model, blocks: int | str | Iterable[str]) -> Mask:
 def _tuned(model: Model, which: str) -> Mask:
     parts = {"everything": masks.everything, "head": masks.head(model), "body": masks.negate(masks.head(model))}
     return parts[which]
-
-
-def _reduce(which: str) -> Reduce:
-    return {"mean": reduce.mean, "uniform": reduce.uniform(reduce.mean)}[which]

@@ -116,6 +116,15 @@ def read(described: Mapping[str, Any], hint: Any, where: str, rounds: int) -> Sc
     )
 
 
+def number(value: Any, hint: Any, where: str, rounds: int) -> float | Schedule:
+    """A hyperparameter as a configuration has it: a number, or what `read` takes; arguments as there.
+
+    >>> number(1, float, "local.lr", rounds=10)
+    1.0
+    """
+    return read(value, hint, where, rounds) if isinstance(value, Mapping) else float(value)
+
+
 def traced(value: Any) -> Tree:
     """A hyperparameter as a tree whose leaves are arrays: a number, or a schedule with its numbers."""
     tree = Partial(value) if callable(value) and not isinstance(value, Partial) else value

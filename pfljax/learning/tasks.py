@@ -18,8 +18,9 @@ import numpy as np
 from pfljax import checks
 from pfljax.data import FederatedData
 from pfljax.learning import metrics as measures
+from pfljax.learning.local import mean_loss
 from pfljax.learning.metrics import by_example, cross_entropy, masked_mean, squared_error
-from pfljax.types import Array, Batch, Metric, Model, Params, Task, Tree
+from pfljax.types import Array, Batch, ClientData, Metric, Model, Params, Task, Tree
 
 _PROBE = 7919
 """Rows of the batch that `check` traces: a prime, so that no other axis is taken for it."""
@@ -49,6 +50,24 @@ def check(task: Task, data: FederatedData) -> None:
         task.fits(given, data)
     for metric in task.metrics:
         _check_metric(metric, given, y)
+
+
+def misfit(task: Task, params: Params, data: ClientData, key: Array) -> Array:
+    """`f_i(w)` [], by which models are compared on the examples of a client.
+
+    It is the `loss` that the task measures, as in an evaluation: dropout is off, norm layers use their running
+    statistics, and without examples it is NaN. A task that measures none is judged by the loss that it trains.
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[8.0], sizes=[3])
+    >>> key = jax.random.key(0)
+    >>> float(misfit(task, task.init(key), data.client(0), key))
+    32.0
+    """
+    measured = [metric for metric in task.metrics if metric.name == "loss"]
+    if not measured:
+        return mean_loss(task.loss, params, data, key)
+    return measures.measure(measured, {"w": lambda x: task.predict(params, x)}, data, batch_size=128)["w"]["loss"]
 
 
 def _check_metric(metric: Metric, outputs: Tree, y: Any) -> None:

@@ -86,7 +86,6 @@ def _linen(
     module: Callable[[bool], nn.Module],
     dtype: Any,
     served: Collection[str],
-    holds: Callable[[str], bool] = lambda name: True,
     end: str | None = None,
 ) -> Callable[..., tuple[Tree, Tree]]:
     """`(params, x, *, train, mask, key) -> (outputs, new stats)` of a module.
@@ -95,7 +94,6 @@ def _linen(
       module: what is called on x, by the mode.
       dtype: what it takes.
       served: which of the arguments `train` and `mask` it is given.
-      holds: whether it reads the leaves below a name.
       end: a block whose inputs are the outputs.
     """
     floating = jnp.issubdtype(dtype, jnp.floating)
@@ -106,19 +104,18 @@ def _linen(
         if floating:
             leaves = jax.tree.leaves(params.trainable)
             x = standardize(x, leaves[0].dtype if leaves else dtype)
-        own = Params(*({name: below for name, below in part.items() if holds(name)} for part in params))
-        learns = train and bool(own.stats)
+        learns = train and bool(params.stats)
         options: dict[str, Any] = {"mutable": ["batch_stats"]} if learns else {}
 
-        def forward(own: Params, x: Array, mask: Array | None, key: Array | None) -> Any:
-            collections = {"params": own.trainable, "batch_stats": own.stats}
+        def forward(params: Params, x: Array, mask: Array | None, key: Array | None) -> Any:
+            collections = {"params": params.trainable, "batch_stats": params.stats}
             rngs = None if key is None else {"dropout": key}
             given = {name: value for name, value in (("train", train), ("mask", mask)) if name in served}
             with nn.intercept_methods(_trained(train, mask, end)):
                 return module(train).apply(collections, x, **given, **options, rngs=rngs)
 
-        outputs = fast(forward)(own, x, mask, key)
-        return (outputs[0], {**params.stats, **outputs[1]["batch_stats"]}) if learns else (outputs, params.stats)
+        outputs = fast(forward)(params, x, mask, key)
+        return (outputs[0], outputs[1]["batch_stats"]) if learns else (outputs, params.stats)
 
     return apply
 
@@ -208,7 +205,7 @@ def from_linen(
     last = {train: call for train, made in modes.items() if (call := _last(blocks, made, train))}
     if len(last) < len(modes):
         return Model(init, None, _linen(lambda train: module, dtype, served), tuple(blocks), norms)
-    top, tops = blocks[-1], {train: _alone(call.module) for train, call in last.items()}
-    features = _linen(lambda train: module, dtype, served, lambda name: name != top, end=top)
-    head = _linen(tops.__getitem__, dtype, last[True].kwargs.keys(), lambda name: name == top)
+    tops = {train: _alone(call.module) for train, call in last.items()}
+    features = _linen(lambda train: module, dtype, served, end=blocks[-1])
+    head = _linen(tops.__getitem__, dtype, last[True].kwargs.keys())
     return Model(init, features, head, tuple(blocks), norms, last[True].args[0].shape[1:])

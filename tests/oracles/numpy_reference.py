@@ -431,3 +431,29 @@ def nearest_vote(
     for s in sorted(range(len(keys)), key=distances.__getitem__)[:k]:
         votes[values[s]] += np.exp(-distances[s] / (len(z) * scale))
     return votes / votes.sum()
+
+
+def fedfomo(
+    f: Federation,
+    theta: Sequence[Tree],
+    validation: Sequence[Rows],
+    candidates: Sequence[Sequence[Sequence[int]]],
+    *,
+    lr: float,
+) -> tuple[list[Tree], np.ndarray]:
+    """The clients' models and P; `candidates[t][i]` are those of client i in round t."""
+    theta, affinity = list(theta), np.zeros((len(theta), len(theta)))
+    for t, cohort in enumerate(f.cohorts):
+        old = list(theta)
+        for i in cohort:
+            weights = {}
+            for j in candidates[t][i]:
+                apart = np.linalg.norm(flat(old[j]) - flat(old[i]))
+                if apart > 0 and len(validation[i][1]):
+                    weights[j] = (f.loss(old[i], validation[i]) - f.loss(old[j], validation[i])) / apart
+                    affinity[i, j] += weights[j]
+            positive = {j: weight for j, weight in weights.items() if weight > 0}
+            for j, weight in positive.items():
+                theta[i] = axpy(weight / sum(positive.values()), axpy(-1.0, old[i], old[j]), theta[i])
+            theta[i] = descend(theta[i], f.gradient, f.batches(t, i, 0), lr)
+    return theta, affinity

@@ -11,6 +11,7 @@ import pytest
 from pfljax import algorithms, masks
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.server import fedopt
+from pfljax.federation.wrappers import reduced_by
 from pfljax.learning import local
 from pfljax.types import Plan
 from tests.oracles import network, play
@@ -37,7 +38,7 @@ def solver(steps: int = q.STEPS, lr: float = q.LR, capacity: int = 60) -> local.
     ids=["by_n", "uniform", "FedSGD"],
 )
 def test_first_round(steps, reduce, expected):
-    run = play.play(TASK, algorithms.fedavg(TASK, solver(steps), reduce=reduce), q.data())
+    run = play.play(TASK, reduced_by(algorithms.fedavg(TASK, solver(steps)), reduce), q.data())
     close(run.state.server.params.trainable["w"], expected)
 
 
@@ -76,7 +77,7 @@ def test_halving_a_client_or_adding_one_without_examples_changes_nothing():
     close(run.state.server.params.trainable["w"], (-0.127869427083, 0.395256666667))
     run = play.play(
         TASK,
-        algorithms.fedavg(TASK, solve, reduce=uniform(mean)),
+        reduced_by(algorithms.fedavg(TASK, solve), uniform(mean)),
         q.data(a[[0, 1, 3, 4]], c[[0, 1, 3, 4]], (10, 20, 30, 0)),
     )
     close(run.state.server.params.trainable["w"], (0.0057559375, 0.354506666667))
@@ -142,7 +143,7 @@ def test_server_optimizers_to_the_letter(name):
     factory, hyper = getattr(algorithms, name), SERVERS[name]
 
     def build(**hyper):
-        return factory(TASK, solver(), form="paper", reduce=uniform(mean), **hyper)
+        return reduced_by(factory(TASK, solver(), form="paper", **hyper), uniform(mean))
 
     run = play.play(TASK, build, q.data(), 3, **hyper)
     close(run.state.server.params.trainable["w"], to_the_letter(name, np.zeros(2), 3, **hyper))
@@ -151,7 +152,7 @@ def test_server_optimizers_to_the_letter(name):
 
 
 def test_momentum_of_the_server_may_weigh_clients_equally():
-    run = play.play(TASK, algorithms.fedavgm(TASK, solver(), reduce=uniform(mean)), q.data())
+    run = play.play(TASK, reduced_by(algorithms.fedavgm(TASK, solver()), uniform(mean)), q.data())
     close(run.state.server.params.trainable["w"], (0.0057559375, 0.354506666667))
 
 
@@ -200,7 +201,7 @@ def shuffled() -> Plan:
 def test_fedavg_against_loops(hidden, by_n, plan):
     optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(network.LR, momentum=0.5))
     solve = local.descent(optimizer, plan())
-    build = algorithms.fedavg(network.task(hidden), solve, reduce=mean if by_n else uniform(mean))
+    build = reduced_by(algorithms.fedavg(network.task(hidden), solve), mean if by_n else uniform(mean))
     run = network.train(build, hidden=hidden)
     f, start = network.federation(plans=(plan,)), run.start.server.params.trainable
     expected = reference.fedavg(f, start, lr=network.LR, by_n=by_n, momentum=0.5, decay=0.01)

@@ -20,6 +20,7 @@ from pfljax.experiment.recipe import SolverConfig
 from pfljax.federation import sampling
 from pfljax.federation.reduce import mean, stack, uniform
 from pfljax.federation.server import fedopt
+from pfljax.federation.wrappers import reduced_by
 from pfljax.learning import local
 from pfljax.types import Algorithm, Draw, Model, Params, Reduce, Sampler, State, Task, Tree
 from tests.oracles import quadratics as q
@@ -347,7 +348,7 @@ def test_a_reduction_that_a_method_cannot_bear_is_refused(method: str):
 
 def test_a_median_serves_methods_with_one_model():
     task, data = quadratics.problem(w=[2.0, 4.0, 9.0])
-    state = after(*beginning(algorithms.fedavg(task, solver(lr=1.0), reduce=MEDIAN), task, data))
+    state = after(*beginning(reduced_by(algorithms.fedavg(task, solver(lr=1.0)), MEDIAN), task, data))
     close(w(state.server.params), 4.0)
 
 
@@ -375,7 +376,7 @@ def test_equal_weights_are_an_option_of_every_method_that_weighs_by_examples():
     by_n, even = (
         w(
             after(
-                *beginning(algorithms.fedprox(task, solver(lr=1.0, capacity=2), mu=0.0, reduce=r), task, data)
+                *beginning(reduced_by(algorithms.fedprox(task, solver(lr=1.0, capacity=2), mu=0.0), r), task, data)
             ).server.params
         )
         for r in (mean, uniform(mean))

@@ -63,7 +63,7 @@ def logits(w: Any, x: np.ndarray, own: Any = None) -> np.ndarray:
 @pytest.mark.parametrize(("personal_lr", "gamma"), [(0.3, 1.0), (0.1, 0.5)])
 def test_fedrod_against_loops(personal_lr, gamma):
     """Every client lacks a class, which the balanced softmax leaves out."""
-    algorithm = algorithms.fedrod(TASK, solver(personal_lr), MODEL, gamma=gamma)
+    algorithm: Any = algorithms.fedrod(TASK, solver(personal_lr), MODEL, gamma=gamma)
     run, f = played(algorithm), network.federation()
     start = network.flat(run.start.server.params.trainable)
     head = {name: start[name] for name in network.HEAD}
@@ -76,7 +76,7 @@ def test_fedrod_against_loops(personal_lr, gamma):
 
 
 def test_fedrod_with_a_network_of_heads_against_loops():
-    algorithm = algorithms.fedrod_hyper(TASK, plain(), MODEL, hidden=5)
+    algorithm: Any = algorithms.fedrod_hyper(TASK, plain(), MODEL, hidden=5)
     run, f = played(algorithm), network.federation()
     start = run.start.server.params.trainable
     w, g = reference.fedrod_hyper(f, network.flat(start["generic"]), start["personal"], lr=LR)
@@ -114,7 +114,7 @@ def test_balanced_clients_share_the_model_of_fedavg(case):
 
 def test_personal_heads_do_not_touch_what_is_shared():
     """Bit for bit, however they move; those that stay at 0 add nothing."""
-    still = algorithms.fedrod(TASK, solver(0.0), MODEL, head_init="zeros")
+    still: Any = algorithms.fedrod(TASK, solver(0.0), MODEL, head_init="zeros")
     first, second = played(still), played(algorithms.fedrod(TASK, solver(0.7), MODEL))
     play.assert_bitwise(shared(first), shared(second))
     for i in range(5):

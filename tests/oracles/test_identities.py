@@ -17,6 +17,7 @@ from pfljax.engine.simulation import Simulation
 from pfljax.engine.site import Build
 from pfljax.federation import sampling
 from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.wrappers import reduced_by
 from pfljax.learning import local
 from pfljax.types import Algorithm, Batch, Plan
 from tests.oracles import network, play
@@ -41,10 +42,12 @@ EVEN = uniform(mean)
 # What is compared: several tests share a run
 RUNS: dict[str, Callable[[], play.Played]] = {
     "fedavg": lambda: network.train(algorithms.fedavg(TASK, solver())),
-    "fedavg, uniform": lambda: network.train(algorithms.fedavg(TASK, solver(), reduce=EVEN)),
+    "fedavg, uniform": lambda: network.train(reduced_by(algorithms.fedavg(TASK, solver()), EVEN)),
     "local": lambda: network.train(algorithms.local_only(TASK, solver(), participation="cohort")),
     "gradient step": lambda: network.train(algorithms.fedavg(TASK, plain(plan=ONE)), cohort=None),
-    "gradient step, uniform": lambda: network.train(algorithms.fedavg(TASK, plain(plan=ONE), reduce=EVEN), cohort=None),
+    "gradient step, uniform": lambda: network.train(
+        reduced_by(algorithms.fedavg(TASK, plain(plan=ONE)), EVEN), cohort=None
+    ),
 }
 
 
@@ -141,14 +144,14 @@ def test_fedrep_without_a_head_is_fedavg():
 
 
 def test_lg_fedavg_is_fedper_with_the_other_half():
-    one = network.train(algorithms.lg_fedavg(TASK, solver(), masks.negate(HEAD), reduce=mean))
+    one = network.train(reduced_by(algorithms.lg_fedavg(TASK, solver(), masks.negate(HEAD)), mean))
     other = network.train(algorithms.fedper(TASK, solver(), HEAD, init="common"))
     play.assert_bitwise((shared(one), kept(one)), (shared(other), kept(other)))
 
 
 def test_scaffold_without_controls_is_fedavg():
     run = network.train(algorithms.scaffold(TASK, network.plan(), lr=LR), rounds=1)
-    fedavg = network.train(algorithms.fedavg(TASK, plain(), reduce=EVEN), rounds=1)
+    fedavg = network.train(reduced_by(algorithms.fedavg(TASK, plain()), EVEN), rounds=1)
     close(run.state.server.model.params, shared(fedavg))
 
 
@@ -165,7 +168,7 @@ def test_the_control_of_the_server_is_the_mean_of_the_clients():
 
 def test_pfedme_with_one_inner_step_is_fedavg():
     build = algorithms.pfedme(TASK, network.plan(), lr=0.2, inner_lr=0.25, lam=3.0, inner_steps=1, start="reset")
-    fedavg = network.train(algorithms.fedavg(TASK, plain(0.2 * 3.0 * 0.25), reduce=EVEN))
+    fedavg = network.train(reduced_by(algorithms.fedavg(TASK, plain(0.2 * 3.0 * 0.25)), EVEN))
     close(shared(network.train(build)), shared(fedavg))
 
 
@@ -184,7 +187,7 @@ def test_per_fedavg_without_adaptation_is_fedavg_on_the_queries(order):
         return batch._replace(mask=jnp.where(odd.sum() > 0, odd, batch.mask))
 
     run = network.train(algorithms.per_fedavg(TASK, solver(), plan, alpha=0.0, order=order))
-    expected = network.train(algorithms.fedavg(TASK, solver(plan=Plan(plan.steps, queries)), reduce=EVEN))
+    expected = network.train(reduced_by(algorithms.fedavg(TASK, solver(plan=Plan(plan.steps, queries))), EVEN))
     close(shared(run), shared(expected))
     for row in play.rows(run.personalized().trainable, 5):
         play.assert_bitwise(row, shared(run).trainable)

@@ -10,6 +10,7 @@ import pytest
 from pfljax import algorithms
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.server import fedopt
+from pfljax.federation.wrappers import reduced_by
 from pfljax.learning import local
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
@@ -209,7 +210,7 @@ def test_pfedme_against_loops(start):
 
 def test_fedprox_against_loops():
     solve = local.descent(optax.sgd(network.LR, momentum=0.5), network.plan())
-    run = network.train(algorithms.fedprox(network.task(), solve, mu=0.8, reduce=uniform(mean)))
+    run = network.train(reduced_by(algorithms.fedprox(network.task(), solve, mu=0.8), uniform(mean)))
     start = run.start.server.params.trainable
     expected = reference.fedavg(network.federation(), start, lr=network.LR, mu=0.8, by_n=False, momentum=0.5)
     play.assert_trees_close(run.state.server.params.trainable, expected)

@@ -12,6 +12,7 @@ import pytest
 from pfljax import algorithms, masks
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.server import fedopt
+from pfljax.federation.wrappers import reduced_by
 from pfljax.learning import local
 from pfljax.types import Algorithm, Array, Batch, Params, Task, Tree
 from tests.oracles import network, play
@@ -72,7 +73,7 @@ def test_statistics_are_averaged_or_kept(server_lr):
     server, seen = fedopt(optax.sgd(server_lr)), 0.75 * q.C
     averaged = play.play(task, algorithms.fedavg(task, solve, server=server), q.data())
     close(averaged.state.server.params.stats["seen"], q.shares(q.N) @ seen)
-    kept = play.play(task, algorithms.fedbn(task, solve, masks.stats, server=server, reduce=mean), q.data())
+    kept = play.play(task, reduced_by(algorithms.fedbn(task, solve, masks.stats, server=server), mean), q.data())
     assert kept.state.server.params.stats["seen"] is None
     close(kept.state.clients.stats["seen"], seen)
     close(kept.personalized().stats["seen"], seen)
@@ -93,7 +94,7 @@ ALTERNATING = [(network.HEAD, 0.1), (network.BODY, network.LR)]
 SHARINGS = {
     "FedPer": (lambda t: algorithms.fedper(t, _solver(), HEAD), network.HEAD, JOINT, True, True),
     "FedRep": (
-        lambda t: algorithms.fedrep(t, _solver(), _solver(0.1), HEAD, init="common", reduce=uniform(mean)),
+        lambda t: reduced_by(algorithms.fedrep(t, _solver(), _solver(0.1), HEAD, init="common"), uniform(mean)),
         network.HEAD,
         ALTERNATING,
         False,

@@ -117,7 +117,7 @@ def _with_feedback(algorithm: Algorithm, through: Callable[[Tree, ClientData, Ar
 
 
 def _entries(share: float, size: int) -> int:
-    return max(1, math.ceil(share * size)) if size else 0
+    return max(1, math.ceil(share * size - 1e-9)) if size else 0
 
 
 def _only(flat: Array, places: Array, shape: tuple[int, ...]) -> Array:

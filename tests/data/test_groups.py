@@ -1,0 +1,83 @@
+"""Groups of clients by context."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pfljax.data import FederatedData, from_clients, grouped, num_groups
+
+
+def clients(count: int, unseen: int = 0, **traits: Any) -> FederatedData:
+    data = from_clients([([[0.0]], [0])] * count, unseen=unseen)
+    return data.with_traits(traits) if traits else data
+
+
+def partition(labels: np.ndarray) -> set[frozenset[int]]:
+    """Who is with whom."""
+    return {frozenset(map(int, np.flatnonzero(labels == k))) for k in set(labels.tolist())}
+
+
+def spread(points: np.ndarray, labels: Any) -> float:
+    """Sum of squared distances to the mean of each group."""
+    labels = np.asarray(labels)
+    return sum(((points[labels == k] - points[labels == k].mean(0)) ** 2).sum() for k in set(labels.tolist()))
+
+
+def test_groups_are_the_best_of_all_partitions() -> None:
+    """All leaves of the traits count, also as rows; they stay as they are."""
+    draw = np.random.default_rng(4)
+    age, place = draw.normal(size=8), draw.normal(size=(8, 2))
+    data = grouped(clients(8, age=age, place=place), 2)
+    points = np.column_stack([age, place])
+    best = min(itertools.product((0, 1), repeat=8), key=lambda labels: spread(points, labels) if any(labels) else 1e9)
+    assert partition(data.traits["group"]) == partition(np.array(best))
+    np.testing.assert_allclose(data.traits["place"], place, rtol=1e-6)
+    assert num_groups(data) == 2
+
+
+def test_unseen_clients_join_the_nearest_center_and_move_none() -> None:
+    """Centers of 0, 1 and 10, 11 are 0.5 and 10.5: 5.4 is nearer to the first, and 90 to the second."""
+    group = grouped(clients(6, unseen=2, age=[0, 10, 1, 11, 5.4, 90]), 2).traits["group"]
+    assert partition(group) == {frozenset({0, 2, 4}), frozenset({1, 3, 5})}
+
+
+def test_without_traits_clients_are_known_by_their_training_labels() -> None:
+    """By shares and not by counts; of real targets by their means."""
+    shares = [[0, 0, 1], [1, 1, 0], [0] * 20 + [1] * 10, [1] * 20 + [0] * 10]
+    data = from_clients([(np.zeros((len(y), 1)), y) for y in shares])
+    assert partition(grouped(data, 2).traits["group"]) == {frozenset({0, 2}), frozenset({1, 3})}
+    real = from_clients([(np.zeros((2, 1)), np.array(y)) for y in ([1.0, 3.0], [9.0, 7.0], [2.5, 2.5], [-20.0, 36.5])])
+    assert partition(grouped(real, 2).traits["group"]) == {frozenset({0, 2}), frozenset({1, 3})}
+
+
+def test_traits_that_are_an_array_are_the_context() -> None:
+    data = grouped(clients(3).with_traits([0.0, 9.0, 1.0]), 2)
+    assert partition(data.traits["group"]) == {frozenset({0, 2}), frozenset({1})}
+    np.testing.assert_array_equal(data.traits["context"], [0.0, 9.0, 1.0])
+
+
+def test_the_seed_decides_and_groups_are_part_of_the_data() -> None:
+    plain = clients(9, age=np.random.default_rng(0).normal(size=9))
+    first, again = grouped(plain, 4, seed=1), grouped(plain, 4, seed=1)
+    np.testing.assert_array_equal(first.traits["group"], again.traits["group"])
+    assert first.fingerprint == again.fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: grouped(clients(3, age=[1, 1, 2]), 3), "clusters=3 of 2 different contexts of clients: give at most"),
+        (lambda: grouped(clients(3, age=[1, 1, 2]), 0), "clusters=0: it must be a whole number of at least 1"),
+        (lambda: grouped(clients(2, group=[0, 1]), 2), "clients of clients have the trait 'group' already"),
+        (lambda: num_groups(clients(2)), "clients of clients are in no groups: set data.clusters=2"),
+        (lambda: num_groups(clients(2, group=[0.5, 1])), r"the trait 'group' of clients is float32\[2\] from 0.5 on"),
+        (lambda: num_groups(clients(2, group=[-1, 1])), r"the trait 'group' of clients is int32\[2\] from -1 on"),
+    ],
+)
+def test_mistakes(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
