@@ -118,6 +118,10 @@ def test_a_run_by_names_goes_on_in_its_folder(tmp_path: Path) -> None:
         (lambda: ANY.simulate(DATA, "mlp", "fedavg", tune={"lr": 1.0}), r"config.tune has no effect on fedavg"),
         (lambda: ANY.simulate(BARE, "mlp", "fedavg", patience=2), r"patience=2: no client has validation examples"),
         (lambda: ANY.simulate(DATA, "mlp"), r"simulate: missing a required argument: 'method'"),
+        (
+            lambda: experiment.run(experiment.Config(), data=DATA, model=Net()),
+            r"or given where config.model=None: do one",
+        ),
         (lambda: ANY.simulate(DATA, Net, "fedavg"), r"simulate: model is the class Net: it must be"),
         (lambda: ANY.simulate(DATA, "mlp", {"lam": 1.0}), r"config.algorithm lacks a name"),
         (lambda: ANY.simulate("digits", "mlp", "fedavg", rounds=1), r"simulate: task='digits': it must be a task"),
