@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,18 +138,6 @@ def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
     said = [f"fedavg  round {n}/5  loss {mean:.3f}"
             for n, mean in zip(result.rounds, result.curve(metric="loss"), strict=True)]  # fmt: skip
     assert capsys.readouterr().out.splitlines() == said
-
-
-def test_the_recipe_of_a_callback() -> None:
-    """CONTRIBUTING.md is true."""
-    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
-    program = re.search(r"<!-- run: callback -->\n```python\n(.*?)```", text, re.DOTALL)
-    assert program
-    names: dict[str, Any] = {}
-    exec(program[1], names)
-    result = names["result"]
-    worst = [result.names[row.argmin()] for row in result.scores["personal", "test", "accuracy"]]
-    assert names["worst"].worst == dict(zip(result.rounds.tolist(), worst, strict=True))
 
 
 class Tracker:

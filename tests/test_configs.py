@@ -57,6 +57,7 @@ def test_every_method_can_be_prepared(path: Path) -> None:
 def test_arguments_of_files() -> None:
     """What follows the colon reaches `get_config`."""
     config = cli.read_config(f"{ROOT / 'configs' / 'synthetic.py'}:2.0")
+    assert config.data is not None
     assert config.data.options["tau"] == 2.0
 
 
@@ -80,6 +81,7 @@ def test_overrides() -> None:
     ]
     config = cli.read_config(path, [f"--config.{text}" for text in texts])
     assert config.run.rounds == 7
+    assert config.model is not None
     assert config.model.options["hidden"] == (8, 4)
     assert config.algorithm == experiment.Choice("fedper", {"init": "common"})
     assert (config.cohort.size, config.cohort.sampling, config.cohort.partial) == (3, "uniform", False)

@@ -56,6 +56,13 @@ def test_the_model():
     assert model.apply(params, np.zeros((3, 8, 8, 1), np.uint8))[0].shape == (3, 10)
 
 
+def test_the_callback():
+    names = program("run: callback")
+    result = names["result"]
+    worst = [result.names[row.argmin()] for row in result.scores["personal", "test", "accuracy"]]
+    assert names["worst"].worst == dict(zip(result.rounds.tolist(), worst, strict=True))
+
+
 def test_the_selector():
     task, data = quadratics.problem(w=[0.0, 1.0, 2.0, 3.0])
     method = algorithms.fedavg(task, local.descent(optax.sgd(0.5), local.full_batch(1, 1)))

@@ -18,6 +18,7 @@ from tests.federation import CLASSES, FEATURES, federation
 
 ANY: Any = pfl  # whose arguments no type checker sees
 DATA = federation()
+BARE = pfl.from_clients([(np.ones((2, 3), np.float32), np.array([0, 1]))])
 MODEL: dict[str, Any] = {"name": "mlp", "hidden": (5,)}
 LOCAL: dict[str, Any] = {"lr": 0.1, "batch_size": 4}
 METHODS = {"local_only": {}, "fedavg": {}, "ditto": {"lam": 0.5}}
@@ -115,8 +116,12 @@ def test_a_run_by_names_goes_on_in_its_folder(tmp_path: Path) -> None:
         ),
         (lambda: ANY.simulate(DATA, "mlp", "fedavg", local=0.1), r"config.local=0.1: it must be a section"),
         (lambda: ANY.simulate(DATA, "mlp", "fedavg", tune={"lr": 1.0}), r"config.tune has no effect on fedavg"),
-        (lambda: ANY.simulate(DATA, "mlp", "fedavg", patience=2), r"patience=2: no client has validation examples"),
+        (lambda: ANY.simulate(BARE, "mlp", "fedavg", patience=2), r"patience=2: no client has validation examples"),
         (lambda: ANY.simulate(DATA, "mlp"), r"simulate: missing a required argument: 'method'"),
+        (
+            lambda: experiment.run(experiment.Config(), data=DATA, model=Net()),
+            r"or given where config.model=None: do one",
+        ),
         (lambda: ANY.simulate(DATA, Net, "fedavg"), r"simulate: model is the class Net: it must be"),
         (lambda: ANY.simulate(DATA, "mlp", {"lam": 1.0}), r"config.algorithm lacks a name"),
         (lambda: ANY.simulate("digits", "mlp", "fedavg", rounds=1), r"simulate: task='digits': it must be a task"),

@@ -32,7 +32,7 @@ SHOWN: dict[str, Any] = {
     "Sampled(first=full, then=": pfl.sampling.dropouts(pfl.sampling.full(), 0.5),
     "ServerOptimizer(init=fedopt, step=fedopt)": pfl.fedopt(optax.sgd(1.0)),
     "Method(factory=ditto, family='proximal', sweep={'lam': (0.01, 2.0)}": pfl.METHODS["ditto"],
-    "FederatedData('clients': 6 clients and 1 unseen, 88 examples, 4 classes, x=float32[88,8])": DATA,
+    "FederatedData('clients': 6 clients and 1 unseen, 108 examples, 4 classes, x=float32[108,8])": DATA,
     "Dataset('digits': 1,797 examples, 10 classes, x=uint8[1797,8,8,1])": pfl.load("digits"),
     "Simulation(ditto, FederatedData('clients'": SIMULATION,
     "4 at once on": SIMULATION,

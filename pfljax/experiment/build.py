@@ -122,16 +122,19 @@ def load_data(config: DataConfig | None) -> FederatedData:
 
 
 def _model(config: Choice | None, data: FederatedData, given: nn.Module | Model | None) -> Model:
-    shape = tuple(np.shape(data.examples.x)[1:])
-    if config is not None:
-        outputs = math.prod(np.shape(data.examples.y)[1:]) if data.num_classes is None else data.num_classes
-        return models.by_name(config.name, shape, outputs, **config.options)
-    if given is None:
-        raise ValueError("config.model=None: a program gave the model; call it again with resume=True to go on")
+    if (config is None) == (given is None):
+        raise ValueError("a model is named by the configuration, or given where config.model=None: do one of them")
     if isinstance(given, Model):
         return given
-    tokens = data.examples.x.dtype.kind in "iu" and data.examples.x.dtype != np.uint8
-    return models.from_linen(given, shape, jnp.int32 if tokens else jnp.float32)
+    x = data.examples.x
+    if not hasattr(x, "dtype"):
+        raise ValueError(f"an example of {data.name} is several arrays: give a Model that reads them, as model=...")
+    shape = tuple(x.shape[1:])
+    if config is None:
+        tokens = x.dtype.kind in "iu" and x.dtype != np.uint8
+        return models.from_linen(typing.cast(nn.Module, given), shape, jnp.int32 if tokens else jnp.float32)
+    outputs = math.prod(np.shape(data.examples.y)[1:]) if data.num_classes is None else data.num_classes
+    return models.by_name(config.name, shape, outputs, **config.options)
 
 
 def _ingredients(config: Config) -> dict[str, Any]:

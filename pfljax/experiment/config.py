@@ -277,11 +277,8 @@ class Config:
             reason = f"has no effect on {who}, which trains on all data in every round: leave it out"
             for section, fields_of in {"cohort": CohortConfig, "wrappers": WrappersConfig}.items():
                 reasons |= {f"{section}.{name}": reason for name in checks.hints(fields_of)}
-        if (
-            self.data is not None
-            and self.data.clusters is not None
-            and not any("groups" in method(name).needs for name in methods)
-        ):
+        clusters = None if self.data is None else self.data.clusters
+        if clusters is not None and not any("groups" in method(name).needs for name in methods):
             reasons["data.clusters"] = f"has no effect on {who}: it is for methods of groups, such as context_clustered"
         if self.data is not None and not self.data.unseen:
             reasons["run.onboard_rounds"] = "is for unseen clients: set data.unseen"
