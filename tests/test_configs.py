@@ -38,12 +38,16 @@ def test_files_are_claims(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in FILES if "mnist" not in path.stem], ids=lambda path: path.stem)
 def test_every_method_can_be_prepared(path: Path) -> None:
-    """Data, model and method fit together; only norm layers may be missing."""
+    """Data, model and method fit together; only norm layers, validation examples and groups may be missing."""
+    missing = {"norm layers": "the model has none", "groups": r"set data\.clusters=2"}
+    missing |= {"validation examples": r"no client has any: set data\.validation=0\.2"}
     config = cli.read_config(str(path))
     data = experiment.load_data(config.data)
     for name in METHODS:
-        if "norm layers" in METHODS[name].needs:
-            with pytest.raises(ValueError, match="the model has none"):
+        needs = {missing[need] for need in METHODS[name].needs if need in missing}
+        needs -= {missing["validation examples"]} if config.data.validation else set()
+        if needs:
+            with pytest.raises(ValueError, match="|".join(needs)):
                 experiment.prepare(config.of_method(name), data)
         else:
             assert experiment.prepare(config.of_method(name), data).recipe.hyper

@@ -30,7 +30,8 @@ def spread(points: np.ndarray, labels: Any) -> float:
 def test_groups_are_the_best_of_all_partitions() -> None:
     """All leaves of the traits count, also as rows; they stay as they are."""
     draw = np.random.default_rng(4)
-    age, place = draw.normal(size=8), draw.normal(size=(8, 2))
+    side = np.array([1, -1, -1, 1, 1, -1, 1, 1])
+    age, place = draw.normal(size=8) + side, draw.normal(size=(8, 2)) + side[:, None]
     data = grouped(clients(8, age=age, place=place), 2)
     points = np.column_stack([age, place])
     best = min(itertools.product((0, 1), repeat=8), key=lambda labels: spread(points, labels) if any(labels) else 1e9)
@@ -74,8 +75,8 @@ def test_the_seed_decides_and_groups_are_part_of_the_data() -> None:
         (lambda: grouped(clients(3, age=[1, 1, 2]), 0), "clusters=0: it must be a whole number of at least 1"),
         (lambda: grouped(clients(2, group=[0, 1]), 2), "clients of clients have the trait 'group' already"),
         (lambda: num_groups(clients(2)), "clients of clients are in no groups: set data.clusters=2"),
-        (lambda: num_groups(clients(2, group=[0.5, 1])), r"the trait 'group' of clients is float32\[2\] from 0.5 on"),
-        (lambda: num_groups(clients(2, group=[-1, 1])), r"the trait 'group' of clients is int32\[2\] from -1 on"),
+        (lambda: num_groups(clients(2, group=[0.5, 1])), r"the trait 'group' of clients is float64\[2\] from 0.5 on"),
+        (lambda: num_groups(clients(2, group=[-1, 1])), r"the trait 'group' of clients is int64\[2\] from -1 on"),
     ],
 )
 def test_mistakes(make: Any, message: str) -> None:
