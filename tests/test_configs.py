@@ -145,6 +145,17 @@ def test_classes_are_needed(tmp_path: Path) -> None:
             experiment.prepare(from_config_dict({"data": data, "algorithm": {"name": name}}))
 
 
+def test_groups_of_a_configuration() -> None:
+    """Made when the data are dealt, so that methods are compared on the same; a method knows how many there are."""
+    config = from_config_dict({"data": {"clusters": 3}, "algorithm": {"name": "context_clustered"}})
+    dealt = experiment.load_data(config.data)
+    assert set(dealt.traits["group"].tolist()) == {0, 1, 2}
+    prepared = experiment.prepare(config, dealt)
+    server = prepared.recipe.make(**prepared.recipe.hyper).init_server(jax.random.key(0), 20)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(server.params)} == {3}
+    experiment.check_effect(config, ["fedavg", "context_clustered"])
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -209,6 +220,7 @@ def test_mistakes(values: dict[str, Any], message: str) -> None:
         ({"tune": {}}, "config.tune has no effect on fedavg: it is for fedavg_finetuned, fedbabu, reptile"),
         ({"cohort": {"dropouts": 0.3}, "algorithm": {"name": "centralized"}}, "config.cohort.dropouts=0.3 has no eff"),
         ({"run": {"onboard_rounds": 3}}, "config.run.onboard_rounds=3 is for unseen clients"),
+        ({"data": {"clusters": 2}}, "config.data.clusters=2 has no effect on fedavg: it is for methods of groups"),
     ],
 )
 def test_what_changes_nothing_is_refused(values: dict[str, Any], message: str) -> None:

@@ -69,7 +69,8 @@ def main() -> int:
     from pfljax import cli
     from pfljax.algorithms import METHODS
 
-    table = [name for name, method in METHODS.items() if "norm layers" not in method.needs]
+    lacking = {"norm layers", "validation examples", "groups"}  # of the digits
+    table = [name for name, method in METHODS.items() if lacking.isdisjoint(method.needs)]
     command = [word.replace("{table}", ",".join(table)) for word in sys.argv[2:]]
     methods = [word.removeprefix("--methods=").split(",") for word in command if word.startswith("--methods=")]
     start = time.perf_counter()
