@@ -51,7 +51,8 @@ def test_without_traits_clients_are_known_by_their_training_labels() -> None:
     shares = [[0, 0, 1], [1, 1, 0], [0] * 20 + [1] * 10, [1] * 20 + [0] * 10]
     data = from_clients([(np.zeros((len(y), 1)), y) for y in shares])
     assert partition(grouped(data, 2).traits["group"]) == {frozenset({0, 2}), frozenset({1, 3})}
-    real = from_clients([(np.zeros((2, 1)), np.array(y)) for y in ([1.0, 3.0], [9.0, 7.0], [2.5, 2.5], [-20.0, 36.5])])
+    targets = [[2.0], [9.0, 7.0], [2.5, 2.5], [8.25]]
+    real = from_clients([(np.zeros((len(y), 1)), np.array(y)) for y in targets])
     assert partition(grouped(real, 2).traits["group"]) == {frozenset({0, 2}), frozenset({1, 3})}
 
 
