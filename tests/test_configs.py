@@ -38,12 +38,16 @@ def test_files_are_claims(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in FILES if "mnist" not in path.stem], ids=lambda path: path.stem)
 def test_every_method_can_be_prepared(path: Path) -> None:
-    """Data, model and method fit together; only norm layers and public examples may be missing."""
+    """Data, model and method fit together; only norm layers and examples or groups of a kind may be missing."""
+    missing = {"norm layers": "the model has none", "groups": r"set data\.clusters=2"}
+    missing |= {"validation examples": r"no client has any: set data\.validation=0\.2"}
     config = cli.read_config(str(path))
     data = experiment.load_data(config.data)
     for name in METHODS:
-        if "norm layers" in METHODS[name].needs:
-            with pytest.raises(ValueError, match="the model has none"):
+        needs = {missing[need] for need in METHODS[name].needs if need in missing}
+        needs -= {missing["validation examples"]} if config.data and config.data.validation else set()
+        if needs:
+            with pytest.raises(ValueError, match="|".join(needs)):
                 experiment.prepare(config.of_method(name), data)
         elif "public data" in METHODS[name].needs and data.public is None:
             with pytest.raises(ValueError, match=r"has none: set data\.public=0\.1"):
@@ -148,6 +152,17 @@ def test_classes_are_needed(tmp_path: Path) -> None:
             experiment.prepare(from_config_dict({"data": data, "algorithm": {"name": name}}))
 
 
+def test_groups_of_a_configuration() -> None:
+    """Made when the data are dealt, so that methods are compared on the same; a method knows how many there are."""
+    config = from_config_dict({"data": {"clusters": 3}, "algorithm": {"name": "context_clustered"}})
+    dealt = experiment.load_data(config.data)
+    assert set(dealt.traits["group"].tolist()) == {0, 1, 2}
+    prepared = experiment.prepare(config, dealt)
+    server = prepared.recipe.make(**prepared.recipe.hyper).init_server(jax.random.key(0), 20)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(server.params)} == {3}
+    experiment.check_effect(config, ["fedavg", "context_clustered"])
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -212,6 +227,7 @@ def test_mistakes(values: dict[str, Any], message: str) -> None:
         ({"tune": {}}, "config.tune has no effect on fedavg: it is for fedavg_finetuned, fedbabu, reptile"),
         ({"cohort": {"dropouts": 0.3}, "algorithm": {"name": "centralized"}}, "config.cohort.dropouts=0.3 has no eff"),
         ({"run": {"onboard_rounds": 3}}, "config.run.onboard_rounds=3 is for unseen clients"),
+        ({"data": {"clusters": 2}}, "config.data.clusters=2 has no effect on fedavg: it is for methods of groups"),
     ],
 )
 def test_what_changes_nothing_is_refused(values: dict[str, Any], message: str) -> None:

@@ -41,7 +41,7 @@ NORMS = 2 * 4 + 2 * 4
 def _data() -> FederatedData:
     generator = np.random.default_rng(0)
     pairs = [(generator.normal(size=(n, 5)).astype(np.float32), generator.integers(0, 3, n)) for n in SIZES]
-    return from_clients(pairs, pairs, num_classes=3)
+    return from_clients(pairs, pairs, num_classes=3).with_traits({"group": [0, 0]})
 
 
 DATA = _data()
@@ -158,6 +158,8 @@ def test_sections_stand_for_themselves() -> None:
         ("lg_fedavg", HEAD, HEAD),
         ("fedbn", PARAMS - NORMS, PARAMS - NORMS),
         ("ifca", 2 * PARAMS, PARAMS + 1),
+        ("context_clustered", PARAMS, PARAMS + 1),
+        ("fedfomo", (len(SIZES) - 1) * PARAMS, PARAMS + len(SIZES) - 1),
         ("knn_per", PARAMS, PARAMS),
         ("fedrod", PARAMS, PARAMS),
         ("scaffold", 2 * PARAMS - 8, 2 * PARAMS - 8),

@@ -177,6 +177,8 @@ def _method_values(name: str) -> dict[str, Any]:
     data = {"name": "synthetic_v2", "options": sizes, "partition": {"name": "natural"}}
     if model["name"] == "resnet8":
         data = {"partition": {"name": "iid", "clients": 2}}
+    data |= {"validation": 0.25} if "validation examples" in METHODS[name].needs else {}
+    data |= {"clusters": 2} if "groups" in METHODS[name].needs else {}
     algorithm = {"name": name} | ({"clusters": 2} if name == "ifca" else {})
     if "public data" in METHODS[name].needs:
         data |= {"public": 0.2}

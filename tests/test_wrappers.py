@@ -27,10 +27,12 @@ from tests.federation import CLIENTS, federation, recipe_of
 from tests.test_contract import KEY, METHODS, same
 
 EVEN = uniform(mean)
-TABLE = ("fedamp", "heurfedamp")
+TABLE = ("fedamp", "heurfedamp", "fedfomo")
 """Methods that keep all uploads apart: no other reduction, noise before they leave."""
-APART = (*TABLE, "ifca", "feddf")
-"""Methods that see more than one sum of all uploads. What IFCA uploads is not shaped as its download: no feedback."""
+UNLIKE = ("ifca", "context_clustered", "fedfomo")
+"""Methods whose uploads are not shaped as their downloads: no feedback."""
+APART = (*TABLE, "ifca", "context_clustered", "feddf")
+"""Methods that see more than one sum of all uploads."""
 
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -42,7 +44,7 @@ def even(name: str, algorithm: Algorithm) -> Algorithm:
 
 def wrapped(name: str, algorithm: Algorithm, values: dict[str, Any]) -> Algorithm:
     """In all wrappers, in the order of a configuration."""
-    algorithm = compressed(algorithm, wrappers.top_k(1.0), feedback=name != "ifca")
+    algorithm = compressed(algorithm, wrappers.top_k(1.0), feedback=name not in UNLIKE)
     attackers = wrappers.some(CLIENTS, values["share"])
     algorithm = attacked(algorithm, attackers, wrappers.sign_flip(values["scale"]))
     place = "client" if name in APART else "server"
@@ -113,7 +115,7 @@ def test_wrappers_without_effect_are_not_there_and_one_program_serves_all_values
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)  # noqa: E731
     jax.tree.map(close, plain[0], server)
     jax.tree.map(close, plain[2], uploads)
-    own, residual = (kept, ()) if name == "ifca" else kept
+    own, residual = (kept, ()) if name in UNLIKE else kept
     jax.tree.map(close, plain[1], own)
     jax.tree.map(lambda leaf: close(leaf, 0 * leaf), residual)
 
@@ -122,7 +124,7 @@ def test_wrappers_without_effect_are_not_there_and_one_program_serves_all_values
     _, (moved, kept, uploads) = both({"share": 0.5, "scale": 2.0, "noise": 0.1, "clip": clip}, data)
     differs = jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), server, moved))
     assert any(differs) == (name != "local_only")
-    jax.tree.map(close, plain[1], kept if name == "ifca" else kept.client)
+    jax.tree.map(close, plain[1], kept if name in UNLIKE else kept.client)
     if name not in APART:
         assert np.all(lengths(uploads) <= clip * (1 + 1e-12))
     stats = lambda content: tree.split(masks.trained(content), content)[1]  # noqa: E731
@@ -145,7 +147,7 @@ def test_every_compressor_attack_and_reduction_fits_every_method(name: str):
     algorithm = recipe.make(**recipe.hyper)
     plain, (down, up) = _shapes(algorithm), accounting.wire_bytes(algorithm, data)
     for compressor, attack, reduction in STACKS:
-        made = compressed(algorithm, compressor, feedback=False if name == "ifca" else None)
+        made = compressed(algorithm, compressor, feedback=False if name in UNLIKE else None)
         made = clipped(attacked(made, wrappers.some(CLIENTS, 0.5), attack), 1.0)
         server, kept, uploads = _shapes(made if name in TABLE else reduced_by(made, reduction))
         assert (server, kept.client if isinstance(kept, Indebted) else kept, uploads) == plain
@@ -166,7 +168,7 @@ def test_what_a_method_cannot_bear_is_refused(name: str):
     refusals: list[tuple[Callable[[], Any], str, tuple[str, ...]]] = [
         (lambda: reduced_by(algorithm, median), "needs each client's own upload", TABLE),
         (lambda: noised(algorithm, 1.0, 1.0), "needs each client's own upload|this method has several", APART),
-        (lambda: _shapes(compressed(algorithm, wrappers.sign())), "shaped as the download", ("ifca",)),
+        (lambda: _shapes(compressed(algorithm, wrappers.sign())), "shaped as the download", UNLIKE),
     ]
     for make, message, refused in refusals:
         if name in refused:

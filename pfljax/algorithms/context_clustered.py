@@ -19,7 +19,8 @@ def context_clustered(
     Args:
       task: the model and its loss.
       local: solver of a client's round.
-      groups: K, static; groups are 0, ..., K - 1, see `data.num_groups`. 1 is FedAvg, bit for bit.
+      groups: K, static, see `data.num_groups`; 1 is FedAvg, bit for bit. Groups are 0, ..., K - 1, and what a client of
+        any other uploads counts for nothing.
       server: server optimizer of each model; plain averaging if None.
 
     Returns:

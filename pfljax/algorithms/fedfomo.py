@@ -34,7 +34,8 @@ def fedfomo(task: Task, local: LocalSolver, *, candidates: int = 5, epsilon: Arr
     Args:
       task: the model and its loss; losses are compared by `tasks.misfit`.
       local: solver of a client's round.
-      candidates: M, static; all N - 1 others if they are fewer.
+      candidates: M, static; all N - 1 others if they are fewer; a client alone has
+        itself, to no effect.
       epsilon: chance of a random candidate, in [0, 1], traced; the authors let it fall over the rounds.
 
     Returns:
@@ -51,8 +52,8 @@ def fedfomo(task: Task, local: LocalSolver, *, candidates: int = 5, epsilon: Arr
     Source: Zhang et al., "Personalized Federated Learning with First Order Model Optimization", ICLR 2021, equations 5
     and 6 and Algorithm 1.
 
-    Each of two clients validates on what the other trains on, so it takes the other's model and then a step back, half
-    the way: `theta_0 = theta_1 / 2`, `theta_1 = (theta_0 + 8) / 2`.
+    Each validates on what the other trains on, so it takes the other's model and goes half the way back to its own
+    optimum: `theta_0 = theta_1 / 2`, `theta_1 = (theta_0 + 8) / 2`.
 
     >>> import dataclasses, optax
     >>> from pfljax.learning import local
@@ -68,7 +69,7 @@ def fedfomo(task: Task, local: LocalSolver, *, candidates: int = 5, epsilon: Arr
 
     def drawn(affinity: Array, own: Array, key: Array) -> Array:
         """The candidates [M] of a client with a row of P and its place in it [N], which is nowhere for newcomers."""
-        places = min(candidates, max(own.size - 1, 0))
+        places = min(candidates, max(own.size - 1, 1))
         chance = jax.random.uniform(jax.random.fold_in(key, 0), own.shape)
         explored = jnp.sum(jax.random.uniform(jax.random.fold_in(key, 1), (places,)) < epsilon)
         order = jnp.lexsort((chance, jnp.where(own, jnp.inf, -affinity)))
@@ -100,9 +101,13 @@ def fedfomo(task: Task, local: LocalSolver, *, candidates: int = 5, epsilon: Arr
             steps = shares.astype(theta.dtype).reshape(-1, *[1] * theta.ndim)
             return theta + jnp.sum(jnp.where(steps > 0, steps * (others - theta[None]), 0), axis=0)
 
-        away = jnp.sqrt(tree.row_distances(jax.tree.map(lambda leaf: leaf[None], own.trainable), models.trainable))
-        weights = (loss(own) - jax.lax.map(loss, models)) / away
-        weights = jnp.where(jnp.isfinite(weights), weights, 0)
+        def weight(theta: Params) -> Array:
+            apart = jnp.sqrt(tree.squared_norm(tree.sub(theta.trainable, own.trainable)))
+            weight = (now - loss(theta)) / apart
+            return jnp.where(jnp.isfinite(weight), weight, 0)
+
+        now = loss(own)
+        weights = jax.lax.map(weight, models)
         better = jnp.maximum(weights, 0)
         shares = better / jnp.where(jnp.any(better > 0), jnp.sum(better), 1)
         return weights, jax.tree.map(move, own, models)
@@ -140,5 +145,5 @@ def fedfomo(task: Task, local: LocalSolver, *, candidates: int = 5, epsilon: Arr
 
 
 def _middle(models: Params) -> Params:
-    """The mean of the models [M, ...], zeros if there are none."""
-    return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0) / max(leaf.shape[0], 1), models)
+    """The mean of the models [M, ...]."""
+    return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), models)

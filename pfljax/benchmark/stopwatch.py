@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-_LACKING = {"norm layers", "public data"}
+_LACKING = {"norm layers", "public data", "validation examples", "groups"}
 """What the command of a benchmark may have none of."""
 
 Span = tuple[float, float]

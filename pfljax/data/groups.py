@@ -8,6 +8,7 @@ import numpy as np
 from pfljax import checks
 from pfljax.checks import Count, Seed
 from pfljax.data.federated import FederatedData
+from pfljax.printing import brief
 
 
 def grouped(data: FederatedData, clusters: int, *, seed: int = 0) -> FederatedData:
@@ -21,7 +22,7 @@ def grouped(data: FederatedData, clusters: int, *, seed: int = 0) -> FederatedDa
     Args:
       data: the federation; traits that are no dictionary become its trait `context`.
       clusters: K, at most as many as there are different contexts.
-      seed: of the ten random starts, of which the best counts.
+      seed: of a hundred random starts, of which the best counts.
 
     Raises:
       ValueError: if there are fewer different contexts than clusters, or clients are in groups already.
@@ -44,7 +45,7 @@ def grouped(data: FederatedData, clusters: int, *, seed: int = 0) -> FederatedDa
     different = len(np.unique(context[: data.num_clients], axis=0))
     if clusters > different:
         raise ValueError(f"clusters={clusters} of {different} different contexts of {data.name}: give at most as many")
-    means = KMeans(clusters, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
+    means = KMeans(clusters, n_init=100, random_state=seed)  # pyright: ignore[reportArgumentType]
     return data.with_traits({**named, "group": means.fit(context[: data.num_clients]).predict(context)})
 
 
@@ -64,8 +65,8 @@ def num_groups(data: FederatedData) -> int:
     group = np.asarray(group)
     if group.ndim != 1 or group.dtype.kind not in "iu" or group.min() < 0:
         raise ValueError(
-            f"the trait 'group' of {data.name} is {group.dtype}{list(group.shape)} from {group.min()} on: give each "
-            "client one of 0, 1, ..."
+            f"the trait 'group' of {data.name} is {brief(group)} from {group.min()} on: give each client one whole "
+            "number, counted from 0"
         )
     return int(group.max()) + 1
 

@@ -30,7 +30,8 @@ def spread(points: np.ndarray, labels: Any) -> float:
 def test_groups_are_the_best_of_all_partitions() -> None:
     """All leaves of the traits count, also as rows; they stay as they are."""
     draw = np.random.default_rng(4)
-    age, place = draw.normal(size=8), draw.normal(size=(8, 2))
+    side = np.array([1, -1, -1, 1, 1, -1, 1, 1])
+    age, place = draw.normal(size=8) + side, draw.normal(size=(8, 2)) + side[:, None]
     data = grouped(clients(8, age=age, place=place), 2)
     points = np.column_stack([age, place])
     best = min(itertools.product((0, 1), repeat=8), key=lambda labels: spread(points, labels) if any(labels) else 1e9)
@@ -50,7 +51,8 @@ def test_without_traits_clients_are_known_by_their_training_labels() -> None:
     shares = [[0, 0, 1], [1, 1, 0], [0] * 20 + [1] * 10, [1] * 20 + [0] * 10]
     data = from_clients([(np.zeros((len(y), 1)), y) for y in shares])
     assert partition(grouped(data, 2).traits["group"]) == {frozenset({0, 2}), frozenset({1, 3})}
-    real = from_clients([(np.zeros((2, 1)), np.array(y)) for y in ([1.0, 3.0], [9.0, 7.0], [2.5, 2.5], [-20.0, 36.5])])
+    targets = [[2.0], [9.0, 7.0], [2.5, 2.5], [8.25]]
+    real = from_clients([(np.zeros((len(y), 1)), np.array(y)) for y in targets])
     assert partition(grouped(real, 2).traits["group"]) == {frozenset({0, 2}), frozenset({1, 3})}
 
 
@@ -74,8 +76,8 @@ def test_the_seed_decides_and_groups_are_part_of_the_data() -> None:
         (lambda: grouped(clients(3, age=[1, 1, 2]), 0), "clusters=0: it must be a whole number of at least 1"),
         (lambda: grouped(clients(2, group=[0, 1]), 2), "clients of clients have the trait 'group' already"),
         (lambda: num_groups(clients(2)), "clients of clients are in no groups: set data.clusters=2"),
-        (lambda: num_groups(clients(2, group=[0.5, 1])), r"the trait 'group' of clients is float32\[2\] from 0.5 on"),
-        (lambda: num_groups(clients(2, group=[-1, 1])), r"the trait 'group' of clients is int32\[2\] from -1 on"),
+        (lambda: num_groups(clients(2, group=[0.5, 1])), r"the trait 'group' of clients is float64\[2\] from 0.5 on"),
+        (lambda: num_groups(clients(2, group=[-1, 1])), r"the trait 'group' of clients is int64\[2\] from -1 on"),
     ],
 )
 def test_mistakes(make: Any, message: str) -> None:

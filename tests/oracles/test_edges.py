@@ -275,6 +275,7 @@ ALONE: dict[str, dict[str, Any]] = {
 def test_a_single_client_of_a_single_example_finds_its_own_center(name: str):
     """Nobody else pulls, so whatever the method does, the client's own optimum is where it ends."""
     task, data = quadratics.problem(body=[2.0], head=[-3.0])
+    data = data.with_traits({"group": [0]})
     model = Model(task.init, None, lambda *args: ((), {}), blocks=("body", "head"), norms=("head",))
     solve = SolverConfig(lr=0.3, plan="full_batch", steps=3)
     made = recipe.build(name, task, model, options=ALONE.get(name, {}), local=solve, tune=solve, capacity=1)
