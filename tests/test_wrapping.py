@@ -13,7 +13,7 @@ from pfljax import cli, experiment, models
 from pfljax.data import from_clients
 from pfljax.experiment import from_config_dict, listing
 from pfljax.experiment.recipe import build
-from pfljax.experiment.sweeps.points import digest, lay_out
+from pfljax.experiment.sweeps.points import lay_out
 from pfljax.experiment.wrapping import WrappersConfig
 from pfljax.federation.reduce import median
 from pfljax.learning import tasks
@@ -84,17 +84,14 @@ def test_the_section_comes_from_the_command_line_and_its_numbers_are_traced():
     assert "longest L2 norm" in listed["wrappers.clip"].meaning
 
 
-def test_a_sweep_over_numbers_of_wrappers_is_one_program_and_others_keep_their_ids():
+def test_a_sweep_over_numbers_of_wrappers_is_one_program():
     numbers = {"wrappers.clip": [0.5, 1.0], "wrappers.noise": [0.0, 0.5], "run.seed": range(2)}
     assert len({point.group for point in lay_out({}, numbers)}) == 1
     kinds = {"wrappers.reduce": ["median", "trimmed"], "wrappers.compress": [None, "sign"]}
     assert len({point.group for point in lay_out({}, kinds)}) == 4
     usual = lay_out({"algorithm": {"name": "ditto"}}, {"local.lr": [0.1]})[0]
     named = lay_out({"algorithm": {"name": "ditto"}, "wrappers": {"clip": None}}, {"local.lr": [0.1]})[0]
-    before = usual.config.to_dict()
-    del before["wrappers"]
-    assert usual.id == named.id == digest(before)
-    assert usual.group == named.group
+    assert (usual.id, usual.group) == (named.id, named.group)
 
 
 def test_training_on_pooled_data_has_no_wrappers():

@@ -16,7 +16,6 @@ from pfljax.engine.site import Hyper
 from pfljax.experiment.config import Config
 from pfljax.experiment.sweeps import spaces
 from pfljax.experiment.sweeps.spaces import Setting, Space
-from pfljax.experiment.wrapping import WrappersConfig
 from pfljax.learning import schedules
 
 SEEDS = ("run.seed", "data.seed")
@@ -117,8 +116,6 @@ def _point(values: dict[str, Any], setting: Setting) -> Point:
     try:
         config = experiment.from_config_dict(experiment.overridden(values, setting)).resolved()
         content = config.to_dict()
-        if config.wrappers == WrappersConfig():
-            del content["wrappers"]
         static = _static(content, experiment.hyperparameters(config))
         return Point(digest(content), digest(static), setting, config)
     except ValueError as error:
