@@ -189,10 +189,10 @@ def _classes(model: Model, method: str) -> int:
     if model.features is None:
         raise ValueError(f"{method} puts two heads on features, and the model has none: see pfljax.models.from_linen")
 
-    def outputs(key: Array) -> Array:
-        return model.head(model.init(key), jnp.zeros((1, *model.features_shape)))[0]
+    def outputs() -> Array:  # its key is made within, so that nothing is computed before the first simulation
+        return model.head(model.init(jax.random.key(0)), jnp.zeros((1, *model.features_shape)))[0]
 
-    return jax.eval_shape(outputs, jax.random.key(0)).shape[-1]
+    return jax.eval_shape(outputs).shape[-1]
 
 
 def _shares(data: ClientData, classes: int, method: str) -> Array:
