@@ -525,3 +525,29 @@ def test_a_share_that_cannot_be_public_is_refused() -> None:
         federate(numbered(9), p.iid(2), public=1.0)
     with pytest.raises(ValueError, match=r"public=0\.5 leaves nothing to deal: toy is a single unit"):
         federate(numbered(9, units=np.zeros(9, int)), p.iid(2), public=0.5)
+
+
+def test_traits_that_cannot_be_meant() -> None:
+    data = from_clients([([[1.0]], [0]), ([[2.0]], [1])], unseen=1)
+    with pytest.raises(ValueError, match="have 3 rows: give one for each of 2 clients"):
+        data.with_traits([1, 2, 3])
+    with pytest.raises(ValueError, match="traits of clients"):
+        data.with_traits({"age": [1.0, np.nan]})
+    older = data.with_traits({"age": [31, 58]})
+    assert older.fingerprint not in (data.fingerprint, data.with_traits({"age": [31, 59]}).fingerprint)
+    assert [int(older.client(id).traits["age"]) for id in range(2)] == [31, 58]
+    assert older.pooled().traits == ()
+
+
+def test_views_of_validation_and_public_examples() -> None:
+    """Both are rows of the examples that a client's view has already."""
+    data = from_clients([([[1.0], [2.0]], [0, 1]), ([[3.0]], [1])], None, [([[4.0]], [0]), ([], [])])
+    data = data.with_public([[5.0], [6.0], [7.0]])
+    view = data.client(0)
+    own, seen = view.on(view.validation), view.on(view.public)
+    x = np.asarray(data.examples.x)[:, 0]
+    assert x[int(own.start) : int(own.start + own.size)].tolist() == [4]
+    assert x[int(seen.start) : int(seen.start + seen.size)].tolist() == [5, 6, 7]
+    assert int(data.client(1).validation.size) == 0
+    with pytest.raises(ValueError, match="has public examples already"):
+        data.with_public([[8.0]])
