@@ -103,7 +103,8 @@ def test_several_devices_give_what_one_gives(program: str, devices: int, cases: 
     """Float64, three rounds: the largest difference of any number, method by method and optimizer by optimizer. The
     clients of one run are spread over the devices, and live there or on the host; or those of each of the points that
     run at once, fewer than there are devices."""
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # most of the time is compiling
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)} | quick
     root = Path(__file__).parent.parent
     command = [sys.executable, "-c", SHARED + program, str(devices), *cases]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
