@@ -83,9 +83,9 @@ def walk(one: Callable[[Tree, Tree], tuple[Tree, Tree]], shared: Tree, rows: Tre
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), term)
         return jax.lax.scan(step, zeros, rows)
 
-    cut = jax.tree.map(lambda leaf: leaf.reshape(-1, plan.block, *leaf.shape[1:]), rows)
+    cut = jax.tree.map(lambda leaf: leaf.reshape(len(leaf) // plan.block, plan.block, *leaf.shape[1:]), rows)
     total, kept = blocks(shared, cut) if plan.axis is None else _shared_out(blocks, shared, cut, plan.axis)
-    return total, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kept)
+    return total, jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]), kept)
 
 
 def _shared_out(
@@ -99,7 +99,7 @@ def _shared_out(
 
     if axis.name in jax.sharding.get_abstract_mesh().manual_axes:
         own = jax.lax.axis_index(axis.name)
-        part = jax.tree.map(lambda leaf: leaf.reshape(axis.size, -1, *leaf.shape[1:])[own], rows)
+        part = jax.tree.map(lambda leaf: leaf.reshape(axis.size, len(leaf) // axis.size, *leaf.shape[1:])[own], rows)
         total, kept = of(shared, part)
         return total, jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis.name, tiled=True), kept)
     # Replication is not checked: the check makes jax.grad sum the clients' gradients over the devices.
