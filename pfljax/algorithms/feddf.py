@@ -11,7 +11,7 @@ from pfljax.federation.skeletons import averaging
 from pfljax.learning.local import annealed, epochs
 from pfljax.learning.metrics import masked_mean
 from pfljax.learning.schedules import cosine
-from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, LocalSolver, Params, Plan, Reduce, Task, Tree
+from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, LocalSolver, Params, Plan, Task, Tree
 
 
 def feddf(
@@ -22,7 +22,6 @@ def feddf(
     distil_lr: Array | float = 1e-3,
     distil_batch_size: int = 128,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """FedAvg for w, then w learns on public examples what the models that were received say on average.
 
@@ -41,7 +40,6 @@ def feddf(
         begins anew in the next round.
       distil_batch_size: public examples of a minibatch, static; reshuffled each time they are used up.
       server: optimizer of the averaging before the distillation; plain averaging if None.
-      reduce: how uploads are averaged before the distillation.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params|. The server holds all uploads of a round at once.
@@ -70,7 +68,7 @@ def feddf(
     [1.0, 1.0]
     """
     server = fedopt() if server is None else server
-    algorithm = averaging(task, local, server=server, reduce=beside(reduce))
+    algorithm = averaging(task, local, server=server, reduce=beside(mean))
     plan = Plan(lambda data: jnp.asarray(distil_steps), epochs(1, distil_batch_size).batch)
     distil = annealed(optax.adam(cosine(distil_lr, rounds=distil_steps)), plan)
 

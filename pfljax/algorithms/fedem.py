@@ -20,7 +20,6 @@ from pfljax.types import (
     LossFn,
     Model,
     Params,
-    Reduce,
     Reply,
     Task,
     Tree,
@@ -45,7 +44,6 @@ def fedem(
     *,
     components: int = 3,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """Each client deploys a mixture of K shared models, `p_i(y | x) = sum_m pi_im p(y | x; w_m)`.
 
@@ -65,7 +63,6 @@ def fedem(
       capacity: examples of the largest client, static. The models of a client that has more become NaN.
       components: K, the paper's M, static; 1 is FedAvg.
       server: server optimizer of each model; plain averaging if None.
-      reduce: `mean` weighs clients by examples; `uniform(mean)`, in a configuration `reduce="uniform"`, equally.
 
     Returns:
       An algorithm whose clients keep `pi_i`, 1/K at first, receive K |params|, upload K |params| and deploy `Mixture`.
@@ -141,7 +138,7 @@ def fedem(
         client_update=client_update,
         server_update=server_update,
         personalize=lambda models, pi, data, key: Mixture(models, pi),
-        reduce=reduce,
+        reduce=mean,
         onboard=lambda models, pi, data, key: expectation(models, pi, data)[1],
         predict=predict,
     )

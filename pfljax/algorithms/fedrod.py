@@ -148,7 +148,9 @@ def fedrod_hyper(
     def personal(g: Params, shares: Array) -> Params:
         net = g.trainable
         flat = jax.nn.relu(shares @ net["U"] + net["u"]) @ net["V"] + net["v"]
-        return Params(ravel_pytree(head(task.init(jax.random.key(0))).trainable)[1](flat), g.stats)
+        shapes = head(jax.eval_shape(lambda: task.init(jax.random.key(0)))).trainable
+        like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return Params(ravel_pytree(like)[1](flat), g.stats)
 
     def client_update(both: Params, client: tuple[()], data: ClientData, key: Array) -> Reply:
         shares = _shares(data, classes, "fedrod_hyper")

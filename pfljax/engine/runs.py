@@ -149,10 +149,11 @@ def simulate(
         return [(log, scores)]
 
     def reported() -> None:
-        if checkpoints is not None and not course.diverged:
+        if course.diverged:
+            return
+        if checkpoints is not None:
             checkpoints.save(state, course.record)
-        if not course.diverged:
-            listeners.evaluated(course.done, scores, log)
+        listeners.evaluated(course.done, scores, log)
 
     follow([course], step, lambda: simulation.compile_seconds, reported)
     try:

@@ -14,6 +14,7 @@ from pfljax import algorithms, tree
 from pfljax.data import FederatedData, from_clients
 from pfljax.engine.simulation import Simulation
 from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.wrappers import reduced_by
 from pfljax.learning import local
 from pfljax.types import Cohort, Params
 from tests.oracles import network, play
@@ -47,7 +48,7 @@ def server(run: play.Played) -> Any:
 def test_feddf_against_loops(by_n):
     """Unequal clients, three of five in a round; each step is on all public examples."""
     numbers = {"distil_steps": 4, "distil_lr": 0.05}
-    run = played(method(reduce=mean if by_n else uniform(mean), **numbers))
+    run = played(reduced_by(method(**numbers), mean if by_n else uniform(mean)))
     start = run.start.server.params.trainable
     w = reference.feddf(network.federation(), start, PUBLIC, lr=network.LR, by_n=by_n, **numbers)
     play.assert_trees_close(server(run), w, 1e-10)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from pfljax import checks, masks, tree
 from pfljax.checks import Bounds
-from pfljax.federation.wrappers.uploads import COMPRESSION, sending
+from pfljax.federation.wrappers.uploads import COMPRESSION, by_leaf, sending
 from pfljax.printing import in_brief
 from pfljax.types import Algorithm, Array, ClientData, Reply, Tree
 
@@ -74,9 +74,7 @@ def compressed(algorithm: Algorithm, compressor: Compressor, *, feedback: bool |
         raise ValueError("feedback=True: the errors of this compressor would add up, leave feedback out")
 
     def through(part: Tree, data: ClientData, key: Array) -> Tree:
-        leaves, structure = jax.tree.flatten(part)
-        keys = [jax.random.fold_in(key, place) for place in range(len(leaves))]
-        return jax.tree.unflatten(structure, map(compressor.through, leaves, keys))
+        return by_leaf(compressor.through, part, key)
 
     def wire(upload: Tree) -> int:
         part, rest = tree.split(masks.trained(upload), upload)

@@ -34,9 +34,13 @@ def sending(algorithm: Algorithm, change: Callable[[Tree, ClientData, Array], Tr
     return algorithm._replace(client_update=client_update)
 
 
-def gaussian_like(part: Tree, std: Array | float, key: Array) -> Tree:
-    """Independent draws from N(0, std^2) in place of each number."""
+def by_leaf(of: Callable[[Array, Array], Array], part: Tree, key: Array) -> Tree:
+    """`of(leaf, a key of its own)` of each leaf."""
     leaves, structure = jax.tree.flatten(part)
     keys = [jax.random.fold_in(key, place) for place in range(len(leaves))]
-    draws = [jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves, strict=True)]
-    return tree.scale(std, jax.tree.unflatten(structure, draws))
+    return jax.tree.unflatten(structure, map(of, leaves, keys))
+
+
+def gaussian_like(part: Tree, std: Array | float, key: Array) -> Tree:
+    """Independent draws from N(0, std^2) in place of each number."""
+    return tree.scale(std, by_leaf(lambda leaf, own: jax.random.normal(own, leaf.shape, leaf.dtype), part, key))
