@@ -77,6 +77,13 @@ def test_dropouts_and_stragglers_happen_to_what_a_selector_draws():
     assert chooser.needs == ("loss",)
 
 
+def test_more_candidates_than_clients():
+    with pytest.raises(ValueError, match="candidates=4 of 3 clients: choose 2 to 3"):
+        sampling.power_of_choice(2, candidates=4).sampler(jnp.zeros(3))(KEY, jnp.ones(3, int))
+    with pytest.raises(ValueError, match="candidates=1 for a cohort of 2: draw at least 2"):
+        sampling.power_of_choice(2, candidates=1)
+
+
 def test_what_nobody_reports_cannot_be_observed():
     task, data = quadratics.problem(w=CENTERS)
     plain = algorithms.fedavg(task, STEP)

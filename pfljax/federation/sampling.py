@@ -241,6 +241,8 @@ def power_of_choice(size: int, candidates: int) -> Selector:
     def sampler(losses: Array) -> Sampler:
         def sample(key: Array, sizes: Array) -> Draw:
             num_clients = sizes.shape[0]
+            if candidates > num_clients:
+                raise ValueError(f"candidates={candidates} of {num_clients} clients: choose {size} to {num_clients}")
             ids = drawn(key, sizes).ids
             chance = jax.random.uniform(jax.random.fold_in(key, _TIES), ids.shape)
             known = jnp.where(ids < num_clients, jnp.take(losses, ids, mode="clip"), -jnp.inf)
@@ -264,7 +266,10 @@ def reporting(algorithm: Algorithm, task: Task) -> Algorithm:
     """
     common = algorithm.server_model
     if common is None:
-        raise ValueError(f"{brief(algorithm.client_update)} has no common model whose loss its clients could report")
+        raise ValueError(
+            f"{brief(algorithm.client_update)} has no common model whose loss its clients could report: choose "
+            "a sampler that needs no reports"
+        )
 
     def client_update(download: Tree, client: Tree, data: ClientData, key: Array) -> Reply:
         reply = algorithm.client_update(download, client, data, key)
