@@ -64,7 +64,8 @@ from pfljax.federation import reduce, sampling, wrappers
 from pfljax.federation.server import fedopt
 from pfljax.federation.skeletons import averaging, decoupled, fine_tuned
 from pfljax.learning import losses, metrics, schedules, tasks
-from pfljax.learning.local import descent, epochs, full_batch, only, proximal_descent, same, steps
+from pfljax.learning.local import descent, only, proximal_descent
+from pfljax.learning.plans import epochs, full_batch, same, steps
 from pfljax.learning.tasks import classification, regression
 from pfljax.results import plots, statistics
 from pfljax.results.comparison import Comparison

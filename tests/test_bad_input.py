@@ -25,11 +25,11 @@ from pfljax.experiment.config import Config, RunConfig
 from pfljax.experiment.recipe import SolverConfig
 from pfljax.experiment.runs import compare, compare_methods, run
 from pfljax.federation import sampling
-from pfljax.learning import local, tasks
+from pfljax.learning import local, plans, tasks
 from pfljax.types import Algorithm
 from tests.federation import MODEL, TASK, federation, recipe_of
 
-PLAN = local.full_batch(2, 12)
+PLAN = plans.full_batch(2, 12)
 
 
 def fedavg(lr: float = 0.1):
@@ -164,7 +164,7 @@ def ditto(lam: float) -> Algorithm:
             lambda data: local.descent(optax.sgd(0.1), 5),
             r"plan=5: it must be a plan, such as pfl\.epochs\(1, batch_size",
         ),
-        (lambda data: local.epochs(1.5, 10), "count=1.5: it must be a whole number of at least 1"),
+        (lambda data: plans.epochs(1.5, 10), "count=1.5: it must be a whole number of at least 1"),
         (lambda data: SolverConfig(plan="x"), "plan='x': choose 'epochs', 'steps', 'full_batch'"),
         (lambda data: RunConfig(rouds=2), "RunConfig takes no 'rouds': did you mean 'rounds'"),
         (lambda data: Config(algorithm="ditto"), r"algorithm='ditto': it must be a Choice, such as Choice\('ditto'"),

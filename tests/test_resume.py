@@ -26,7 +26,7 @@ from pfljax.data import FederatedData
 from pfljax.engine.checkpoint import Checkpoints
 from pfljax.experiment.config import Config
 from pfljax.federation import sampling
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.results.comparison import Comparison
 from pfljax.results.result import Result
 from pfljax.types import Algorithm, State, Task
@@ -502,7 +502,7 @@ def test_other_numbers_under_the_same_digest_are_found(tmp_path: Path, monkeypat
 
 
 def fedavg(lr: float, task: Task = TASK) -> Algorithm:
-    return algorithms.fedavg(task, local.descent(optax.sgd(lr), local.full_batch(12, 2)))
+    return algorithms.fedavg(task, local.descent(optax.sgd(lr), plans.full_batch(12, 2)))
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_value(tmp_path: Path):

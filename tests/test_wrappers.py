@@ -21,7 +21,7 @@ from pfljax.federation import wrappers
 from pfljax.federation.reduce import geometric_median, krum, mean, median, trimmed, uniform
 from pfljax.federation.wrappers import attacked, clipped, compressed, noised, reduced_by
 from pfljax.federation.wrappers.compression import Indebted
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.types import Algorithm, Array, ClientData, Cohort, Reduce, Reply, Tree
 from tests.federation import CLIENTS, federation, recipe_of
 from tests.test_contract import KEY, METHODS, same
@@ -186,6 +186,6 @@ def test_the_recipe_of_a_wrapper():
     names: dict[str, Any] = {}
     exec(program[1], names)
     task, data = quadratics.problem(a=[3.0], b=[[4.0]])
-    step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     moved = quadratics.deployed(names["directed"](algorithms.fedavg(task, step)), task, data, rounds=1)
     assert moved == {"a": [0.6], "b": [[0.8]]}
