@@ -124,7 +124,6 @@ _UNIT = (0.0, 1.0)
 _SHARE, _BELOW_1, _POSITIVE = Bounds(least=0, most=1), Bounds(least=0, below=1), Bounds(above=0)
 _MOMENTS = {"beta1": _BELOW_1, "beta2": _BELOW_1, "eps": _POSITIVE}
 _ADAPTIVE = {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}
-_BODY = {"down": "w - head", "up": "w - head"}
 
 METHODS: dict[str, Method] = {
     "centralized": Method(centralized, "baseline", prepare=POOLED, down="0", up="0"),
@@ -150,9 +149,9 @@ METHODS: dict[str, Method] = {
         down="2 * w - stats",
         up="2 * w - stats",
     ),
-    "fedper": Method(fedper, "partial sharing", needs=_STATE, **_BODY),
-    "fedrep": Method(fedrep, "partial sharing", needs=_STATE, **_BODY),
-    "fedbabu": Method(fedbabu, "partial sharing", needs=_STATE, **_BODY),
+    "fedper": Method(fedper, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
+    "fedrep": Method(fedrep, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
+    "fedbabu": Method(fedbabu, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "lg_fedavg": Method(lg_fedavg, "partial sharing", needs=_STATE, down="head", up="head"),
     "fedbn": Method(fedbn, "partial sharing", needs=(*_STATE, "norm layers"), down="w - norms", up="w - norms"),
     "fedrod": Method(fedrod, "partial sharing", {"gamma": (0.0, 2.0)}, (*_STATE, *_FEATURES)),
