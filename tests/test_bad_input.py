@@ -124,7 +124,10 @@ def ditto(lam: float) -> Algorithm:
         (lambda data: simulate(TASK, fedavg(), data, cohort=sampling.full, **ONE), "cohort is the function full"),
         (lambda data: simulate(MODEL, fedavg(), data, **ONE), r"task is a Model: .*pfl\.classification\(model\)"),
         (lambda data: simulate(TASK, data, fedavg(), **ONE), "build is a FederatedData: it must be an algorithm"),
-        (lambda data: simulate(TASK, "ditto", data, **ONE), r"build='ditto': .* such as pfl\.fedavg\(task, local\)"),
+        (
+            lambda data: simulate(TASK, "ditto", data, **ONE),
+            r"build='ditto': .* such as pfl\.algorithms\.fedavg\(task, local\)",
+        ),
         (lambda data: simulate(TASK, fedavg(), data.examples, **ONE), "data is an Examples: it must be a federation"),
         (lambda data: simulate(TASK, fedavg(), data, rounds=1.5), "rounds=1.5: it must be a whole number"),
         (lambda data: simulate(TASK, fedavg(), data, seed=-1, **ONE), "seed=-1: it must be a whole number from 0"),

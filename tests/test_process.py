@@ -31,7 +31,7 @@ def small():
     model = pfl.models.mlp((2,), 2, hidden=(3,))
     task = pfl.classification(model)
     local = pfl.descent(optax.adam(0.1), pfl.full_batch(1, 4))
-    return task, pfl.fedper(task, local, pfl.masks.head(model)), data
+    return task, pfl.algorithms.fedper(task, local, pfl.masks.head(model)), data
 
 def kept():
     return any("advance" in name for name in os.listdir(jax.config.jax_compilation_cache_dir))
