@@ -27,7 +27,7 @@ from pfljax.experiment.runs import compare, compare_methods, run
 from pfljax.federation import sampling
 from pfljax.learning import local, plans, tasks
 from pfljax.types import Algorithm
-from tests.federation import MODEL, TASK, federation, recipe_of
+from tests.zoo import MODEL, TASK, federation, recipe_of
 
 PLAN = plans.full_batch(2, 12)
 

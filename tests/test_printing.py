@@ -11,7 +11,7 @@ import pytest
 
 import pfljax as pfl
 from pfljax import experiment
-from tests import federation
+from tests import zoo as federation
 
 DATA = federation.federation()
 TASK = federation.TASK

@@ -12,7 +12,7 @@ import pytest
 
 import pfljax as pfl
 from pfljax import quadratics
-from tests.federation import federation
+from tests.zoo import federation
 
 DATA = federation()
 TASK, PARABOLAS = quadratics.problem(w=[1.0, 2.0, 8.0, 4.0])

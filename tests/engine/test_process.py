@@ -12,7 +12,7 @@ import pytest
 
 from pfljax.engine import mesh, process
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 several = pytest.mark.skipif(not mesh.SHARDS_CONVOLUTIONS, reason="this jax trains on one device")
 
 # Three cores on every machine, so that neither one core nor JAX's own one device pass.

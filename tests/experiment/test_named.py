@@ -14,7 +14,7 @@ import pytest
 
 import pfljax as pfl
 from pfljax import cli, experiment
-from tests.federation import CLASSES, FEATURES, federation
+from tests.zoo import CLASSES, FEATURES, federation
 
 ANY: Any = pfl  # whose arguments no type checker sees
 DATA = federation()

@@ -18,7 +18,7 @@ from pfljax.engine import accounting
 from pfljax.engine.simulation import Simulation
 from pfljax.federation import sampling
 from pfljax.types import Algorithm, Params, State, Task, keep
-from tests.federation import CLASSES, CLIENTS, FEDERATED, GROUPS, MODEL, TASK, UNSEEN, VALIDATION, federation, recipe_of
+from tests.zoo import CLASSES, CLIENTS, FEDERATED, GROUPS, MODEL, TASK, UNSEEN, VALIDATION, federation, recipe_of
 
 KEY = jax.random.key(7)
 
