@@ -85,7 +85,8 @@ def fedfomo(task: Task, local: LocalSolver, *, candidates: int = 5, epsilon: Arr
 
     def init_server(key: Array, num_clients: int) -> Acquaintance:
         affinity = jnp.zeros((num_clients, num_clients))
-        return Acquaintance(repeated(task.init(key), num_clients), affinity, matched(affinity, jax.random.fold_in(key, 1)))
+        candidates = matched(affinity, jax.random.fold_in(key, 1))
+        return Acquaintance(repeated(task.init(key), num_clients), affinity, candidates)
 
     def download(server: Acquaintance, id: Array) -> Params:
         theirs = jnp.take(server.candidates, id, axis=0, mode="clip")
