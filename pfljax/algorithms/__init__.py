@@ -14,6 +14,7 @@ from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.ditto import ditto
+from pfljax.algorithms.fcf import fcf
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
@@ -30,12 +31,14 @@ from pfljax.algorithms.ifca import ifca
 from pfljax.algorithms.knn_per import knn_per
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
+from pfljax.algorithms.mocha import mocha, mocha_primal
 from pfljax.algorithms.per_fedavg import per_fedavg
 from pfljax.algorithms.pfedhn import pfedhn, pfedhn_pc
 from pfljax.algorithms.pfedme import pfedme
 from pfljax.algorithms.pfedsim import pfedsim
 from pfljax.algorithms.reptile import reptile
 from pfljax.algorithms.scaffold import scaffold
+from pfljax.algorithms.virtual import virtual
 from pfljax.checks import Bounds
 from pfljax.printing import in_brief
 from pfljax.types import Algorithm
@@ -47,6 +50,7 @@ __all__ = [
     "centralized",
     "context_clustered",
     "ditto",
+    "fcf",
     "fedadagrad",
     "fedadam",
     "fedamp",
@@ -71,6 +75,8 @@ __all__ = [
     "lg_fedavg",
     "local_only",
     "method",
+    "mocha",
+    "mocha_primal",
     "per_fedavg",
     "pfedhn",
     "pfedhn_pc",
@@ -78,6 +84,7 @@ __all__ = [
     "pfedsim",
     "reptile",
     "scaffold",
+    "virtual",
 ]
 
 
@@ -262,6 +269,37 @@ METHODS: dict[str, Method] = {
         sweep={"tau": _UNIT, "beta": (10.0, 1000.0)},
         bounds={"tau": _SHARE, "beta": _POSITIVE},
         example={"beta": 4.0},
+    ),
+    "mocha": Method(
+        mocha,
+        "relational",
+        sweep={"lam": (1e-3, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        bounds={"lam": _POSITIVE, "omega_every": Bounds(least=0)},
+        down="head + 1",
+        up="head",
+        example={"omega_every": 2},
+    ),
+    "mocha_primal": Method(
+        mocha_primal, "relational", sweep={"lam": (1e-3, 1.0)}, needs=_STATE, down="w + 1", example={"omega_every": 2}
+    ),
+    "virtual": Method(
+        virtual,
+        "relational",
+        sweep={"prior": (1.0, 1e4), "beta": (0.01, 1.0), "damping": (0.05, 1.0)},
+        needs=_STATE,
+        bounds={"prior": _POSITIVE, "damping": _SHARE},
+        down="2 * (w - head) - stats",
+        up="2 * (w - head) - stats",
+    ),
+    "fcf": Method(
+        fcf,
+        "relational",
+        sweep={"lam": (1e-2, 10.0), "confidence": (1.0, 100.0), "server_lr": (1e-3, 1.0)},
+        needs=("features",),
+        bounds={"lam": _POSITIVE},
+        down="w - head",
+        up="w - head",
     ),
 }
 METHODS = {name: row._replace(factory=checks.by_hints(known=row.hints())(row.factory)) for name, row in METHODS.items()}
