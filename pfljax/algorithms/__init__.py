@@ -38,6 +38,7 @@ from pfljax.printing import in_brief
 from pfljax.types import Algorithm
 
 __all__ = [
+    "FAMILIES",
     "METHODS",
     "Method",
     "apfl",
@@ -117,6 +118,24 @@ class Method(NamedTuple):
 
 POOLED = methodcaller("pooled")
 """What `prepare` is where a single client trains on all data, so that nobody is drawn."""
+
+FAMILIES = {
+    "baseline": "what every comparison needs: each client alone, and all data in one place",
+    "averaging": "clients are alike, or one model has to do",
+    "proximal": "clients drift apart on many local steps; personal models near a common one, by lam",
+    "control variates": "one model, many local steps on clients that differ",
+    "meta-learning": "a start from which a few steps on little data suffice, newcomers too",
+    "adaptation": "a good server model is there, and each client has data to adapt it",
+    "partial sharing": "labels differ, inputs do not (personal heads), or the other way round (personal bodies, norms)",
+    "heads and prototypes": "classes mean the same everywhere, but clients have few of them",
+    "mixture": "clients mix common and own, each to its own degree",
+    "clustering": "there are groups of clients, known or to be found",
+    "attention": "some clients help each other more than others, which is to be learned",
+    "multi-task": "each client is a task, and the relations between tasks are learned",
+    "distillation": "examples that everybody may see; networks may differ",
+    "memory": "clients have examples at hand when they predict",
+}
+"""The families of methods, in the order in which they are shown: when to try one."""
 
 _STATE = ("client state",)
 _FEATURES = ("features", "class labels")
