@@ -23,11 +23,11 @@ from pfljax.federation.wrappers import attacked, clipped, compressed, noised, re
 from pfljax.federation.wrappers.compression import Indebted
 from pfljax.learning import local, plans
 from pfljax.types import Algorithm, Array, ClientData, Cohort, Reduce, Reply, Tree
-from tests.algorithms.test_contract import KEY, METHODS, same
-from tests.zoo import CLIENTS, federation, recipe_of
+from tests.algorithms.test_contract import KEY, same
+from tests.zoo import CLIENTS, FAMILIES, federation, recipe_of
 
 EVEN = uniform(mean)
-every_method = pytest.mark.parametrize("name", METHODS)
+every_method = pytest.mark.parametrize("name", FAMILIES)
 
 
 def refused(wrap: Callable[[], Any], message: str) -> bool:
