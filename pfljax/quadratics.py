@@ -73,9 +73,9 @@ def deployed(
 
     >>> import optax
     >>> from pfljax import algorithms
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> task, data = problem(w=[0.0, 8.0], sizes=[1, 3])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 3))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 3))
     >>> deployed(algorithms.fedavg(task, step), task, data, rounds=50)
     {'w': [6.0, 6.0]}
     """

@@ -25,11 +25,11 @@ from pfljax.experiment.config import Config, RunConfig
 from pfljax.experiment.recipe import SolverConfig
 from pfljax.experiment.runs import compare, compare_methods, run
 from pfljax.federation import sampling
-from pfljax.learning import local, tasks
+from pfljax.learning import local, plans, tasks
 from pfljax.types import Algorithm
-from tests.federation import MODEL, TASK, federation, recipe_of
+from tests.zoo import MODEL, TASK, federation, recipe_of
 
-PLAN = local.full_batch(2, 12)
+PLAN = plans.full_batch(2, 12)
 
 
 def fedavg(lr: float = 0.1):
@@ -124,7 +124,10 @@ def ditto(lam: float) -> Algorithm:
         (lambda data: simulate(TASK, fedavg(), data, cohort=sampling.full, **ONE), "cohort is the function full"),
         (lambda data: simulate(MODEL, fedavg(), data, **ONE), r"task is a Model: .*pfl\.classification\(model\)"),
         (lambda data: simulate(TASK, data, fedavg(), **ONE), "build is a FederatedData: it must be an algorithm"),
-        (lambda data: simulate(TASK, "ditto", data, **ONE), r"build='ditto': .* such as pfl\.fedavg\(task, local\)"),
+        (
+            lambda data: simulate(TASK, "ditto", data, **ONE),
+            r"build='ditto': .* such as pfl\.algorithms\.fedavg\(task, local\)",
+        ),
         (lambda data: simulate(TASK, fedavg(), data.examples, **ONE), "data is an Examples: it must be a federation"),
         (lambda data: simulate(TASK, fedavg(), data, rounds=1.5), "rounds=1.5: it must be a whole number"),
         (lambda data: simulate(TASK, fedavg(), data, seed=-1, **ONE), "seed=-1: it must be a whole number from 0"),
@@ -164,7 +167,7 @@ def ditto(lam: float) -> Algorithm:
             lambda data: local.descent(optax.sgd(0.1), 5),
             r"plan=5: it must be a plan, such as pfl\.epochs\(1, batch_size",
         ),
-        (lambda data: local.epochs(1.5, 10), "count=1.5: it must be a whole number of at least 1"),
+        (lambda data: plans.epochs(1.5, 10), "count=1.5: it must be a whole number of at least 1"),
         (lambda data: SolverConfig(plan="x"), "plan='x': choose 'epochs', 'steps', 'full_batch'"),
         (lambda data: RunConfig(rouds=2), "RunConfig takes no 'rouds': did you mean 'rounds'"),
         (lambda data: Config(algorithm="ditto"), r"algorithm='ditto': it must be a Choice, such as Choice\('ditto'"),

@@ -17,7 +17,7 @@ import pytest
 from pfljax import algorithms, quadratics
 from pfljax.engine.runs import simulate
 from pfljax.federation.server import fedopt
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from tests.oracles import test_identities
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
@@ -65,7 +65,7 @@ def test_the_callback():
 
 def test_the_selector():
     task, data = quadratics.problem(w=[0.0, 1.0, 2.0, 3.0])
-    method = algorithms.fedavg(task, local.descent(optax.sgd(0.5), local.full_batch(1, 1)))
+    method = algorithms.fedavg(task, local.descent(optax.sgd(0.5), plans.full_batch(1, 1)))
     result = simulate(task, method, data, rounds=6, cohort=program("run: selector")["rested"](2))
     teams = [set(ids) for ids in result.log["ids"].tolist()]
     assert all(not before & after for before, after in itertools.pairwise(teams)), "somebody did not rest"

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from pfljax import algorithms, quadratics
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.learning.local import mean_gradient, mean_loss
 from pfljax.types import Params
 
@@ -36,14 +36,14 @@ def test_losses_and_gradients_are_those_of_the_formula():
 
 def test_deployed_is_the_mean_weighted_by_examples():
     task, data = quadratics.problem(sizes=SIZES, **CENTERS)
-    step = local.descent(optax.sgd(0.5), local.full_batch(1, 4))
+    step = local.descent(optax.sgd(0.5), plans.full_batch(1, 4))
     models = quadratics.deployed(algorithms.fedavg(task, step), task, data, rounds=60)
     assert models == {"body": [[2.75, 2.75]] * 3, "head": [0.5] * 3}
 
 
 def test_digits():
     task, data = quadratics.problem(w=[0.0, 1.0, 1.0])
-    step = local.descent(optax.sgd(1.0), local.full_batch(1, 1))
+    step = local.descent(optax.sgd(1.0), plans.full_batch(1, 1))
     assert quadratics.deployed(algorithms.fedavg(task, step), task, data, 1, digits=1) == {"w": [0.7] * 3}
 
 

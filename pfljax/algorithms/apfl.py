@@ -58,10 +58,10 @@ def apfl(
     With any `alpha > 0` the mixture reaches each client's own center:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[1.0, 5.0])
-    >>> quadratics.deployed(apfl(task, optax.sgd(0.5), local.full_batch(1, 1), alpha=0.5), task, data, rounds=100)
+    >>> quadratics.deployed(apfl(task, optax.sgd(0.5), plans.full_batch(1, 1), alpha=0.5), task, data, rounds=100)
     {'w': [1.0, 5.0]}
     """
 

@@ -23,10 +23,10 @@ def centralized(task: Task, local: LocalSolver) -> Algorithm:
     The minimiser `sum_i a_i c_i / sum_i a_i`:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0], curvatures=[1.0, 3.0])
-    >>> step = local.descent(optax.sgd(0.3), local.full_batch(1, 2))
+    >>> step = local.descent(optax.sgd(0.3), plans.full_batch(1, 2))
     >>> quadratics.deployed(centralized(task, step), task, data.pooled(), rounds=100)
     {'w': [6.0]}
     """

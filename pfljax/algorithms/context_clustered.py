@@ -37,10 +37,10 @@ def context_clustered(
     The means of the two groups, and not of those who are near each other:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[1.0, 2.0, 8.0, 5.0])
-    >>> step = local.descent(optax.sgd(1.0), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(1.0), plans.full_batch(1, 1))
     >>> quadratics.deployed(context_clustered(task, step, 2), task, data.with_traits({"group": [0, 1, 1, 0]}), rounds=9)
     {'w': [3.0, 5.0, 5.0, 3.0]}
     """

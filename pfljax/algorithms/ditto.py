@@ -39,10 +39,10 @@ def ditto(
     `(c_i + lam w) / (1 + lam)` at the mean `w = 4`:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
-    >>> step = local.descent(optax.sgd(0.2), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.2), plans.full_batch(1, 1))
     >>> quadratics.deployed(ditto(task, step, step, lam=3.0), task, data, rounds=100)
     {'w': [3.0, 5.0]}
     """

@@ -55,10 +55,10 @@ def fedamp(
     Only near clients attract: `(c_i + u_i) / 2`, with `u_i` the mean of each pair:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 0.02, 9.0, 9.02])
-    >>> solve = local.descent(optax.sgd(0.5), local.full_batch(2, 1))
+    >>> solve = local.descent(optax.sgd(0.5), plans.full_batch(2, 1))
     >>> quadratics.deployed(fedamp(task, solve, lam=0.5, alpha=0.5, sigma=1.0), task, data, rounds=100)
     {'w': [0.005, 0.015, 9.005, 9.015]}
     """
@@ -111,10 +111,10 @@ def heurfedamp(
     `(c_i + u_i) / 2`, with both `u_i` the mean of the two:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
-    >>> solve = local.descent(optax.sgd(0.5), local.full_batch(2, 1))
+    >>> solve = local.descent(optax.sgd(0.5), plans.full_batch(2, 1))
     >>> quadratics.deployed(heurfedamp(task, solve, self_weight=0.5), task, data, rounds=100)
     {'w': [2.0, 6.0]}
     """

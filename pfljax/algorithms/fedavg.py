@@ -31,10 +31,10 @@ def fedavg(task: Task, local: LocalSolver, *, server: ServerOptimizer | None = N
     Under one curvature the mean of the centers by examples:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0], sizes=[1, 3])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 3))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 3))
     >>> quadratics.deployed(fedavg(task, step), task, data, rounds=100)
     {'w': [6.0, 6.0]}
     """
@@ -69,10 +69,10 @@ def fedavg_finetuned(
     A quarter of the way from the mean to each center:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
-    >>> step = local.descent(optax.sgd(0.25), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.25), plans.full_batch(1, 1))
     >>> quadratics.deployed(fedavg_finetuned(task, step, tune=step), task, data, rounds=100)
     {'w': [3.0, 5.0]}
     """
@@ -102,10 +102,10 @@ def fedavgm(
     The mean of the centers:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(fedavgm(task, step, momentum=0.5), task, data, rounds=100)
     {'w': [4.0, 4.0]}
     """
@@ -176,10 +176,10 @@ def fedadagrad(
     The mean of the centers:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(fedadagrad(task, step, server_lr=1.0), task, data, rounds=100)
     {'w': [4.0, 4.0]}
     """
@@ -222,10 +222,10 @@ def fedadam(
     The mean of the centers:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(fedadam(task, step, server_lr=0.1), task, data, rounds=1000)
     {'w': [4.0, 4.0]}
     """
@@ -266,10 +266,10 @@ def fedyogi(
     The mean of the centers:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(fedyogi(task, step, server_lr=0.1), task, data, rounds=1000)
     {'w': [4.0, 4.0]}
     """

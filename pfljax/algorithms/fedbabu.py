@@ -36,10 +36,10 @@ def fedbabu(
     The mean body 4 and the head 0 of the start, then half of the way to each client's own:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import masks, quadratics
     >>> task, data = quadratics.problem(body=[0.0, 8.0], head=[2.0, 6.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(fedbabu(task, step, step, masks.named("head")), task, data, rounds=100)
     {'body': [2.0, 6.0], 'head': [1.0, 3.0]}
     """

@@ -34,10 +34,10 @@ def fedbn(
     The mean of the shared leaves, each client's own norm:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import masks, quadratics
     >>> task, data = quadratics.problem(conv=[0.0, 8.0], norm=[1.0, 5.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(fedbn(task, step, masks.named("norm")), task, data, rounds=100)
     {'conv': [4.0, 4.0], 'norm': [1.0, 5.0]}
     """

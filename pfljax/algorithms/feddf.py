@@ -8,8 +8,9 @@ from pfljax import checks, tree
 from pfljax.federation.reduce import beside, mean
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
 from pfljax.federation.skeletons import averaging
-from pfljax.learning.local import annealed, epochs
+from pfljax.learning.local import annealed
 from pfljax.learning.metrics import masked_mean
+from pfljax.learning.plans import epochs
 from pfljax.learning.schedules import cosine
 from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, LocalSolver, Params, Plan, Task, Tree
 
@@ -58,10 +59,10 @@ def feddf(
     >>> import numpy as np
     >>> from pfljax import data, models
     >>> from pfljax.engine.simulation import Simulation
-    >>> from pfljax.learning import local, tasks
+    >>> from pfljax.learning import local, plans, tasks
     >>> task = tasks.classification(models.logistic((2,), 2))
     >>> held = [([axis] * 4, [label] * 4) for label, axis in enumerate(np.eye(2))]
-    >>> method = feddf(task, local.descent(optax.sgd(1.0), local.full_batch(9, 4)), distil_steps=9)
+    >>> method = feddf(task, local.descent(optax.sgd(1.0), plans.full_batch(9, 4)), distil_steps=9)
     >>> run = Simulation(task, method, data.from_clients(held, held).with_public(np.eye(2)))
     >>> state, _ = run.run(run.init(jax.random.key(0)), jax.random.key(1), 9)
     >>> run.evaluate(state, jax.random.key(1))["personal", "test", "accuracy"].tolist()

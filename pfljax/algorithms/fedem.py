@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from pfljax import checks, tree
 from pfljax.federation.reduce import handed, mean
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
-from pfljax.learning.local import gather
 from pfljax.learning.metrics import cross_entropy, masked_mean
+from pfljax.learning.plans import gather
 from pfljax.types import (
     Algorithm,
     Array,
@@ -79,9 +79,9 @@ def fedem(
     >>> import numpy as np, optax
     >>> from pfljax import data, models
     >>> from pfljax.engine.runs import simulate
-    >>> from pfljax.learning import local, tasks
+    >>> from pfljax.learning import local, plans, tasks
     >>> held = [(np.ones((4, 2)), [label] * 4) for label in (0, 1)]
-    >>> net, solve = models.logistic((2,), 2), local.descent(optax.sgd(0.5), local.full_batch(4, 4))
+    >>> net, solve = models.logistic((2,), 2), local.descent(optax.sgd(0.5), plans.full_batch(4, 4))
     >>> method = fedem(tasks.classification(net), solve, net, capacity=4, components=2)
     >>> result = simulate(tasks.classification(net), method, data.from_clients(held, held), rounds=9)
     >>> result.scores["personal", "test", "accuracy"][-1].tolist()

@@ -56,11 +56,11 @@ def fedfomo(task: Task, local: LocalSolver, *, candidates: int = 5, epsilon: Arr
     optimum: `theta_0 = theta_1 / 2`, `theta_1 = (theta_0 + 8) / 2`.
 
     >>> import dataclasses, optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
     >>> data = dataclasses.replace(data, validation=type(data.train)(*(leaf[::-1] for leaf in data.train)))
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(fedfomo(task, step), task, data, rounds=50)
     {'w': [2.667, 5.333]}
     """

@@ -32,10 +32,10 @@ def fedprox(
     Solved to the end, `w = sum_i b_i c_i / sum_i b_i` with `b_i = a_i / (a_i + mu)`:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 5.0], curvatures=[1.0, 3.0])
-    >>> solve = local.descent(optax.sgd(0.2), local.full_batch(40, 1))
+    >>> solve = local.descent(optax.sgd(0.2), plans.full_batch(40, 1))
     >>> quadratics.deployed(fedprox(task, solve, mu=1.0), task, data, rounds=100)
     {'w': [3.0, 3.0]}
     """

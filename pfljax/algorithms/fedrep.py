@@ -38,10 +38,10 @@ def fedrep(
     The mean of the bodies, each client's own head:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import masks, quadratics
     >>> task, data = quadratics.problem(body=[0.0, 8.0], head=[1.0, 5.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(fedrep(task, step, step, masks.named("head")), task, data, rounds=100)
     {'body': [4.0, 4.0], 'head': [1.0, 5.0]}
     """

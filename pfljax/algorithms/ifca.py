@@ -42,10 +42,10 @@ def ifca(
     The means of the two clusters:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[1.0, 2.0, 8.0, 9.0])
-    >>> step = local.descent(optax.sgd(1.0), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(1.0), plans.full_batch(1, 1))
     >>> quadratics.deployed(ifca(task, step, clusters=2), task, data, rounds=100)
     {'w': [1.5, 1.5, 8.5, 8.5]}
     """

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from pfljax import checks
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import averaging
-from pfljax.learning.local import average, epochs
+from pfljax.learning.local import average
+from pfljax.learning.plans import epochs
 from pfljax.learning.tasks import masked_mean
 from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, Model, Params, Task, Tree
 

@@ -37,10 +37,10 @@ def lg_fedavg(
     Each client's own body, the mean of the heads:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import masks, quadratics
     >>> task, data = quadratics.problem(body=[0.0, 8.0], head=[1.0, 5.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(lg_fedavg(task, step, masks.named("head")), task, data, rounds=100)
     {'body': [0.0, 8.0], 'head': [3.0, 3.0]}
     """

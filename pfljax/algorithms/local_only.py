@@ -34,10 +34,10 @@ def local_only(
     Each client's own center:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[1.0, 5.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(local_only(task, step), task, data, rounds=100)
     {'w': [1.0, 5.0]}
     """

@@ -47,11 +47,11 @@ def per_fedavg(
     `w - alpha a_i (w - c_i)` at `w = sum_i b_i c_i / sum_i b_i = 8`, `b_i = a_i (1 - alpha a_i)^2`:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 17.0], curvatures=[1.0, 2.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
-    >>> quadratics.deployed(per_fedavg(task, step, local.full_batch(1, 1), alpha=0.25), task, data, rounds=100)
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
+    >>> quadratics.deployed(per_fedavg(task, step, plans.full_batch(1, 1), alpha=0.25), task, data, rounds=100)
     {'w': [6.0, 12.5]}
     """
     meta = after_adaptation(task.loss, alpha, order)

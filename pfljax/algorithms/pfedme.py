@@ -10,8 +10,9 @@ from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.sampling import Participation, everyone
 from pfljax.federation.server import fedopt
 from pfljax.federation.skeletons import accompanied
-from pfljax.learning.local import descent, same
+from pfljax.learning.local import descent
 from pfljax.learning.losses import proximal
+from pfljax.learning.plans import same
 from pfljax.types import Algorithm, Array, ClientData, Params, Plan, Reply, Task, as_drawn
 
 
@@ -65,10 +66,10 @@ def pfedme(
 
     `(c_i + lam w) / (1 + lam)` at the mean `w = 4`:
 
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
-    >>> algorithm = pfedme(task, local.full_batch(1, 1), lr=0.2, inner_lr=0.2, lam=3.0, inner_steps=20)
+    >>> algorithm = pfedme(task, plans.full_batch(1, 1), lr=0.2, inner_lr=0.2, lam=3.0, inner_steps=20)
     >>> quadratics.deployed(algorithm, task, data, rounds=100)
     {'w': [3.0, 5.0]}
     """

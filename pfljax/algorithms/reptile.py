@@ -39,10 +39,10 @@ def reptile(
     A quarter of the way from the mean to each center:
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
-    >>> step = local.descent(optax.sgd(0.25), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.25), plans.full_batch(1, 1))
     >>> quadratics.deployed(reptile(task, step, tune=step, server_lr=0.5), task, data, rounds=100)
     {'w': [3.0, 5.0]}
     """

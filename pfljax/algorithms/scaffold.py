@@ -56,10 +56,10 @@ def scaffold(
 
     The minimiser `sum_i a_i c_i / sum_i a_i`, where FedAvg with the same five steps ends at 1.864:
 
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 3.0], curvatures=[1.0, 2.0])
-    >>> algorithm = scaffold(task, local.full_batch(5, 1), lr=0.1)
+    >>> algorithm = scaffold(task, plans.full_batch(5, 1), lr=0.1)
     >>> quadratics.deployed(algorithm, task, data, rounds=100)
     {'w': [2.0, 2.0]}
     """

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.data import FederatedData
-from pfljax.learning import local, losses
+from pfljax.learning import losses, plans
 from pfljax.types import Algorithm, Array, Params, Task, Tree
 
 
@@ -37,7 +37,7 @@ def step_flops(task: Task, data: FederatedData, batch_size: int) -> float | None
     key = jax.random.key(0)
 
     def step(params: Params, data: FederatedData, key: Array) -> Tree:
-        return losses.gradient(task.loss, params, local.gather(data.client(0), jnp.arange(batch_size)), key)
+        return losses.gradient(task.loss, params, plans.gather(data.client(0), jnp.arange(batch_size)), key)
 
     analysis = jax.jit(step).lower(jax.eval_shape(task.init, key), data, key).compile().cost_analysis()
     return None if not analysis else analysis.get("flops")

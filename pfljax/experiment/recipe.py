@@ -20,7 +20,8 @@ from pfljax.checks import When
 from pfljax.experiment.wrapping import WrappersConfig, numbers, wrapped
 from pfljax.federation.server import ServerOptimizer, fedopt
 from pfljax.learning import losses, schedules
-from pfljax.learning.local import descent, epochs, full_batch, proximal_descent, steps
+from pfljax.learning.local import descent, proximal_descent
+from pfljax.learning.plans import epochs, full_batch, steps
 from pfljax.learning.schedules import Schedule
 from pfljax.types import (
     Algorithm,
@@ -209,7 +210,7 @@ def build(
         elif key not in (*hyper, *solvers, "optimizer", "server"):
             if key not in options and parameter.default is parameter.empty:
                 raise ValueError(
-                    f"{name} needs {key!r}, which no configuration can give: build it with pfljax.{name}(...)"
+                    f"{name} needs {key!r}, which no configuration can give: build it with pfl.algorithms.{name}(...)"
                 )
             fixed[key] = options.get(key, parameter.default)
 

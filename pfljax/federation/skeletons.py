@@ -55,10 +55,10 @@ def averaging(
       reduce: how uploads are averaged.
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(averaging(task, step), task, data, rounds=100)
     {'w': [4.0, 4.0]}
     """
@@ -93,9 +93,9 @@ def accompanied(
       reduce: how uploads are averaged.
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
-    >>> (task, data), step = quadratics.problem(w=[0.0, 8.0]), local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> (task, data), step = quadratics.problem(w=[0.0, 8.0]), local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> both = lambda w, v, data, key: Reply(tree.sub(w, step(task.loss, w, data, key)), step(task.loss, v, data, key))
     >>> quadratics.deployed(accompanied(task, both, lambda w, v: tree.mix(0.5, v, w)), task, data, rounds=100)
     {'w': [2.0, 6.0]}
@@ -137,10 +137,10 @@ def decoupled(
       ValueError: if `init` is neither.
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(body=[0.0, 8.0], head=[1.0, 5.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(decoupled(task, [(masks.everything, step)], shared=masks.named("body")), task, data, 50)
     {'body': [4.0, 4.0], 'head': [1.0, 5.0]}
     """
@@ -202,10 +202,10 @@ def clustered(
       reduce: how a cluster's uploads are averaged.
 
     >>> import jax.numpy as jnp, optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0, 4.0])
-    >>> step, begin = local.descent(optax.sgd(0.5), local.full_batch(1, 1)), lambda key: Params({"w": jnp.zeros(2)})
+    >>> step, begin = local.descent(optax.sgd(0.5), plans.full_batch(1, 1)), lambda key: Params({"w": jnp.zeros(2)})
     >>> odd = lambda models, data, key: data.id % 2
     >>> quadratics.deployed(clustered(task, step, odd, begin, clusters=2), task, data, rounds=100)
     {'w': [2.0, 8.0, 2.0]}
@@ -241,10 +241,10 @@ def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask)
     """`algorithm` whose deployed model is then trained by `tune` on the client's own data, on the leaves of `tuned`.
 
     >>> import optax
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0])
-    >>> step = local.descent(optax.sgd(0.25), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.25), plans.full_batch(1, 1))
     >>> quadratics.deployed(fine_tuned(averaging(task, step), task, step, masks.everything), task, data, rounds=100)
     {'w': [3.0, 5.0]}
     """

@@ -1,4 +1,4 @@
-"""Local training: plans say which minibatches, solvers say what is done with them."""
+"""Local training: solvers say what is done with the minibatches of a plan."""
 
 from __future__ import annotations
 
@@ -9,113 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from pfljax import checks, tree
-from pfljax.checks import Count
 from pfljax.learning import losses
-from pfljax.learning.shuffle import permute
+from pfljax.learning.plans import gather
 from pfljax.types import Array, Batch, ClientData, LocalSolver, LossFn, Mask, Params, Plan, Tree
 
 # Phase of the losses' random numbers: plans fold in the number of an epoch.
 _NOISE = 2**32 - 1
-
-
-def gather(data: ClientData, places: Array) -> Batch:
-    """The client's examples at `places` [B]; places beyond its size are padding.
-
-    >>> from pfljax import quadratics
-    >>> data = quadratics.problem(w=[3.0], sizes=[2])[1].client(0)
-    >>> gather(data, jnp.arange(3)).mask.tolist()
-    [1.0, 1.0, 0.0]
-    """
-    places = places.astype(data.size.dtype)
-    valid = places < data.size
-    rows = data.start + jnp.where(valid, places, 0)
-    x, y = jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), data.examples)
-    return Batch(x, y, valid.astype(float), places)
-
-
-def _worked(steps: Array, data: ClientData) -> Array:
-    """The part of `steps` that the client manages, none without examples."""
-    managed = jnp.ceil(steps.astype(float) * jnp.asarray(data.work, float)).astype(jnp.int32)
-    return jnp.where(data.size > 0, managed, 0)
-
-
-def epochs(count: int, batch_size: int, *, drop_last: bool = False) -> Plan:
-    """`count` passes over the client's examples in a fresh random order each, without replacement.
-
-    A pass takes `ceil(size / batch_size)` steps, the last one short; with `drop_last` `floor(size / batch_size)`, but
-    at least one.
-
-    Raises:
-      ValueError: if a count is below 1.
-
-    >>> from pfljax import quadratics
-    >>> data = quadratics.problem(w=[3.0], sizes=[10])[1].client(0)
-    >>> int(epochs(2, batch_size=4).steps(data)), int(epochs(2, batch_size=4, drop_last=True).steps(data))
-    (6, 4)
-    """
-    checks.each(Count, count=count, batch_size=batch_size)
-
-    def per_epoch(data: ClientData) -> Array:
-        return jnp.maximum(data.size // batch_size if drop_last else -(-data.size // batch_size), 1)
-
-    def batch(data: ClientData, key: Array, step: Array) -> Batch:
-        epoch, number = step // per_epoch(data), step % per_epoch(data)
-        places = number * batch_size + jnp.arange(batch_size, dtype=number.dtype)
-        shuffled = permute(places, data.size, jax.random.fold_in(key, epoch))
-        return gather(data, jnp.where(places < data.size, shuffled, places))
-
-    return Plan(lambda data: _worked(count * per_epoch(data), data), batch)
-
-
-def steps(count: int, batch_size: int) -> Plan:
-    """`count` minibatches; the examples are reshuffled each time they are used up.
-
-    Raises:
-      ValueError: if a count is below 1.
-
-    >>> from pfljax import quadratics
-    >>> data = quadratics.problem(w=[3.0], sizes=[10])[1].client(0)
-    >>> int(steps(7, batch_size=4).steps(data))
-    7
-    """
-    checks.each(Count, count=count)
-    return Plan(lambda data: _worked(jnp.asarray(count), data), epochs(1, batch_size).batch)
-
-
-def full_batch(count: int, capacity: int) -> Plan:
-    """`count` steps, each on all examples of the client, of which there are at most `capacity`.
-
-    Raises:
-      ValueError: if a count is below 1.
-
-    >>> from pfljax import quadratics
-    >>> data = quadratics.problem(w=[3.0], sizes=[2])[1].client(0)
-    >>> full_batch(5, capacity=3).batch(data, jax.random.key(0), jnp.asarray(0)).mask.tolist()
-    [1.0, 1.0, 0.0]
-    """
-    checks.each(Count, count=count, capacity=capacity)
-
-    def batch(data: ClientData, key: Array, step: Array) -> Batch:
-        del key, step
-        return gather(data, jnp.arange(capacity))
-
-    return Plan(lambda data: _worked(jnp.asarray(count), data), batch)
-
-
-def same(batch: Batch, count: int) -> Plan:
-    """`count` steps on one and the same minibatch.
-
-    Raises:
-      ValueError: if `count` is below 1.
-
-    >>> from pfljax import quadratics
-    >>> data = quadratics.problem(w=[3.0], sizes=[2])[1].client(0)
-    >>> plan = same(gather(data, jnp.arange(2)), count=4)
-    >>> int(plan.steps(data)), plan.batch(data, jax.random.key(0), jnp.asarray(3)).mask.tolist()
-    (4, [1.0, 1.0])
-    """
-    checks.each(Count, count=count)
-    return Plan(lambda data: jnp.asarray(count), lambda data, key, step: batch)
 
 
 def descent(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
@@ -131,6 +30,7 @@ def descent(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
       ValueError: when traced, if the optimizer has a schedule of its own: it would begin anew in every round.
 
     >>> from pfljax import quadratics
+    >>> from pfljax.learning.plans import full_batch
     >>> task, data = quadratics.problem(w=[8.0])
     >>> key, solve = jax.random.key(0), descent(optax.sgd(0.5), full_batch(3, 1))
     >>> float(solve(task.loss, task.init(key), data.client(0), key).trainable["w"])
@@ -150,6 +50,7 @@ def annealed(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver
     """`descent` by an optimizer that may have a schedule, over the steps of ONE call: it begins anew in the next.
 
     >>> from pfljax import quadratics
+    >>> from pfljax.learning.plans import full_batch
     >>> task, data = quadratics.problem(w=[8.0])
     >>> key, halving = jax.random.key(0), optax.sgd(lambda step: 0.5 / (1 + step))
     >>> float(annealed(halving, full_batch(2, 1))(task.loss, task.init(key), data.client(0), key).trainable["w"])
@@ -193,6 +94,7 @@ def proximal_descent(lr: Array | float, plan: Plan) -> LocalSolver:
     `w <- (w - lr grad f(w; batch) + lr lam anchor) / (1 + lr lam)`
 
     >>> from pfljax import quadratics
+    >>> from pfljax.learning.plans import full_batch
     >>> task, data = quadratics.problem(w=[8.0])
     >>> key, solve = jax.random.key(0), proximal_descent(0.5, full_batch(50, 1))
     >>> near_zero = losses.proximal(task.loss, 3.0, {"w": jnp.zeros(())})
@@ -217,6 +119,7 @@ def only(mask: Mask, solver: LocalSolver) -> LocalSolver:
     """`solver` on the leaves of `mask`; the others are constants and come back bit for bit.
 
     >>> from pfljax import masks, quadratics
+    >>> from pfljax.learning.plans import full_batch
     >>> task, data = quadratics.problem(body=[8.0], head=[4.0])
     >>> key, solve = jax.random.key(0), descent(optax.sgd(1.0), full_batch(1, 1))
     >>> solved = only(masks.named("head"), solve)(task.loss, task.init(key), data.client(0), key)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from pfljax import checks
-from pfljax.learning.local import gather
+from pfljax.learning.plans import gather
 from pfljax.types import Array, Batch, ClientData, Metric, Tree
 
 _BINS = 15

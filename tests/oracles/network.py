@@ -13,7 +13,7 @@ import numpy as np
 
 from pfljax.data import FederatedData, from_clients
 from pfljax.engine.site import Build
-from pfljax.learning import local
+from pfljax.learning import plans
 from pfljax.learning.metrics import mean
 from pfljax.types import Array, Batch, ClientData, Model, Params, Plan, Task, Tree
 from tests.oracles import numpy_reference as reference
@@ -99,7 +99,7 @@ def plan(batch_size: int = 4) -> Plan:
             jax.random.fold_in(key, step // per_epoch(client)), (), 0, client.size, client.size.dtype
         )
         places = step % per_epoch(client) * batch_size + jnp.arange(batch_size, dtype=step.dtype)
-        return local.gather(client, jnp.where(places < client.size, (places + turn) % client.size, places))
+        return plans.gather(client, jnp.where(places < client.size, (places + turn) % client.size, places))
 
     return Plan(lambda client: 2 * per_epoch(client), batch)
 

@@ -12,7 +12,7 @@ from pfljax import algorithms, masks
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.server import fedopt
 from pfljax.federation.wrappers import reduced_by
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.types import Plan
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
@@ -25,7 +25,7 @@ TASK = q.task()
 
 
 def solver(steps: int = q.STEPS, lr: float = q.LR, capacity: int = 60) -> local.LocalSolver:
-    return local.descent(optax.sgd(lr), local.full_batch(steps, capacity))
+    return local.descent(optax.sgd(lr), plans.full_batch(steps, capacity))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_fine_tuning_follows_its_closed_form(steps, lr):
 
 
 def test_fine_tuning_the_head_leaves_the_body():
-    task, plan = network.task(), local.full_batch(7, 14)
+    task, plan = network.task(), plans.full_batch(7, 14)
     solve = local.descent(optax.sgd(network.LR, momentum=0.9), network.plan())
     tune = local.descent(optax.sgd(network.LR), plan)
     build = algorithms.fedavg_finetuned(task, solve, tune, tuned=masks.named(*network.HEAD))
@@ -190,7 +190,7 @@ def test_fine_tuning_the_head_leaves_the_body():
 
 
 def shuffled() -> Plan:
-    return local.epochs(2, 4)
+    return plans.epochs(2, 4)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pfljax import algorithms
 from pfljax.data import from_clients
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.wrappers import reduced_by
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
 from tests.oracles import quadratics as q
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def solver(steps: int = q.STEPS) -> local.LocalSolver:
-    return local.descent(optax.sgd(q.LR), local.full_batch(steps, 60))
+    return local.descent(optax.sgd(q.LR), plans.full_batch(steps, 60))
 
 
 def test_equal_models_go_to_the_first_cluster():

@@ -21,7 +21,7 @@ from pfljax.federation import sampling
 from pfljax.federation.reduce import mean, stack, uniform
 from pfljax.federation.server import fedopt
 from pfljax.federation.wrappers import reduced_by
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.types import Algorithm, Draw, Model, Params, Reduce, Sampler, State, Task, Tree
 from tests.oracles import quadratics as q
 from tests.oracles.numpy_reference import close
@@ -33,7 +33,7 @@ KEY = jax.random.key(3)
 
 
 def solver(lr: float = 0.5, steps: int = 1, capacity: int = 1) -> local.LocalSolver:
-    return local.descent(optax.sgd(lr), local.full_batch(steps, capacity))
+    return local.descent(optax.sgd(lr), plans.full_batch(steps, capacity))
 
 
 def cohorts(*rounds: Sequence[int], size: int = 2, replied: Sequence[bool] | None = None) -> Sampler:
@@ -74,7 +74,7 @@ def w(params: Params) -> Any:
 def test_the_control_of_scaffold_counts_those_who_replied():
     """c' = c + 2/3 mean(-3, -6); with the dropped client in |S| it would be -4.5, and no longer the mean of all c_i."""
     task, data = quadratics.problem(w=[3.0, 6.0, 9.0])
-    build = algorithms.scaffold(task, local.full_batch(1, 1), lr=0.1)
+    build = algorithms.scaffold(task, plans.full_batch(1, 1), lr=0.1)
     state = after(*beginning(build, task, data, cohort=cohorts([0, 1, 2], size=3, replied=[True, True, False])))
     close(state.clients["w"], [-3, -6, 0])
     close(state.server.control["w"], -3)
@@ -129,7 +129,7 @@ def test_an_empty_slot_never_replies():
 def test_stragglers_do_their_share_of_the_steps_and_these_are_counted():
     """Halfway to the center in each of 1, 2 and 4 steps; ceil(0.25 * 4) = 1."""
     task, data = quadratics.problem(w=[8.0, 8.0, 8.0])
-    plan = local.full_batch(4, 1)
+    plan = plans.full_batch(4, 1)
 
     def slow(key: jax.Array, sizes: jax.Array) -> Draw:
         return Draw(jnp.arange(3), jnp.ones(3, bool), jnp.array([0.25, 0.5, 1.0]))
@@ -167,7 +167,7 @@ def test_a_client_is_scored_on_its_own_test_examples_and_on_no_padding():
 def test_the_server_of_pfedme_averages_the_statistics_of_theta():
     """One inner step has seen half of each center; the server's step size is not for statistics."""
     task = measuring(q.task())
-    build = algorithms.pfedme(task, local.full_batch(1, 60), inner_steps=1, beta=0.3)
+    build = algorithms.pfedme(task, plans.full_batch(1, 60), inner_steps=1, beta=0.3)
     state = after(*beginning(build, task, q.data()))
     close(state.server.params.stats["seen"], np.mean(q.C / 2, axis=0))
 
@@ -180,7 +180,7 @@ def newcomer(task: Task, data: FederatedData) -> FederatedData:
     return dataclasses.replace(data, test=data.train, num_clients=data.num_clients - 1, num_unseen=1)
 
 
-PLAN = local.full_batch(1, 1)
+PLAN = plans.full_batch(1, 1)
 
 
 def around(model: float, center: float, pull: float) -> float:
@@ -191,7 +191,7 @@ def around(model: float, center: float, pull: float) -> float:
 NEWCOMERS: dict[str, tuple[Callable[[Task], Algorithm], Callable[[int], float]]] = {
     # in each of two steps v <- v + lr alpha (10 - m), m = (v + 2) / 2, deployed m
     "apfl": (
-        lambda t: algorithms.apfl(t, optax.sgd(0.5), local.full_batch(2, 1), alpha=0.5),
+        lambda t: algorithms.apfl(t, optax.sgd(0.5), plans.full_batch(2, 1), alpha=0.5),
         lambda k: 10 - 8 * 0.875 ** (2 * k),
     ),
     "ditto": (
@@ -200,12 +200,12 @@ NEWCOMERS: dict[str, tuple[Callable[[Task], Algorithm], Callable[[int], float]]]
     ),
     # gradient steps on the proximal problem around w = 2, each onboarding from where the last one ended
     "pfedme": (
-        lambda t: algorithms.pfedme(t, local.full_batch(2, 1), lr=0.1, inner_lr=0.125, lam=3.0, inner_steps=1),
+        lambda t: algorithms.pfedme(t, plans.full_batch(2, 1), lr=0.1, inner_lr=0.125, lam=3.0, inner_steps=1),
         lambda k: around(2, 10, 3) + 0.25**k * (2 - around(2, 10, 3)),
     ),
     "pfedme, reset": (
         lambda t: algorithms.pfedme(
-            t, local.full_batch(2, 1), lr=0.1, inner_lr=0.125, lam=3.0, inner_steps=1, start="reset"
+            t, plans.full_batch(2, 1), lr=0.1, inner_lr=0.125, lam=3.0, inner_steps=1, start="reset"
         ),
         lambda k: around(2, 10, 3) + 0.25**k * (2 - around(2, 10, 3)),
     ),

@@ -13,7 +13,7 @@ import pytest
 from pfljax import algorithms
 from pfljax.algorithms.fedem import Mixture
 from pfljax.data import from_clients
-from pfljax.learning import local, tasks
+from pfljax.learning import local, plans, tasks
 from pfljax.types import Model, Params
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
@@ -86,7 +86,7 @@ def test_published_numbers():
     close(reference.responsibilities(losses, np.array([0.5, 0.3, 0.2])), q)
     tables = np.stack([np.zeros((3, 2)), np.log(np.expm1(losses.T))], axis=-1)
     data = from_clients([(np.array([[0.0], [1.0]]), [0, 0])], num_classes=2)
-    solve = local.descent(optax.sgd(0.0), local.full_batch(1, 2))
+    solve = local.descent(optax.sgd(0.0), plans.full_batch(1, 2))
     algorithm = algorithms.fedem(tasks.classification(TABLE), solve, TABLE, 2)
     models, pi = Params({"rows": jnp.asarray(tables)}), jnp.array([0.5, 0.3, 0.2])
     expected = (0.510716136928, 0.373621177592, 0.115662685481)
@@ -121,7 +121,7 @@ def test_two_kinds_of_clients_find_their_models_and_a_newcomer_its_kind():
     """The likelihood of the mixture only grows, and weights become 0 and 1; the last client never trains."""
     held, rounds = opposite(5), 40
     data = from_clients(held, held, unseen=1, num_classes=network.CLASSES)
-    solve = local.descent(optax.sgd(0.5), local.full_batch(4, 24))
+    solve = local.descent(optax.sgd(0.5), plans.full_batch(4, 24))
     algorithm = algorithms.fedem(TASK, solve, MODEL, 24, components=2)
     run = play.play(TASK, algorithm, data, rounds)
     pi = run.state.clients
@@ -136,7 +136,7 @@ def test_two_kinds_of_clients_find_their_models_and_a_newcomer_its_kind():
 def test_the_likelihood_of_the_mixtures_grows():
     """With one small step on all examples, which an EM step cannot make worse."""
     data = from_clients(opposite(), opposite(), num_classes=network.CLASSES)
-    solve = local.descent(optax.sgd(0.1), local.full_batch(1, 24))
+    solve = local.descent(optax.sgd(0.1), plans.full_batch(1, 24))
     algorithm = algorithms.fedem(TASK, solve, MODEL, 24, components=2)
     run = play.play(TASK, algorithm, data, 1)
     state, losses = jax.device_put(run.start), []

@@ -14,7 +14,7 @@ import pytest
 from pfljax import algorithms
 from pfljax.data import FederatedData
 from pfljax.engine.simulation import Simulation
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.types import Algorithm, Cohort, Params, Rows, State
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
@@ -35,7 +35,7 @@ MIXED = [(0.40951, 0), (-0.115085979944, 0.650452723699), (-0.356499374989, 0.29
 
 
 def method(lr: float = 0.0, **options: Any) -> Algorithm:
-    return algorithms.fedfomo(TASK, local.descent(optax.sgd(lr), local.full_batch(1, 60)), **options)
+    return algorithms.fedfomo(TASK, local.descent(optax.sgd(lr), plans.full_batch(1, 60)), **options)
 
 
 def validated(data: FederatedData) -> FederatedData:

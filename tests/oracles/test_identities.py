@@ -18,7 +18,7 @@ from pfljax.engine.site import Build
 from pfljax.federation import sampling
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.wrappers import reduced_by
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.types import Algorithm, Batch, Plan
 from tests.oracles import network, play
 
@@ -36,7 +36,7 @@ def plain(lr: float = LR, plan: Plan | None = None) -> local.LocalSolver:
     return local.descent(optax.sgd(lr), plan or network.plan())
 
 
-ONE = local.full_batch(1, 14)
+ONE = plans.full_batch(1, 14)
 EVEN = uniform(mean)
 
 # What is compared: several tests share a run
@@ -119,7 +119,7 @@ def test_equals_local_training(method):
 
 
 def test_a_gradient_step_of_each_client_is_a_gradient_step_of_all():
-    build = algorithms.centralized(TASK, plain(plan=local.full_batch(1, sum(network.SIZES))))
+    build = algorithms.centralized(TASK, plain(plan=plans.full_batch(1, sum(network.SIZES))))
     data = network.data()
     run = play.play(TASK, build, data, network.ROUNDS, train=data.pooled())
     close(shared(run), shared(known("gradient step")))
@@ -140,7 +140,7 @@ def test_ditto_with_an_infinite_pull_is_the_model_of_the_round_start():
 
 def test_fedrep_without_a_head_is_fedavg():
     """On full batches: the body's phase has batches of its own."""
-    plan = local.full_batch(2, 14)
+    plan = plans.full_batch(2, 14)
     run = network.train(algorithms.fedrep(TASK, solver(plan=plan), solver(), masks.nothing))
     play.assert_bitwise(shared(run), shared(network.train(algorithms.fedavg(TASK, solver(plan=plan)))))
 

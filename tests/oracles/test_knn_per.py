@@ -14,7 +14,7 @@ import pytest
 from pfljax import algorithms
 from pfljax.algorithms.knn_per import Neighbours
 from pfljax.data import from_clients
-from pfljax.learning import local, tasks
+from pfljax.learning import local, plans, tasks
 from pfljax.types import Model, Params
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
@@ -99,7 +99,7 @@ def stored(lam: float, keys: Any, values: Any, mask: Any = None, bias: tuple[flo
 
 
 def constant(capacity: int, **options: Any) -> Any:
-    solve = local.descent(optax.sgd(0.1), local.full_batch(1, 3))
+    solve = local.descent(optax.sgd(0.1), plans.full_batch(1, 3))
     return algorithms.knn_per(tasks.classification(CONSTANT), solve, CONSTANT, capacity, **options)
 
 
@@ -160,7 +160,7 @@ def test_each_client_chooses_its_weight_on_validation_examples():
     def begin(state):
         return state._replace(server=state.server._replace(params=bias))
 
-    solve = local.descent(optax.sgd(0.0), local.full_batch(1, 3))
+    solve = local.descent(optax.sgd(0.0), plans.full_batch(1, 3))
     algorithm = algorithms.knn_per(tasks.classification(CONSTANT), solve, CONSTANT, 3, lam=None)
     run = play.play(tasks.classification(CONSTANT), algorithm, data, begin=begin)
     close(run.personalized().lam, [0.0, 0.3, 0.5, 0.3], 1e-9)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from pfljax import algorithms
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
 from tests.oracles import quadratics as q
@@ -21,7 +21,7 @@ FIRST = [(-0.9, 0), (0, -1.8), (0.875, -0.5)]
 
 
 def per_fedavg(task, order, *, alpha=ALPHA, lr=0.3, capacity=60):
-    plan = local.full_batch(1, capacity)
+    plan = plans.full_batch(1, capacity)
     return algorithms.per_fedavg(task, local.descent(optax.sgd(lr), plan), plan, alpha=alpha, order=order)
 
 
@@ -57,7 +57,7 @@ def test_meta_optimum_of_random_quadratics():
 def test_per_fedavg_against_loops(order, atol):
     """Curvature by complex steps there; some last batches have one row, which is support and query."""
     solve = local.descent(optax.sgd(network.LR), network.plan())
-    adapt = local.full_batch(2, 14)
+    adapt = plans.full_batch(2, 14)
     run = network.train(algorithms.per_fedavg(network.task(), solve, adapt, alpha=0.3, order=order))
     f, start = network.federation(), run.start.server.params.trainable
     expected = reference.per_fedavg(f, start, lr=network.LR, alpha=0.3, order=order)
@@ -67,7 +67,7 @@ def test_per_fedavg_against_loops(order, atol):
 
 
 def test_reptile():
-    solve = local.descent(optax.sgd(q.LR), local.full_batch(q.STEPS, 60))
+    solve = local.descent(optax.sgd(q.LR), plans.full_batch(q.STEPS, 60))
     simulation = play.play(
         TASK, lambda server_lr: algorithms.reptile(TASK, solve, solve, server_lr=server_lr), q.data(), server_lr=0.5
     )
@@ -78,7 +78,7 @@ def test_reptile():
 
 @pytest.mark.parametrize("server_lr", [0.5, 1.0])
 def test_the_fixed_point_of_reptile_does_not_depend_on_its_rate(server_lr):
-    solve = local.descent(optax.sgd(q.LR), local.full_batch(q.STEPS, 60))
+    solve = local.descent(optax.sgd(q.LR), plans.full_batch(q.STEPS, 60))
     build = algorithms.reptile(TASK, solve, solve, server_lr=server_lr)
     run = play.play(TASK, build, q.data(), 200)
     contraction = q.I2 - np.stack([np.linalg.matrix_power(q.I2 - q.LR * a, q.STEPS) for a in q.A])

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from pfljax import algorithms
-from pfljax.learning import local
+from pfljax.learning import plans
 from pfljax.types import Params
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
@@ -24,7 +24,7 @@ def test_one_step_moves_along_three_gradients():
     def begin(state):
         return state._replace(clients=state.clients._replace(v=Params({"w": np.array(V)})))
 
-    build = algorithms.apfl(TASK, optax.sgd(q.LR), local.full_batch(1, 60), alpha=0.5, alpha_lr=0.2)
+    build = algorithms.apfl(TASK, optax.sgd(q.LR), plans.full_batch(1, 60), alpha=0.5, alpha_lr=0.2)
     run = play.play(TASK, build, q.data(), begin=begin)
     # Client 1, from the published numbers
     moved = run.state.clients.v.trainable["w"]

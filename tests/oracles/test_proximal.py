@@ -11,7 +11,7 @@ from pfljax import algorithms
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.server import fedopt
 from pfljax.federation.wrappers import reduced_by
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
 from tests.oracles import quadratics as q
@@ -20,12 +20,12 @@ from tests.oracles.numpy_reference import close
 pytestmark = pytest.mark.usefixtures("x64")
 
 TASK, ZERO = q.task(), np.zeros(2)
-FULL = local.full_batch(q.STEPS, 60)
+FULL = plans.full_batch(q.STEPS, 60)
 OPTIMUM = (-0.346303501946, 0.859922178988)  # of the loss with weights n_i / n
 
 
 def solver(steps: int = q.STEPS, lr: float = q.LR) -> local.LocalSolver:
-    return local.descent(optax.sgd(lr), local.full_batch(steps, 60))
+    return local.descent(optax.sgd(lr), plans.full_batch(steps, 60))
 
 
 def weights(run: play.Played) -> np.ndarray:
@@ -110,7 +110,7 @@ def test_ditto_first_round():
 def test_ditto_with_implicit_steps_on_random_quadratics(lam):
     matrices, centers, sizes = q.random(4)
     task = q.task(np.ones(3))
-    personal = local.proximal_descent(q.LR, local.full_batch(3, 60))
+    personal = local.proximal_descent(q.LR, plans.full_batch(3, 60))
     build = algorithms.ditto(task, solver(), personal, lam=lam, server=fedopt(optax.sgd(0.0)))
     run = play.play(task, build, q.data(matrices, centers, sizes), 400)
     close(run.state.clients.trainable["w"], q.prox(np.ones(3), matrices, centers, lam))
@@ -138,7 +138,7 @@ def test_the_best_lambda_of_ditto_is_noise_over_signal():
     task = q.task((0.0,))
 
     def build(lam):
-        personal = local.descent(optax.sgd(1 / (1 + lam)), local.full_batch(1, 8))
+        personal = local.descent(optax.sgd(1 / (1 + lam)), plans.full_batch(1, 8))
         return algorithms.ditto(task, solver(1, 0.0), personal, lam=lam)
 
     lams = np.geomspace(0.05, 5, 9)
@@ -164,7 +164,7 @@ def test_pfedme_first_round(start):
     run = play.play(
         TASK,
         algorithms.pfedme(
-            TASK, local.full_batch(2, 60), lr=0.1, inner_lr=0.1, lam=3.0, inner_steps=5, start=start, deploy="local"
+            TASK, plans.full_batch(2, 60), lr=0.1, inner_lr=0.1, lam=3.0, inner_steps=5, start=start, deploy="local"
         ),
         q.data(),
     )
@@ -177,7 +177,7 @@ def test_pfedme_first_round(start):
 @pytest.mark.parametrize("start", ["reset", "warm"])
 def test_pfedme_with_solved_envelopes(start):
     """theta is the exact proximal point, the server model the optimum of the mean Moreau envelope."""
-    build = algorithms.pfedme(TASK, local.full_batch(1, 60), lr=0.3, inner_lr=0.2, lam=3.0, inner_steps=30, start=start)
+    build = algorithms.pfedme(TASK, plans.full_batch(1, 60), lr=0.3, inner_lr=0.2, lam=3.0, inner_steps=30, start=start)
     first = play.play(TASK, build, q.data())
     close(first.personalized().trainable["w"], [(0.25, 0), (0, 0.5), (-0.239436619718, 0.154929577465)])
     gradients = np.array([(-0.75, 0), (0, -1.5), (0.718309859155, -0.464788732394)])
@@ -191,7 +191,7 @@ def test_pfedme_with_solved_envelopes(start):
 def test_pfedme_on_one_number():
     """Two inner steps from 2 towards 5 with the pull to 2: 2.3, 2.48; the outer step follows to 2.144."""
     task, data = q.task((2.0,)), q.data(np.ones((1, 1, 1)), np.array([[5.0]]), (1,))
-    build = algorithms.pfedme(task, local.full_batch(1, 1), lr=0.1, inner_lr=0.1, lam=3.0, inner_steps=2)
+    build = algorithms.pfedme(task, plans.full_batch(1, 1), lr=0.1, inner_lr=0.1, lam=3.0, inner_steps=2)
     run = play.play(task, build, data)
     close(run.personalized().trainable["w"], [[2.48]])
     close(weights(run), [2.144])

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from pfljax import algorithms
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.types import Algorithm, Params
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
@@ -42,7 +42,7 @@ def with_table(rows: np.ndarray):
 
 
 def solver(steps: int, lr: float) -> local.LocalSolver:
-    return local.descent(optax.sgd(lr), local.full_batch(steps, 60))
+    return local.descent(optax.sgd(lr), plans.full_batch(steps, 60))
 
 
 STANDING, SOLVING = solver(1, 0.0), solver(60, 0.3)

@@ -13,7 +13,7 @@ from pfljax import algorithms, masks
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.server import fedopt
 from pfljax.federation.wrappers import reduced_by
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.types import Algorithm, Array, Batch, Params, Task, Tree
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
@@ -27,7 +27,7 @@ SLOPE, INTERCEPTS = 1.45652173913, (0.876811594203, -1.065217391304, 3.695652173
 
 
 def step(lr: float) -> local.LocalSolver:
-    return local.descent(optax.sgd(lr), local.full_batch(1, 3))
+    return local.descent(optax.sgd(lr), plans.full_batch(1, 3))
 
 
 LINES: dict[str, Callable[[], Algorithm]] = {
@@ -69,7 +69,7 @@ def measuring(task: Task) -> Task:
 def test_statistics_are_averaged_or_kept(server_lr):
     """They are what was measured, so the server's step size is not for them."""
     task = measuring(q.task())
-    solve = local.descent(optax.sgd(q.LR), local.full_batch(2, 60))
+    solve = local.descent(optax.sgd(q.LR), plans.full_batch(2, 60))
     server, seen = fedopt(optax.sgd(server_lr)), 0.75 * q.C
     averaged = play.play(task, algorithms.fedavg(task, solve, server=server), q.data())
     close(averaged.state.server.params.stats["seen"], q.shares(q.N) @ seen)
@@ -124,7 +124,7 @@ def test_sharing_against_loops(method):
 def test_fedbabu_against_loops():
     """Momentum and weight decay leave the head where it was; all of the network is tuned at the end."""
     optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(network.LR, momentum=0.9))
-    tune = local.descent(optax.sgd(0.1), local.full_batch(6, 14))
+    tune = local.descent(optax.sgd(0.1), plans.full_batch(6, 14))
     build = algorithms.fedbabu(network.task(), local.descent(optimizer, network.plan()), tune, HEAD)
     run = network.train(build)
     head = {name: run.start.clients.trainable[name] for name in network.HEAD}

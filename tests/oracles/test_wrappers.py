@@ -14,14 +14,14 @@ from pfljax import algorithms, masks, quadratics
 from pfljax.federation import wrappers
 from pfljax.federation.reduce import geometric_median, krum, mean, median, trimmed, uniform
 from pfljax.federation.wrappers import attacked, clipped, compressed, noised, reduced_by
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.types import Algorithm, Params, Reduce, Reply
 from tests.oracles import play
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 LR = 0.5
-STEP = local.descent(optax.sgd(LR), local.full_batch(1, 3))
+STEP = local.descent(optax.sgd(LR), plans.full_batch(1, 3))
 CENTERS = np.array([[3.0, 4.0], [0.3, 0.4], [-6.0, 8.0], [0.0, 0.0]])
 SIZES = (1, 2, 3, 1)
 

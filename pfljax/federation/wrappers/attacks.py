@@ -35,9 +35,9 @@ def attacked(algorithm: Algorithm, attackers: Attackers, attack: Attack) -> Algo
     >>> from pfljax import algorithms, quadratics
     >>> from pfljax.federation.reduce import median
     >>> from pfljax.federation.wrappers import reduced_by
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> task, data = quadratics.problem(w=[4.0, 4.0, 4.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> bad = attacked(algorithms.fedavg(task, step), lambda id: id == 1, sign_flip(2.0))
     >>> [quadratics.deployed(each, task, data, rounds=50)["w"][0] for each in (bad, reduced_by(bad, median))]
     [0.0, 4.0]

@@ -61,9 +61,9 @@ def compressed(algorithm: Algorithm, compressor: Compressor, *, feedback: bool |
 
     >>> import optax
     >>> from pfljax import algorithms, quadratics
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> task, data = quadratics.problem(w=[[1.0, 9.0], [3.0, 5.0]])
-    >>> step = local.descent(optax.sgd(0.02), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.02), plans.full_batch(1, 1))
     >>> algorithm = compressed(algorithms.fedavg(task, step), top_k(0.5))
     >>> quadratics.deployed(algorithm, task, data, rounds=500, digits=1)
     {'w': [[2.0, 7.0], [2.0, 7.0]]}

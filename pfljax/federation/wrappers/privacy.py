@@ -33,9 +33,9 @@ def clipped(algorithm: Algorithm, norm: checks.Positive | Array) -> Algorithm:
 
     >>> import optax
     >>> from pfljax import algorithms, quadratics
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> task, data = quadratics.problem(w=[3.0, 4.0, 900.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(clipped(algorithms.fedavg(task, step), 0.2), task, data, rounds=100)
     {'w': [4.0, 4.0, 4.0]}
     """
@@ -80,9 +80,9 @@ def noised(
 
     >>> import optax
     >>> from pfljax import algorithms, quadratics
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> task, data = quadratics.problem(w=[0.0, 8.0], sizes=[1, 3])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 3))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 3))
     >>> quadratics.deployed(noised(algorithms.fedavg(task, step), 0.0, clip=9.0), task, data, rounds=100)
     {'w': [4.0, 4.0]}
     """

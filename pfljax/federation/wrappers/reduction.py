@@ -23,9 +23,9 @@ def reduced_by(algorithm: Algorithm, reduction: Reduce) -> Algorithm:
     >>> import optax
     >>> from pfljax import algorithms, quadratics
     >>> from pfljax.federation.reduce import median
-    >>> from pfljax.learning import local
+    >>> from pfljax.learning import local, plans
     >>> task, data = quadratics.problem(w=[3.0, 4.0, 900.0])
-    >>> step = local.descent(optax.sgd(0.5), local.full_batch(1, 1))
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
     >>> quadratics.deployed(reduced_by(algorithms.fedavg(task, step), median), task, data, rounds=100)
     {'w': [4.0, 4.0, 4.0]}
     """

@@ -15,7 +15,7 @@ from pfljax import algorithms, masks, models
 from pfljax.benchmark.networks import network
 from pfljax.data import from_clients
 from pfljax.engine.simulation import Simulation
-from pfljax.learning import local, tasks
+from pfljax.learning import local, plans, tasks
 
 SHAPES: list[tuple[str, tuple[int, ...], int]] = [
     ("logistic", (28, 28, 1), 10),
@@ -43,7 +43,7 @@ def test_another_size_is_reported() -> None:
 
 
 def _algorithm(method: str, task: Any, model: Any, options: dict[str, Any]) -> Any:
-    plan = local.epochs(1, BATCH)
+    plan = plans.epochs(1, BATCH)
     step = local.descent(optax.sgd(LR), plan)
     return {
         "fedavg": lambda: algorithms.fedavg(task, step),

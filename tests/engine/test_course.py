@@ -16,7 +16,7 @@ from pfljax.engine.course import Diverged
 from pfljax.engine.ensemble import Point, simulate_many
 from pfljax.engine.runs import simulate
 from pfljax.experiment.recipe import SolverConfig
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.results.result import Result
 from pfljax.types import Algorithm, Array
 
@@ -33,7 +33,7 @@ def validated(*validation: float) -> data.FederatedData:
 
 
 def fedavg(lr: Array) -> Algorithm:
-    return algorithms.fedavg(TASK, local.descent(optax.sgd(lr), local.full_batch(1, 1)))
+    return algorithms.fedavg(TASK, local.descent(optax.sgd(lr), plans.full_batch(1, 1)))
 
 
 OPTIONS: dict[str, Any] = {"rounds": 40, "eval_every": 1, "hyper": {"lr": 0.5}}

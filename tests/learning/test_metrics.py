@@ -18,7 +18,7 @@ from pfljax import algorithms, cli
 from pfljax.data import FederatedData, from_clients
 from pfljax.engine.runs import simulate
 from pfljax.experiment.config import from_config_dict
-from pfljax.learning import local, metrics, tasks
+from pfljax.learning import local, metrics, plans, tasks
 from pfljax.types import Metric, Model, Params, Task
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -213,7 +213,7 @@ def test_a_run_with_metrics_by_name_and_of_ones_own(executor: Any) -> None:
     clients = labelled(3)
     data = from_clients(clients, clients, unseen=1, num_classes=3)
     task = tasks.classification(echo(), metrics=("auc", TOP2))
-    nothing = algorithms.local_only(task, local.descent(optax.sgd(0.1), local.full_batch(1, 4)))
+    nothing = algorithms.local_only(task, local.descent(optax.sgd(0.1), plans.full_batch(1, 4)))
     result = simulate(task, nothing, data, rounds=1, executor=executor)
     assert result.measured == ["auc", "top2_accuracy", "loss"]
     assert result.metric == "loss"
@@ -231,7 +231,7 @@ def test_a_run_with_metrics_by_name_and_of_ones_own(executor: Any) -> None:
 
 def test_the_recipe_of_a_metric() -> None:
     """CONTRIBUTING.md is true; 3 of 5 labels that count are among the two likeliest."""
-    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
     program = re.search(r"<!-- run: metric -->\n```python\n(.*?)```", text, re.DOTALL)
     assert program
     names: dict[str, Any] = {}

@@ -17,11 +17,11 @@ from jax import export
 
 from pfljax import algorithms, cli, data, experiment, models, quadratics
 from pfljax.engine.runs import simulate
-from pfljax.learning import local, tasks
+from pfljax.learning import local, plans, tasks
 from pfljax.results.result import Result
 
 TASK, DATA = quadratics.problem(w=[0.0, 8.0])
-STEP = local.descent(optax.sgd(1.0), local.full_batch(1, 1))
+STEP = local.descent(optax.sgd(1.0), plans.full_batch(1, 1))
 
 
 def test_models_are_what_the_method_deploys():
@@ -38,7 +38,7 @@ def named(store: Any = "auto", **options: Any) -> Any:
     clients = [(draw.normal(size=(6, 3)).astype(np.float32), np.arange(6) % 2) for _ in range(4)]
     federation = data.from_clients(clients, clients, unseen=1, names=["north", "south", "east", "west"])
     task = tasks.classification(models.mlp((3,), 2, hidden=(4,)))
-    solver = local.descent(optax.sgd(0.1, momentum=0.9), local.full_batch(2, 6))
+    solver = local.descent(optax.sgd(0.1, momentum=0.9), plans.full_batch(2, 6))
     method = algorithms.ditto(task, solver, personal_local=solver, lam=0.1)
     return simulate(task, method, federation, rounds=3, store=store, **options), federation
 
@@ -102,7 +102,7 @@ def test_what_is_no_single_model_predicts_and_is_saved(method: str, tmp_path: Pa
     clients = [(draw.normal(size=(6, 3)).astype(np.float32), np.arange(6) % 2) for _ in range(3)]
     federation = data.from_clients(clients, clients, unseen=1)
     network = models.mlp((3,), 2, hidden=(4,))
-    task, solver = tasks.classification(network), local.descent(optax.sgd(0.1), local.full_batch(2, 6))
+    task, solver = tasks.classification(network), local.descent(optax.sgd(0.1), plans.full_batch(2, 6))
     made = {
         "knn_per": lambda: algorithms.knn_per(task, solver, network, capacity=5, neighbours=1, lam=0.9),
         "fedrod": lambda: algorithms.fedrod(task, solver, network),

@@ -9,7 +9,7 @@ import pytest
 from pfljax import algorithms, models
 from pfljax.data import federate, from_arrays, from_clients, partition
 from pfljax.engine.runs import simulate
-from pfljax.learning import local, tasks
+from pfljax.learning import local, plans, tasks
 from pfljax.types import Batch, Metric, Model, Params
 
 KEY = jax.random.key(0)
@@ -252,7 +252,7 @@ def test_inputs_that_a_model_does_not_take_and_scores_that_are_no_rows():
 
 def test_a_run_refuses_what_does_not_fit_before_its_first_round():
     task = tasks.classification(models.logistic((2,), 3))
-    algorithm = algorithms.fedavg(task, local.descent(optax.sgd(0.1), local.full_batch(1, 4)))
+    algorithm = algorithms.fedavg(task, local.descent(optax.sgd(0.1), plans.full_batch(1, 4)))
     with pytest.raises(ValueError, match="give the model 4 outputs instead of 3"):
         simulate(task, algorithm, CLASSES, rounds=1)
 
@@ -270,7 +270,7 @@ def test_a_run_with_ignored_labels_scores_the_others():
         return x[..., None] * params.trainable[None, None], params.stats
 
     task = tasks.classification(Model(lambda key: Params(jnp.array([-1.0, 1.0])), None, apply), ignore=255)
-    algorithm = algorithms.fedavg(task, local.descent(optax.sgd(0.0), local.full_batch(1, 12)))
+    algorithm = algorithms.fedavg(task, local.descent(optax.sgd(0.0), plans.full_batch(1, 12)))
     scores = simulate(task, algorithm, data, rounds=1).scores
     np.testing.assert_array_equal(scores["global", "test", "accuracy"], [[1.0, 1.0]])
     np.testing.assert_allclose(scores["global", "test", "loss"], np.log1p(np.exp(-2.0)), rtol=1e-6)

@@ -14,14 +14,14 @@ from pfljax import algorithms, experiment, quadratics
 from pfljax.engine import ensemble, runs
 from pfljax.engine.simulation import Simulation
 from pfljax.federation import sampling
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.results.result import Result
 from pfljax.types import Algorithm, Draw
-from tests.federation import TASK, federation, recipe_of
+from tests.zoo import TASK, federation, recipe_of
 
 CENTERS = [0.0, 1.0, -3.0, 8.0, 2.0]
 SIZES = [1, 2, 3, 1, 2]
-STEP = local.descent(optax.sgd(0.5), local.full_batch(1, 3))
+STEP = local.descent(optax.sgd(0.5), plans.full_batch(1, 3))
 KEY = jax.random.key(5)
 
 

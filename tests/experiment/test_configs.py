@@ -20,9 +20,9 @@ from pfljax import algorithms, cli, data, engine, experiment, models
 from pfljax.algorithms import METHODS
 from pfljax.experiment.config import Config, from_config_dict
 from pfljax.experiment.recipe import SolverConfig
-from pfljax.learning import local, tasks
+from pfljax.learning import local, plans, tasks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs").glob("*.py"))
 
 
@@ -98,7 +98,7 @@ def test_compare_is_simulate_for_each() -> None:
     """The same scores as one run after the other, in the order given."""
     dealt = data.federate(data.load("digits"), data.partition.iid(3), seed=0)
     task = tasks.classification(models.logistic((8, 8, 1), 10))
-    solver = local.descent(optax.sgd(0.1), local.epochs(1, 64))
+    solver = local.descent(optax.sgd(0.1), plans.epochs(1, 64))
     made = {"local_only": algorithms.local_only(task, solver), "mine": algorithms.fedavg(task, solver)}
     comparison = experiment.compare(task, made, dealt, rounds=2, eval_every=2, seed=1)
     alone = engine.simulate(task, made["mine"], dealt, rounds=2, eval_every=2, seed=1)

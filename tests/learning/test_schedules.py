@@ -15,12 +15,12 @@ from pfljax.engine.ensemble import Point, simulate_many
 from pfljax.engine.runs import simulate
 from pfljax.engine.simulation import Simulation
 from pfljax.experiment import sweeps
-from pfljax.learning import local, schedules
+from pfljax.learning import local, plans, schedules
 from pfljax.types import Algorithm, Array
 
 TASK, DATA = quadratics.problem(w=[2.0, 8.0])
 MEAN, ROUNDS = 5.0, 6
-ONE_STEP = local.full_batch(1, 1)
+ONE_STEP = plans.full_batch(1, 1)
 
 SCHEDULES: dict[str, tuple[Any, Any]] = {
     "constant": (schedules.constant(0.5, warmup=4), lambda t: 0.5 * min(1, (t + 1) / 4)),

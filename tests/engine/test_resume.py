@@ -26,13 +26,13 @@ from pfljax.data import FederatedData
 from pfljax.engine.checkpoint import Checkpoints
 from pfljax.experiment.config import Config
 from pfljax.federation import sampling
-from pfljax.learning import local
+from pfljax.learning import local, plans
 from pfljax.results.comparison import Comparison
 from pfljax.results.result import Result
 from pfljax.types import Algorithm, State, Task
-from tests.federation import TASK, federation
+from tests.zoo import TASK, federation
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUN = [
     *("--config=configs/digits_quickstart.py", "--config.algorithm.name=ditto", "--config.run.rounds=12"),
     *("--config.run.eval_every=1", "--config.model.hidden=(8,)", "--config.data.unseen=0.1", "--quiet"),
@@ -502,7 +502,7 @@ def test_other_numbers_under_the_same_digest_are_found(tmp_path: Path, monkeypat
 
 
 def fedavg(lr: float, task: Task = TASK) -> Algorithm:
-    return algorithms.fedavg(task, local.descent(optax.sgd(lr), local.full_batch(12, 2)))
+    return algorithms.fedavg(task, local.descent(optax.sgd(lr), plans.full_batch(12, 2)))
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_value(tmp_path: Path):
