@@ -65,7 +65,8 @@ def drifting(
     examples = jax.tree.map(lambda leaf: leaf[np.concatenate([order, *shown])], joined)
     segments = _windows(size, gradual, len(rounds) - recurring)
     period = rounds.pop() if recurring else FOREVER
-    drift = Drift(*segments, np.array(rounds, np.int32), _late(first, delays), np.asarray(period, np.int32))
+    late = _late(first, delays)
+    drift = Drift(*segments, starts=np.array(rounds, np.int32), delays=late, period=np.asarray(period, np.int32))
     now = {split: Rows(of.start[0], of.size[0]) for split, of in zip(SPLITS, segments, strict=True)}
     public = None if first.public is None else Rows(np.int32(len(order)), np.asarray(first.public.size))
     name, fingerprint = f"{first.name} (drifting)", digest(f"drift {jax.tree.structure(drift)}", (examples, drift))
@@ -199,7 +200,7 @@ def transformed(data: FederatedData, change: Callable[[Examples], Examples]) -> 
     return replace(data, examples=made, fingerprint=followed(data.fingerprint, "transformed", made))
 
 
-def relabeled(data: FederatedData, classes: Sequence[int]) -> FederatedData:
+def relabeled(data: FederatedData, classes: Sequence[int] | np.ndarray) -> FederatedData:
     """The same clients, who call class c `classes[c]`: the concept that no model of the old one knows.
 
     Raises:

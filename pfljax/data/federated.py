@@ -221,8 +221,8 @@ class FederatedData:
         late = late[late < FOREVER]
         if drift.period < FOREVER and late.any():
             raise ValueError(
-                f"clients of {self.name} drift at different times, again and again, so that what all of them hold never "
-                "comes again: leave delays or recurring out, or choose fedavg"
+                f"clients of {self.name} drift at different times, again and again, and what all of them hold is "
+                "another in each period: leave delays or recurring out, or choose fedavg"
             )
         rounds = np.union1d([0], np.add.outer(drift.starts, late))
         held = [getattr(self.at(int(round)), split) for split in SPLITS for round in rounds]
@@ -237,7 +237,7 @@ class FederatedData:
         delays = np.zeros(1, np.int32)
         return first | {
             "examples": examples,
-            "drift": Drift(*segments, rounds.astype(np.int32), delays, drift.period),
+            "drift": Drift(*segments, starts=rounds.astype(np.int32), delays=delays, period=drift.period),
             "public": public,
         }
 

@@ -273,7 +273,9 @@ class Rounds:
         clients = self.newcomers(algorithm, server, ids, number, key, data)
         return self.personalized(algorithm, server, clients, number, key, data)
 
-    def _shared(self, server: Tree, number: Array, key: Array, data: FederatedData) -> tuple[Tree, FederatedData, Array]:
+    def _shared(
+        self, server: Tree, number: Array, key: Array, data: FederatedData
+    ) -> tuple[Tree, FederatedData, Array]:
         """What all clients read after `number` rounds: their examples are those of the last one."""
         key = jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
         return server, data.after(number), key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -71,7 +71,9 @@ def test_who_is_late() -> None:
 
 def test_all_splits_traits_and_public_examples() -> None:
     pair = [([[1.0]], [0]), ([[2.0]], [1])]
-    first = from_clients(pair, pair, pair, num_classes=2).with_traits({"age": [3, 4]}).with_public([[7.0], [8.0]], [1, 1])
+    first = (
+        from_clients(pair, pair, pair, num_classes=2).with_traits({"age": [3, 4]}).with_public([[7.0], [8.0]], [1, 1])
+    )
     data = drifting([first, drift.relabeled(first, [1, 0])], [1])
     for split in ("train", "validation", "test"):
         assert held(data, 0, split) == [[0], [1]]
@@ -148,7 +150,7 @@ def test_a_configuration_describes_it() -> None:
     [
         (lambda: drifting([TWO], []), "1 concept is no drift: give at least 2"),
         (lambda: drifting([], []), r"concepts=\[\]: give at least 2"),
-        (lambda: drifting(TWO, [1]), "give a list of federations"),
+        (lambda: drifting(cast(Any, TWO), [1]), "give a list of federations"),
         (lambda: drifting([TWO, TWO], [1, 2]), r"changes=\[1, 2\] of 2 concepts: give 1, the round in which each"),
         (lambda: drifting([TWO, TWO], [1], recurring=True), "give 2, the round .* and the first again"),
         (lambda: drifting([TWO, TWO], [0]), "must be .* of at least 1"),
