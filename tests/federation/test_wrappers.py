@@ -23,8 +23,8 @@ from pfljax.federation.skeletons import Both
 from pfljax.federation.wrappers import attacked, clipped, compressed, noised, reduced_by
 from pfljax.learning import local, plans
 from pfljax.types import Algorithm, Array, ClientData, Cohort, Reduce, Reply, Tree
-from tests.federation import CLIENTS, federation, recipe_of
-from tests.test_contract import KEY, METHODS, same
+from tests.algorithms.test_contract import KEY, METHODS, same
+from tests.zoo import CLIENTS, federation, recipe_of
 
 EVEN = uniform(mean)
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -202,7 +202,7 @@ def test_what_a_method_cannot_bear_is_refused(name: str, cannot: tuple[bool, boo
 
 def test_the_recipe_of_a_wrapper():
     """CONTRIBUTING.md is true: (3, 4) of two leaves becomes (0.6, 0.8), and the model moves by that."""
-    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
     program = re.search(r"<!-- run: wrapper -->\n```python\n(.*?)```", text, re.DOTALL)
     assert program
     names: dict[str, Any] = {}

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,10 +16,11 @@ import pytest
 from pfljax import algorithms
 from pfljax.data import FederatedData
 from pfljax.engine import accounting
+from pfljax.engine.checkpoint import Checkpoints
 from pfljax.engine.simulation import Simulation
 from pfljax.federation import sampling
 from pfljax.types import Algorithm, Params, State, Task, keep
-from tests.federation import CLASSES, CLIENTS, FEDERATED, GROUPS, MODEL, TASK, UNSEEN, VALIDATION, federation, recipe_of
+from tests.zoo import CLASSES, CLIENTS, FEDERATED, GROUPS, MODEL, TASK, UNSEEN, VALIDATION, federation, recipe_of
 
 KEY = jax.random.key(7)
 
@@ -115,6 +117,17 @@ def test_one_program_serves_all_values_and_a_dropped_clients_nan_does_not_leak(n
     fresh = 0 if before else 2  # one trace of init, one of the rounds
     assert len(builds) == before + fresh
     assert changed(finals[0], finals[2]), "the values made no difference"
+
+
+def test_a_resumed_run_has_the_bits_of_one_that_was_left_alone(name: str, tmp_path: Path):
+    """The state after two rounds, written and read by others, goes on as if it had never left."""
+    (run, _), hyper = traced(name), recipe_of(name).hyper
+    state, _ = run.advance(run.init(KEY, **hyper), KEY, 2, AT_MOST, **hyper)
+    Checkpoints(tmp_path).save(state, {"rounds": np.arange(1)})
+    read, _ = Checkpoints(tmp_path).restore(run.init(KEY, **hyper))
+    whole, _ = run.advance(run.init(KEY, **hyper), KEY, 4, AT_MOST, **hyper)
+    resumed, _ = run.advance(read, KEY, 2, AT_MOST, **hyper)
+    same(whole, resumed)
 
 
 @pytest.mark.usefixtures("x64")
