@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -254,6 +254,52 @@ def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask)
         return local.only(tuned, tune)(task.loss, start, data, jax.random.fold_in(key, 0))
 
     return algorithm._replace(personalize=personalize)
+
+
+class Both(NamedTuple):
+    """What a client of `keeping` keeps."""
+
+    client: Tree  # as before
+    more: Tree
+
+
+def keeping(
+    algorithm: Algorithm,
+    start: Callable[[Tree, Tree, Array], Tree],
+    client_update: Callable[[Tree, Both, ClientData, Array], Reply],
+) -> Algorithm:
+    """`algorithm` whose clients keep something more, which a newcomer's onboarding leaves as it starts.
+
+    Args:
+      algorithm: any.
+      start: `(download, client, key) ->` what more a client keeps at first.
+      client_update: a client's half of a round; receives and keeps `Both`.
+
+    >>> import optax
+    >>> from pfljax import quadratics
+    >>> from pfljax.learning import local, plans
+    >>> (task, data), step = quadratics.problem(w=[8.0]), local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
+    >>> counted = lambda w, kept, data, key: Reply(tree.scale(0, w), Both(kept.client, kept.more + 1))
+    >>> method, w = keeping(averaging(task, step), lambda w, client, key: 0, counted), task.init(None)
+    >>> method.client_update(w, method.init_client(w, None, None), data, None).client
+    Both(client=(), more=1)
+    """
+    common = algorithm.server_model
+
+    def init_client(download: Tree, id: Array, key: Array) -> Both:
+        client = algorithm.init_client(download, id, key)
+        return Both(client, start(download, client, key))
+
+    def onboard(download: Tree, kept: Both, data: ClientData, key: Array) -> Both:
+        return kept._replace(client=algorithm.onboard(download, kept.client, data, key))
+
+    return algorithm._replace(
+        init_client=init_client,
+        client_update=client_update,
+        onboard=onboard,
+        personalize=lambda download, kept, data, key: algorithm.personalize(download, kept.client, data, key),
+        server_model=None if common is None else lambda download, kept: common(download, kept.client),
+    )
 
 
 def alone(client_update: Update) -> Callable[..., Tree]:
