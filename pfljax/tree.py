@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TypeVar
 
 import jax
@@ -103,6 +104,18 @@ def row_distances(row: Tree, table: Tree) -> Array:
 def where(condition: Array, yes: T, no: T) -> T:
     """`yes` where the scalar `condition` holds, else `no`."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def shaped(shapes: T, vector: Array) -> T:
+    """The entries of `vector` [n], in their order, as leaves of these shapes and dtypes.
+
+    >>> shaped({"a": jnp.zeros(1), "b": jnp.zeros((1, 2))}, jnp.array([1.0, 2.0, 3.0]))["b"].tolist()
+    [[2.0, 3.0]]
+    """
+    leaves, structure = jax.tree.flatten(shapes)
+    parts = jnp.split(vector, list(itertools.accumulate(leaf.size for leaf in leaves))[:-1])
+    filled = (part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True))
+    return jax.tree.unflatten(structure, filled)
 
 
 def finite(tree: Tree) -> Array:
