@@ -180,10 +180,8 @@ def _method_values(name: str) -> dict[str, Any]:
         data = {"partition": {"name": "iid", "clients": 2}}
     data |= {"validation": 0.25} if "validation examples" in METHODS[name].needs else {}
     data |= {"clusters": 2} if "groups" in METHODS[name].needs else {}
-    algorithm = {"name": name} | ({"clusters": 2} if name == "ifca" else {})
-    if "public data" in METHODS[name].needs:
-        data |= {"public": 0.2}
-        algorithm |= {"distil_steps": 3, "distil_batch_size": 4}
+    data |= {"public": 0.2} if "public data" in METHODS[name].needs else {}
+    algorithm = {"name": name} | dict(METHODS[name].example)
     return {"data": data, "model": model, "algorithm": algorithm, "local": BASE["local"], "run": {"rounds": 2}}
 
 
