@@ -329,7 +329,8 @@ def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
 
 
 def _is_float(hint: Any) -> bool:
-    return hint is float or any(map(_is_float, typing.get_args(hint)))
+    listed = typing.get_origin(hint) is tuple
+    return hint is float or (not listed and any(map(_is_float, typing.get_args(hint))))
 
 
 def _solvers(local: SolverConfig, *others: SolverConfig | None) -> dict[str, SolverConfig]:
