@@ -11,9 +11,12 @@ from typing import Annotated, Any, NamedTuple, get_args
 
 from pfljax import checks
 from pfljax.algorithms.apfl import apfl
+from pfljax.algorithms.apple import apple
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.context_clustered import context_clustered
+from pfljax.algorithms.dapper import dapper
 from pfljax.algorithms.ditto import ditto
+from pfljax.algorithms.fedala import fedala
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
@@ -22,17 +25,21 @@ from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
 from pfljax.algorithms.fedper import fedper
+from pfljax.algorithms.fedphp import fedphp
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
 from pfljax.algorithms.ifca import ifca
 from pfljax.algorithms.knn_per import knn_per
+from pfljax.algorithms.l2gd import l2gd
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
+from pfljax.algorithms.mapper import mapper
 from pfljax.algorithms.per_fedavg import per_fedavg
 from pfljax.algorithms.pfedme import pfedme
 from pfljax.algorithms.reptile import reptile
 from pfljax.algorithms.scaffold import scaffold
+from pfljax.algorithms.superfed import superfed
 from pfljax.checks import Bounds
 from pfljax.printing import in_brief
 from pfljax.types import Algorithm
@@ -42,11 +49,14 @@ __all__ = [
     "METHODS",
     "Method",
     "apfl",
+    "apple",
     "centralized",
     "context_clustered",
+    "dapper",
     "ditto",
     "fedadagrad",
     "fedadam",
+    "fedala",
     "fedamp",
     "fedavg",
     "fedavg_finetuned",
@@ -57,6 +67,7 @@ __all__ = [
     "fedem",
     "fedfomo",
     "fedper",
+    "fedphp",
     "fedprox",
     "fedrep",
     "fedrod",
@@ -65,13 +76,16 @@ __all__ = [
     "heurfedamp",
     "ifca",
     "knn_per",
+    "l2gd",
     "lg_fedavg",
     "local_only",
+    "mapper",
     "method",
     "per_fedavg",
     "pfedme",
     "reptile",
     "scaffold",
+    "superfed",
 ]
 
 
@@ -207,6 +221,53 @@ METHODS: dict[str, Method] = {
         down="components * w",
         up="components * w",
         example={"components": 2},
+    ),
+    "mapper": Method(mapper, "mixture", needs=(*_STATE, "validation examples"), example={"grid": (0.25, 0.75)}),
+    "dapper": Method(
+        dapper,
+        "mixture",
+        needs=("validation examples", "public data"),
+        example={"grid": (0.25, 1.0), "public_batch_size": 6},
+    ),
+    "l2gd": Method(
+        l2gd,
+        "mixture",
+        sweep={"lr": (1e-3, 0.1), "lam": (0.01, 10.0), "p": (0.05, 0.5)},
+        needs=_STATE,
+        bounds={"p": Bounds(above=0, below=1)},
+        down="w + 2",
+        example={"lr": 0.05, "p": 0.4},
+    ),
+    "superfed": Method(
+        superfed,
+        "mixture",
+        sweep={"mu": (1e-3, 0.1), "nu": (0.1, 2.0), "lam": _UNIT},
+        needs=_STATE,
+        bounds={"lam": _SHARE},
+        down="w + 1",
+        example={"start": 2.0},
+    ),
+    "fedala": Method(
+        fedala,
+        "mixture",
+        sweep={"weight_lr": (0.01, 1.0)},
+        needs=_STATE,
+        bounds={"share": _SHARE},
+        example={"passes": 3},
+    ),
+    "fedphp": Method(
+        fedphp,
+        "mixture",
+        sweep={"mu": _UNIT, "lam": (1e-3, 0.5)},
+        needs=(*_STATE, "features"),
+        bounds={"mu": _SHARE, "lam": _SHARE},
+    ),
+    "apple": Method(
+        apple,
+        "attention",
+        sweep={"relation_lr": (1e-4, 0.1), "mu": (1e-3, 1.0)},
+        needs=_STATE,
+        down="clients * w + clients",
     ),
     "ifca": Method(ifca, "clustering", down="clusters * w", up="w + 1", example={"clusters": 2}),
     "context_clustered": Method(context_clustered, "clustering", needs=("groups",), down="groups * w", up="w + 1"),

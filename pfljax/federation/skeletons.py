@@ -237,6 +237,49 @@ def clustered(
     )
 
 
+class Announcing(NamedTuple):
+    """A server that tells its clients something beside the model."""
+
+    server: Tree
+    news: Tree
+
+
+def announced(algorithm: Algorithm, first: Callable[[Array], Tree], then: Callable[[Tree, Array], Tree]) -> Algorithm:
+    """`algorithm` whose `client_update`, `onboard` and `personalize` download `(what they did, news of the round)`.
+
+    The server decides what is news, so that it is the same for all clients of a round.
+
+    Args:
+      algorithm: its three functions take that pair.
+      first: `key ->` the news of the first round.
+      then: `(news, key) ->` those of the next.
+
+    >>> import jax.numpy as jnp
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> told = lambda download, own, data, key: Reply(tree.scale(0, download[0]), download[1])
+    >>> counting = accompanied(task, told, lambda download, rounds: Params({"rounds": rounds}), lambda w: jnp.zeros(()))
+    >>> counting = announced(counting, lambda key: jnp.zeros(()), lambda rounds, key: rounds + 1)
+    >>> quadratics.deployed(counting, task, data, rounds=5)
+    {'rounds': [4.0, 4.0]}
+    """
+    common = algorithm.server_model
+
+    def server_update(state: Announcing, cohort: Cohort, key: Array) -> Announcing:
+        server = algorithm.server_update(state.server, cohort, jax.random.fold_in(key, 0))
+        return Announcing(server, then(state.news, jax.random.fold_in(key, 1)))
+
+    return algorithm._replace(
+        init_server=lambda key, num_clients: Announcing(
+            algorithm.init_server(key, num_clients), first(jax.random.fold_in(key, 1))
+        ),
+        download=lambda state, id: (algorithm.download(state.server, id), state.news),
+        init_client=lambda download, id, key: algorithm.init_client(download[0], id, key),
+        server_update=server_update,
+        server_model=None if common is None else lambda download, client: common(download[0], client),
+    )
+
+
 def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask) -> Algorithm:
     """`algorithm` whose deployed model is then trained by `tune` on the client's own data, on the leaves of `tuned`.
 
