@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.federation.clustering import agglomerated, averaged, cosines, cut
-from pfljax.federation.clusters import Clusters, alike, assigning, heard
-from pfljax.types import Algorithm, Array, Cohort, LocalSolver, Params, Task, Tree
+from pfljax.federation.clusters import Clusters, Sight, alike, assigning, heard, misfits
+from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Task, Tree
 
 
 class Split(NamedTuple):
@@ -115,7 +115,8 @@ def cfl(
             models, assigned, active = carry
             second, splits = halved(similar, members[c], wanted[c] & (active < clusters))
             copied = jax.tree.map(lambda leaf: leaf.at[active].set(leaf[c], mode="drop"), models)
-            return tree.where(splits, copied, models), jnp.where(splits & second, active, assigned), active + splits
+            after = copied, jnp.where(second, active, assigned), active + 1
+            return tree.where(splits, after, carry)
 
         def parted(carry: tuple[Params, Array, Array]) -> tuple[Params, Array, Array]:
             return jax.lax.fori_loop(0, clusters, partial(split, similar=cosines(moves, moves)), carry)
@@ -125,4 +126,8 @@ def cfl(
         models = averaged(models, results, jnp.take(assigned, cohort.ids, mode="clip"), heard(cohort))
         return Clusters(models, assigned, known._replace(active=active))
 
-    return assigning(task, local, begin, regroup)
+    def join(sight: Sight, data: ClientData, key: Array) -> Array:
+        losses = misfits(task, sight.models, data, key)
+        return jnp.argmin(jnp.where(jnp.arange(clusters) < sight.memory.active, losses, jnp.inf))
+
+    return assigning(task, local, begin, regroup, join)

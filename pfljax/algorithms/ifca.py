@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pfljax import masks
 from pfljax.federation.clusters import Models, apart, by_loss, clustered
-from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.reduce import uniform
 from pfljax.federation.server import ServerOptimizer
 from pfljax.types import Algorithm, Array, Cohort, LocalSolver, Mask, Task
 
@@ -73,8 +73,8 @@ def ifca(
         clusters=clusters,
         shared=masks.negate(own),
         server=server,
-        reduce=uniform(mean),
     )
+    algorithm = algorithm._replace(reduce=uniform(algorithm.reduce))
 
     def over_all(servers: Models, cohort: Cohort, key: Array) -> Models:
         means, members = cohort.uploads

@@ -22,7 +22,6 @@ from pfljax.types import (
     LossFn,
     Mask,
     Params,
-    Reduce,
     Reply,
     Rows,
     Task,
@@ -66,12 +65,11 @@ def clustered(
     clusters: int,
     shared: Mask = masks.nothing,
     server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
 ) -> Algorithm:
     """K models: a client trains and deploys that of its cluster, and each model averages its members.
 
-    The clients keep the number of their cluster. Down: the shared part and K times the rest, up: |params| and the
-    cluster. A model without members stays.
+    Clients count by their examples, see `reduce.uniform`. They keep the number of their cluster. Down: the shared part
+    and K times the rest, up: |params| and the cluster. A model without members stays.
 
     Args:
       task: the model and its loss.
@@ -81,7 +79,6 @@ def clustered(
       clusters: K, static.
       shared: leaves that are common to the models: those of the first, averaged over all clients.
       server: server optimizer of each model; plain averaging if None.
-      reduce: how a cluster's uploads are averaged; what is shared is the mean of that by the members' weights.
 
     >>> import optax
     >>> from pfljax.learning import local, plans
@@ -131,7 +128,7 @@ def clustered(
         client_update=client_update,
         server_update=server_update,
         personalize=lambda models, last, data, key: member(models, last, data, key)[1],
-        reduce=grouped(clusters, reduce),
+        reduce=grouped(clusters, mean),
     )
 
 
