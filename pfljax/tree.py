@@ -113,6 +113,15 @@ def row_products(a: Tree, table: Tree) -> Array:
     return sum(jax.tree.leaves(jax.tree.map(leaf, a, table)), start=jnp.zeros(()))
 
 
+def products(a: Tree, b: Tree) -> Array:
+    """Inner products of every row of `a` [n, ...] with every row of `b` [m, ...]: [n, m]."""
+
+    def leaf(x: Array, y: Array) -> Array:
+        return jnp.matmul(x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1).T, precision="highest")
+
+    return sum(jax.tree.leaves(jax.tree.map(leaf, a, b)), start=jnp.zeros(()))
+
+
 def row_distances(row: Tree, table: Tree) -> Array:
     """`||row - table_i||^2` of one row [1, ...] to each row of `table`: [N]."""
     difference = sub(table, row)

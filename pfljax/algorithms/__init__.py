@@ -13,6 +13,8 @@ from pfljax import checks
 from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.apple import apple
 from pfljax.algorithms.centralized import centralized
+from pfljax.algorithms.cfl import cfl
+from pfljax.algorithms.cgpfl import cgpfl
 from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.dapper import dapper
 from pfljax.algorithms.ditto import ditto
@@ -24,14 +26,20 @@ from pfljax.algorithms.fedbn import fedbn
 from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
+from pfljax.algorithms.fedgroup import fedgroup
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedphp import fedphp
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
+from pfljax.algorithms.fesem import fesem
+from pfljax.algorithms.fl_hc import fl_hc
+from pfljax.algorithms.hcfl import hcfl
+from pfljax.algorithms.hypcluster import hypcluster
 from pfljax.algorithms.ifca import ifca
 from pfljax.algorithms.knn_per import knn_per
 from pfljax.algorithms.l2gd import l2gd
+from pfljax.algorithms.lcfed import lcfed
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
 from pfljax.algorithms.mapper import mapper
@@ -51,6 +59,8 @@ __all__ = [
     "apfl",
     "apple",
     "centralized",
+    "cfl",
+    "cgpfl",
     "context_clustered",
     "dapper",
     "ditto",
@@ -66,6 +76,7 @@ __all__ = [
     "feddf",
     "fedem",
     "fedfomo",
+    "fedgroup",
     "fedper",
     "fedphp",
     "fedprox",
@@ -73,10 +84,15 @@ __all__ = [
     "fedrod",
     "fedrod_hyper",
     "fedyogi",
+    "fesem",
+    "fl_hc",
+    "hcfl",
     "heurfedamp",
+    "hypcluster",
     "ifca",
     "knn_per",
     "l2gd",
+    "lcfed",
     "lg_fedavg",
     "local_only",
     "mapper",
@@ -270,6 +286,49 @@ METHODS: dict[str, Method] = {
         down="clients * w + clients",
     ),
     "ifca": Method(ifca, "clustering", down="clusters * w", up="w + 1", example={"clusters": 2}),
+    "ifca": Method(
+        ifca,
+        "clustering",
+        sweep={"hysteresis": (0.0, 0.5)},
+        needs=_STATE,
+        down="clusters * w",
+        up="w + 1",
+        example={"clusters": 2},
+    ),
+    "hypcluster": Method(
+        hypcluster,
+        "clustering",
+        sweep={"hysteresis": (0.0, 0.5)},
+        needs=_STATE,
+        down="clusters * w",
+        up="w + 1",
+        example={"clusters": 2, "split": "validation"},
+    ),
+    "fesem": Method(fesem, "clustering", {"hysteresis": (0.0, 0.5)}),
+    "cfl": Method(
+        cfl,
+        "clustering",
+        sweep={"eps1": (0.01, 1.0), "eps2": (0.1, 5.0)},
+        bounds={"gamma": _SHARE, "warm_up": Bounds(least=0)},
+        example={"clusters": 3, "eps1": 10.0, "eps2": 0.0, "warm_up": 0},
+    ),
+    "fl_hc": Method(
+        fl_hc,
+        "clustering",
+        sweep={"threshold": (0.1, 10.0)},
+        bounds={"warm_up": Bounds(least=0)},
+        example={"clusters": 3, "warm_up": 0},
+    ),
+    "fedgroup": Method(fedgroup, "clustering", {"inter_lr": (0.0, 0.1)}, example={"clusters": 2}),
+    "cgpfl": Method(cgpfl, "clustering", {"mu": (0.01, 10.0)}),
+    "lcfed": Method(lcfed, "clustering", {"mu": (0.01, 10.0), "lam": (0.01, 10.0)}, down="2 * w - head"),
+    "hcfl": Method(
+        hcfl,
+        "clustering",
+        sweep={"mu": (1e-3, 1.0), "lam": _UNIT},
+        bounds={"lam": _SHARE, "warm_up": Bounds(least=0)},
+        example={"clusters": 3, "warm_up": 0},
+    ),
     "context_clustered": Method(context_clustered, "clustering", needs=("groups",), down="groups * w", up="w + 1"),
     "knn_per": Method(
         knn_per,

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from pfljax import masks, tree
-from pfljax.federation.reduce import grouped, handed, mean
-from pfljax.federation.server import Server, ServerOptimizer, fedopt
+from pfljax.federation.reduce import mean
+from pfljax.federation.server import ServerOptimizer, fedopt
 from pfljax.learning import local
 from pfljax.types import (
     Algorithm,
@@ -175,65 +174,6 @@ def decoupled(
         personalize=lambda w, own, data, key: tree.merge(w, own),
         reduce=reduce,
         onboard=onboard,
-    )
-
-
-def clustered(
-    task: Task,
-    local: LocalSolver,
-    choose: Callable[[Params, ClientData, Array], Array],
-    start: Callable[[Array], Params],
-    *,
-    clusters: int,
-    server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
-) -> Algorithm:
-    """K models: a client trains and deploys that of its cluster, and each model averages its members.
-
-    The clients keep nothing. Down: K |params|, up: |params| and the cluster. A model without members stays.
-
-    Args:
-      task: the model and its loss.
-      local: solver of a client's round.
-      choose: `(models [K, ...], data, key) ->` the client's cluster [].
-      start: `key ->` the models before the first round [K, ...].
-      clusters: K, static.
-      server: server optimizer of each model; plain averaging if None.
-      reduce: how a cluster's uploads are averaged.
-
-    >>> import jax.numpy as jnp, optax
-    >>> from pfljax.learning import local, plans
-    >>> from pfljax import quadratics
-    >>> task, data = quadratics.problem(w=[0.0, 8.0, 4.0])
-    >>> step, begin = local.descent(optax.sgd(0.5), plans.full_batch(1, 1)), lambda key: Params({"w": jnp.zeros(2)})
-    >>> odd = lambda models, data, key: data.id % 2
-    >>> quadratics.deployed(clustered(task, step, odd, begin, clusters=2), task, data, rounds=100)
-    {'w': [2.0, 8.0, 2.0]}
-    """
-    server = fedopt() if server is None else server
-
-    def member(models: Params, data: ClientData, key: Array) -> tuple[Array, Params]:
-        cluster = choose(models, data, key)
-        return cluster, jax.tree.map(lambda leaf: leaf[cluster], models)
-
-    def client_update(models: Params, client: Tree, data: ClientData, key: Array) -> Reply:
-        key = jax.random.fold_in(key, 0)
-        cluster, w = member(models, data, key)
-        return Reply((cluster, tree.sub(w, local(task.loss, w, data, key))), client)
-
-    def server_update(servers: Server, cohort: Cohort, key: Array) -> Server:
-        expected = servers.params, jnp.zeros(clusters)
-        differences, weights = handed(cohort.uploads, expected, "one tree for each model, as `reduce.grouped` makes it")
-        return jax.vmap(tree.where)(weights > 0, jax.vmap(server.step)(servers, differences), servers)
-
-    return Algorithm(
-        init_server=lambda key, num_clients: jax.vmap(server.init)(start(key)),
-        download=lambda servers, id: servers.params,
-        init_client=lambda models, id, key: (),
-        client_update=client_update,
-        server_update=server_update,
-        personalize=lambda models, client, data, key: member(models, data, key)[1],
-        reduce=grouped(clusters, reduce),
     )
 
 
