@@ -23,6 +23,7 @@ from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
+from pfljax.algorithms.fedcac import fedcac
 from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
@@ -44,7 +45,9 @@ from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
 from pfljax.algorithms.mapper import mapper
 from pfljax.algorithms.per_fedavg import per_fedavg
+from pfljax.algorithms.pfedhn import pfedhn, pfedhn_pc
 from pfljax.algorithms.pfedme import pfedme
+from pfljax.algorithms.pfedsim import pfedsim
 from pfljax.algorithms.reptile import reptile
 from pfljax.algorithms.scaffold import scaffold
 from pfljax.algorithms.superfed import superfed
@@ -73,6 +76,7 @@ __all__ = [
     "fedavgm",
     "fedbabu",
     "fedbn",
+    "fedcac",
     "feddf",
     "fedem",
     "fedfomo",
@@ -98,7 +102,10 @@ __all__ = [
     "mapper",
     "method",
     "per_fedavg",
+    "pfedhn",
+    "pfedhn_pc",
     "pfedme",
+    "pfedsim",
     "reptile",
     "scaffold",
     "superfed",
@@ -362,6 +369,38 @@ METHODS: dict[str, Method] = {
         bounds={"epsilon": _SHARE},
         down="candidates * w",
         up="w + candidates",
+    ),
+    "pfedhn": Method(
+        pfedhn,
+        "relational",
+        sweep={"server_lr": (1e-3, 0.1)},
+        bounds={"layers": Bounds(least=0), "momentum": _BELOW_1, "clip": _POSITIVE},
+        example={"hidden": 5, "layers": 1},
+    ),
+    "pfedhn_pc": Method(
+        pfedhn_pc,
+        "relational",
+        sweep={"server_lr": (1e-3, 0.1)},
+        needs=_STATE,
+        bounds={"layers": Bounds(least=0), "momentum": _BELOW_1, "clip": _POSITIVE},
+        example={"hidden": 5, "layers": 1},
+        down="w - head",
+        up="w - head",
+    ),
+    "pfedsim": Method(
+        pfedsim,
+        "relational",
+        needs=_STATE,
+        bounds={"warmup": Bounds(least=0)},
+        down="w + 1",
+        example={"warmup": 1},
+    ),
+    "fedcac": Method(
+        fedcac,
+        "relational",
+        sweep={"tau": _UNIT, "beta": (10.0, 1000.0)},
+        bounds={"tau": _SHARE, "beta": _POSITIVE},
+        example={"beta": 4.0},
     ),
 }
 METHODS = {name: row._replace(factory=checks.by_hints(known=row.hints())(row.factory)) for name, row in METHODS.items()}
