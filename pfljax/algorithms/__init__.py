@@ -292,7 +292,6 @@ METHODS: dict[str, Method] = {
         needs=_STATE,
         down="clients * w + clients",
     ),
-    "ifca": Method(ifca, "clustering", down="clusters * w", up="w + 1", example={"clusters": 2}),
     "ifca": Method(
         ifca,
         "clustering",
