@@ -44,16 +44,16 @@ from pfljax.algorithms.l2gd import l2gd
 from pfljax.algorithms.lcfed import lcfed
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
-from pfljax.algorithms.mocha import mocha, mocha_primal
 from pfljax.algorithms.mapper import mapper
+from pfljax.algorithms.mocha import mocha, mocha_primal
 from pfljax.algorithms.per_fedavg import per_fedavg
 from pfljax.algorithms.pfedhn import pfedhn, pfedhn_pc
 from pfljax.algorithms.pfedme import pfedme
 from pfljax.algorithms.pfedsim import pfedsim
 from pfljax.algorithms.reptile import reptile
 from pfljax.algorithms.scaffold import scaffold
-from pfljax.algorithms.virtual import virtual
 from pfljax.algorithms.superfed import superfed
+from pfljax.algorithms.virtual import virtual
 from pfljax.checks import Bounds
 from pfljax.printing import in_brief
 from pfljax.types import Algorithm
@@ -114,8 +114,8 @@ __all__ = [
     "pfedsim",
     "reptile",
     "scaffold",
-    "virtual",
     "superfed",
+    "virtual",
 ]
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from pfljax import masks, tree
-from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.reduce import mean, one_each, uniform
 from pfljax.federation.server import Server, fedopt
 from pfljax.learning.local import average, mean_gradient
 from pfljax.learning.metrics import masked_mean
@@ -109,7 +109,7 @@ def fcf(
         return Reply(Params(tree.scale(data.size.astype(float), slope), tree.scale(0, items.stats)), client)
 
     def server_update(model: Server, cohort: Cohort, key: Array) -> Server:
-        return server.step(model, tree.scale(jnp.sum(cohort.weights > 0), cohort.uploads))
+        return server.step(model, tree.scale(jnp.sum(one_each(cohort.weights)), cohort.uploads))
 
     def predict(own: Taste, x: Tree) -> Array:
         y = features(own.items, x)[0]

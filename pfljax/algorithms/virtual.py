@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pfljax import tree
-from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.reduce import mean, one_each, uniform
 from pfljax.federation.skeletons import alone
 from pfljax.types import (
     Algorithm,
@@ -146,7 +146,7 @@ def virtual(
         return Reply(Params(tree.sub(own.factor, factor), tree.sub(q.stats, theta.stats)), Own(factor, phi))
 
     def server_update(q: Params, cohort: Cohort, key: Array) -> Params:
-        (moved, stats), replies = cohort.uploads, jnp.sum(cohort.weights > 0)
+        (moved, stats), replies = cohort.uploads, jnp.sum(one_each(cohort.weights))
         precision, shift = tree.axpy(-replies, moved, q.trainable)
         precision = jax.tree.map(lambda leaf: jnp.maximum(leaf, prior), precision)
         return Params(Natural(precision, shift), tree.sub(q.stats, stats))
