@@ -11,24 +11,33 @@ from typing import Annotated, Any, NamedTuple, get_args
 
 from pfljax import checks
 from pfljax.algorithms.apfl import apfl
+from pfljax.algorithms.aruba import aruba
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.context_clustered import context_clustered
-from pfljax.algorithms.ditto import ditto
+from pfljax.algorithms.ditto import ditto, ditto_by_size, ditto_validated
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
+from pfljax.algorithms.fedcl import fedcl
+from pfljax.algorithms.fedcurv import fedcurv
 from pfljax.algorithms.feddf import feddf
+from pfljax.algorithms.feddyn import feddyn
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
+from pfljax.algorithms.fedmeta import fedmeta
+from pfljax.algorithms.fednova import fednova
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
+from pfljax.algorithms.fenda import fenda, perfcl
 from pfljax.algorithms.ifca import ifca
 from pfljax.algorithms.knn_per import knn_per
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
+from pfljax.algorithms.moon import moon
+from pfljax.algorithms.mr_mtl import mr_mtl
 from pfljax.algorithms.per_fedavg import per_fedavg
 from pfljax.algorithms.pfedme import pfedme
 from pfljax.algorithms.reptile import reptile
@@ -41,9 +50,12 @@ __all__ = [
     "METHODS",
     "Method",
     "apfl",
+    "aruba",
     "centralized",
     "context_clustered",
     "ditto",
+    "ditto_by_size",
+    "ditto_validated",
     "fedadagrad",
     "fedadam",
     "fedamp",
@@ -52,22 +64,31 @@ __all__ = [
     "fedavgm",
     "fedbabu",
     "fedbn",
+    "fedcl",
+    "fedcurv",
     "feddf",
+    "feddyn",
     "fedem",
     "fedfomo",
+    "fedmeta",
+    "fednova",
     "fedper",
     "fedprox",
     "fedrep",
     "fedrod",
     "fedrod_hyper",
     "fedyogi",
+    "fenda",
     "heurfedamp",
     "ifca",
     "knn_per",
     "lg_fedavg",
     "local_only",
     "method",
+    "moon",
+    "mr_mtl",
     "per_fedavg",
+    "perfcl",
     "pfedme",
     "reptile",
     "scaffold",
@@ -149,6 +170,28 @@ METHODS: dict[str, Method] = {
         down="2 * w - stats",
         up="2 * w - stats",
     ),
+    "feddyn": Method(feddyn, "control variates", {"alpha": (1e-3, 1.0)}, _STATE, {"alpha": _POSITIVE}),
+    "fednova": Method(fednova, "averaging", {"mu": (0.0, 1.0)}, up="w + 1"),
+    "fedcurv": Method(
+        fedcurv,
+        "proximal",
+        sweep={"lam": (1e-3, 10.0)},
+        needs=_STATE,
+        down="3 * w - 2 * stats + 1",
+        up="3 * w - 2 * stats",
+    ),
+    "fedcl": Method(fedcl, "proximal", {"lam": (1e-2, 10.0)}, ("public data",), down="2 * w - stats"),
+    "moon": Method(moon, "contrast", {"mu": (1e-3, 10.0)}, (*_STATE, *_FEATURES), {"temperature": _POSITIVE}),
+    "fenda": Method(fenda, "partial sharing", needs=(*_STATE, *_FEATURES), down="w - head", up="w - head"),
+    "perfcl": Method(
+        perfcl,
+        "contrast",
+        sweep={"mu": (0.1, 10.0), "gamma": (0.1, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        bounds={"temperature": _POSITIVE},
+        down="w - head",
+        up="w - head",
+    ),
     "fedper": Method(fedper, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "fedrep": Method(fedrep, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "fedbabu": Method(fedbabu, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
@@ -164,6 +207,23 @@ METHODS: dict[str, Method] = {
         up="w + (hidden + 1) * head + (classes + 1) * hidden",
     ),
     "per_fedavg": Method(per_fedavg, "meta-learning", {"alpha": (1e-3, 0.1)}),
+    "fedmeta": Method(
+        fedmeta,
+        "meta-learning",
+        sweep={"alpha": (1e-3, 0.5), "server_lr": (1e-4, 1e-1)},
+        bounds={"support": Bounds(above=0, most=1)},
+        down="2 * w - stats",
+        up="2 * w - stats",
+        example={"server_lr": 1e-4},
+    ),
+    "aruba": Method(
+        aruba,
+        "meta-learning",
+        sweep={"lr": (1e-2, 1.0), "zeta": (1e-2, 10.0), "coefficient": (0.0, 1.0)},
+        bounds={"lr": _POSITIVE, "zeta": _POSITIVE},
+        down="3 * w - 2 * stats",
+        up="2 * w - stats",
+    ),
     "reptile": Method(reptile, "meta-learning", {"server_lr": (0.1, 1.0)}),
     "pfedme": Method(
         pfedme,
@@ -173,6 +233,11 @@ METHODS: dict[str, Method] = {
         example={"inner_steps": 2, "lam": 2.0},
     ),
     "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
+    "ditto_by_size": Method(ditto_by_size, "proximal", {"lam": (1.0, 100.0)}, _STATE, variant_of="ditto"),
+    "ditto_validated": Method(
+        ditto_validated, "proximal", needs=(*_STATE, "validation examples"), example={"lams": (0.1, 2.0)}
+    ),
+    "mr_mtl": Method(mr_mtl, "proximal", {"lam": (0.01, 2.0)}, _STATE),
     "apfl": Method(
         apfl,
         "mixture",

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from pfljax import tree
 from pfljax.types import Array, Batch, LossFn, Params, Tree
@@ -69,6 +70,23 @@ class Proximal(NamedTuple):
 proximal = Proximal
 
 
+def elastic(loss: LossFn, importance: Tree, anchor: Tree) -> LossFn:
+    """`f(w) + 1/2 sum_j Omega_j (w_j - anchor_j)^2`, with the `importance` Omega of each number of the trainable part.
+
+    >>> f = lambda params, batch, key: ((params.trainable["w"] - 1) ** 2 / 2, {})
+    >>> w, two = Params({"w": jnp.asarray(3.0)}), {"w": jnp.asarray(2.0)}
+    >>> float(elastic(f, importance={"w": jnp.asarray(4.0)}, anchor=two)(w, batch=None, key=None)[0])
+    4.0
+    """
+
+    def elastic_loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
+        value, stats = loss(params, batch, key)
+        apart = tree.sub(params.trainable, anchor)
+        return value + 0.5 * tree.vdot(jax.tree.map(jnp.multiply, importance, apart), apart), stats
+
+    return elastic_loss
+
+
 def tilted(loss: LossFn, tilt: Tree) -> LossFn:
     """`f(w) + <tilt, w>`: the gradient moves by the constant `tilt`.
 
@@ -83,6 +101,18 @@ def tilted(loss: LossFn, tilt: Tree) -> LossFn:
         return value + tree.vdot(tilt, params.trainable), stats
 
     return tilted_loss
+
+
+def contrastive(z: Array, near: Array, far: Array, temperature: Array | float) -> Array:
+    """`-log(e^{cos(z, near)/tau} / (e^{cos(z, near)/tau} + e^{cos(z, far)/tau}))` of each example [B].
+
+    >>> z, near, far = jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]]), jnp.array([[0.0, 1.0]])
+    >>> round(float(contrastive(z, near, far, temperature=0.5)[0]), 4)
+    0.2176
+    """
+    z, near, far = (rows.reshape(rows.shape[0], -1) for rows in (z, near, far))
+    to_near, to_far = (optax.losses.cosine_similarity(z, other, epsilon=1e-8) for other in (near, far))
+    return jax.nn.softplus((to_far - to_near) / temperature)
 
 
 def after_adaptation(loss: LossFn, alpha: Array | float, order: Order = "exact", delta: float = 1e-3) -> LossFn:

@@ -70,6 +70,40 @@ def misfit(task: Task, params: Params, data: ClientData, key: Array) -> Array:
     return measures.measure(measured, {"w": lambda x: task.predict(params, x)}, data, batch_size=128)["w"]["loss"]
 
 
+def chosen(
+    task: Task, make: Callable[[Array], tuple[Params, Tree]], values: Sequence[float], data: ClientData, key: Array
+) -> tuple[Params, Tree]:
+    """`make(value)`, for that of `values` whose model fits the client's validation examples best.
+
+    Args:
+      task: whose `misfit` is compared.
+      make: value [] -> a model, and what comes with it.
+      values: static; the first of equals is taken, and the first if there are no validation examples.
+      data: of the client.
+      key: of the misfit.
+
+    Raises:
+      ValueError: if there are no values.
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[8.0])
+    >>> data = data.client(0)._replace(validation=data.client(0).public._replace(size=1))
+    >>> make = lambda value: (Params({"w": value}), ())
+    >>> float(chosen(task, make, (0.0, 7.0, 11.0), data, jax.random.key(0))[0].trainable["w"])
+    7.0
+    """
+    if not len(values):
+        raise ValueError("there is nothing to choose from: give at least one value")
+
+    def judged(value: Array) -> tuple[Array, tuple[Params, Tree]]:
+        made = make(value)
+        return misfit(task, made[0], data.on(data.validation), key), made
+
+    misfits, candidates = jax.lax.map(judged, jnp.asarray(values, float))
+    best = jnp.argmin(jnp.where(jnp.isnan(misfits), jnp.inf, misfits))
+    return jax.tree.map(lambda rows: rows[best], candidates)
+
+
 def _check_metric(metric: Metric, outputs: Tree, y: Any) -> None:
     """Refuses a sum that keeps examples apart, and a finish that is not one number."""
     total = jax.eval_shape(metric.sum, outputs, y, jax.ShapeDtypeStruct(y.shape, float))

@@ -19,8 +19,8 @@ from pfljax.experiment.sweeps import lay_out
 from pfljax.federation import sampling
 from pfljax.learning import tasks
 from pfljax.types import Draw
-from tests.federation import CLIENTS, LAYERED, OPTIMIZERS, federation, recipe_of
-from tests.test_resume import configuration
+from tests.engine.test_resume import configuration
+from tests.zoo import CLIENTS, LAYERED, OPTIMIZERS, federation, recipe_of
 
 KEY = jax.random.key(7)
 ADAM = dataclasses.replace(OPTIMIZERS["adam"], lr=0.01, persistent=True)
