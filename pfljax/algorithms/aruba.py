@@ -82,7 +82,7 @@ def aruba(
             steps = jax.tree.map(lambda eta, grad: -eta * grad, eta, grads)
             return steps, jax.tree.map(lambda total, grad: total + grad**2, squares, grads)
 
-        return optax.GradientTransformation(lambda params: tree.scale(0, params), update)
+        return optax.GradientTransformation(lambda params: tree.scale(0, params), update)  # pyright: ignore[reportArgumentType]
 
     def init_server(key: Array, num_clients: int) -> Tuned:
         model = server.init(task.init(key))

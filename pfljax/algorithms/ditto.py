@@ -74,7 +74,7 @@ def ditto_by_size(
     pull towards theta is `sigma^2 / (n_i tau^2)`: the personal models are then shrunk as by empirical Bayes.
 
     Args:
-      task, local, personal_local, server: see `ditto`.
+      task, local, personal_local, server: see `ditto`; `local.proximal_descent` bears the pull on the smallest clients.
       lam: `sigma^2 / tau^2`, in examples, >= 0, traced: with so many a client is as far from w as from its own optimum,
         under a curvature of 1.
 

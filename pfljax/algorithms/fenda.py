@@ -1,6 +1,7 @@
 """FENDA and PerFCL: shared features beside private ones, below a private head."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -137,27 +138,23 @@ def _side_by_side(task: Task, model: Model) -> Model:
     body = masks.negate(masks.head(model))
     width = 2 * math.prod(model.features_shape)
 
+    def features_of(key: Array) -> Params:
+        whole = task.init(key)
+        return tree.split(body(whole), whole)[0]
+
     def init(key: Array) -> Params:
-        parts = {}
-        for place, name in enumerate(("shared", "own")):
-            whole = task.init(jax.random.fold_in(key, place))
-            parts[name] = tree.split(body(whole), whole)[0]
         kernel = jax.nn.initializers.lecun_normal()(jax.random.fold_in(key, 2), (width, classes), float)
-        head = {"kernel": kernel, "bias": jnp.zeros(classes)}
-        return Params(
-            {name: part.trainable for name, part in parts.items()} | {"head": head},
-            {name: part.stats for name, part in parts.items()},
-        )
+        head = Params({"kernel": kernel, "bias": jnp.zeros(classes)})
+        shared, own = (features_of(jax.random.fold_in(key, branch)) for branch in range(2))
+        return tree.joined(shared=shared, own=own, head=head)
 
-    def features(params: Params, x: Tree, **mode: bool | Array | None) -> tuple[Array, Tree]:
-        z, stats = [], {}
-        for name in ("shared", "own"):
-            part = Params(params.trainable[name], params.stats[name])
-            seen, stats[name] = model.features(part, x, **mode)
-            z.append(seen.reshape(seen.shape[0], -1))
-        return jnp.concatenate(z, axis=1), stats
+    def features(params: Params, x: Tree, **mode: Any) -> tuple[Array, Tree]:
+        branches = tree.parts(params, "shared", "own")
+        z, stats = zip(*(model.features(part, x, **mode) for part in branches), strict=True)  # pyright: ignore
+        side_by_side = jnp.concatenate([rows.reshape(rows.shape[0], -1) for rows in z], axis=1)
+        return side_by_side, params.stats | dict(zip(("shared", "own"), stats, strict=True))
 
-    def head(params: Params, z: Array, **mode: bool | Array | None) -> tuple[Array, Tree]:
+    def head(params: Params, z: Array, **mode: Any) -> tuple[Array, Tree]:
         top = params.trainable["head"]
         return z @ top["kernel"] + top["bias"][None], params.stats
 

@@ -49,7 +49,7 @@ PLAIN: dict[str, Any] = {
     "personal": checks.Size | str | tuple[str, ...],
     "head": checks.Size | str | tuple[str, ...],
     "norms": Literal["all", "stats"],
-    "tuned": Literal["everything", "head", "body"],
+    **dict.fromkeys(("tuned", "own", "compared"), Literal["everything", "head", "body"]),
 }
 """What a configuration says for ingredients that are no numbers."""
 
@@ -158,8 +158,8 @@ def build(
       task: the model and its loss.
       model: the network, whose blocks and norm layers the masks mean.
       options: values for parameters of the factory. Numbers, strings and flags are given as they are; of ingredients,
-        `personal` and `head` are a number of top blocks (1) or paths, `norms` is `"all"` or `"stats"`, `tuned` is
-        `"everything"`, `"head"` or `"body"`, `adapt` is a number of steps (1),
+        `personal` and `head` are a number of top blocks (1) or paths, `norms` is `"all"` or `"stats"`, `tuned`, `own`
+        and `compared` are `"everything"`, `"head"` or `"body"`, `adapt` is a number of steps (1),
         `capacity` a number of examples (all), `groups` one of groups (all).
       local: solver of a client's round; also the minibatches and optimizer of methods that bring their own solver.
       tune, head_local, personal_local: solvers of those names; as `local` if None.
@@ -210,7 +210,7 @@ def build(
         "personal": lambda blocks: _top(model, blocks),
         "head": lambda blocks: _top(model, blocks),
         "norms": lambda which: masks.norms(model, affine=which == "all"),
-        "tuned": lambda which: _tuned(model, which),
+        **dict.fromkeys(("tuned", "own", "compared"), lambda which: _part(model, which)),
     }
     preset = {"task": None, "model": None, "capacity": capacity, "groups": groups, "plan": None}
     preset |= {"adapt": 1, "personal": 1, "head": 1, "norms": "all"}
@@ -423,6 +423,6 @@ def _top(model: Model, blocks: int | str | Iterable[str]) -> Mask:
     return masks.named(*([blocks] if isinstance(blocks, str) else blocks))
 
 
-def _tuned(model: Model, which: str) -> Mask:
+def _part(model: Model, which: str) -> Mask:
     parts = {"everything": masks.everything, "head": masks.head(model), "body": masks.negate(masks.head(model))}
     return parts[which]

@@ -124,6 +124,21 @@ def proximal_descent(lr: Array | float, plan: Plan) -> LocalSolver:
     return solve
 
 
+def within(low: float, high: float) -> optax.GradientTransformation:
+    """The end of a chain: what is trained stays in `[low, high]`.
+
+    >>> step = optax.chain(optax.sgd(1.0), within(0.0, 1.0))
+    >>> w = {"w": jnp.array([0.25, 0.5])}
+    >>> step.update({"w": jnp.array([2.0, 0.25])}, step.init(w), w)[0]["w"].tolist()
+    [-0.25, -0.25]
+    """
+
+    def cut(steps: Tree, params: Tree) -> Tree:
+        return jax.tree.map(lambda step, w: jnp.clip(w + step, low, high) - w, steps, params)
+
+    return optax.stateless(cut)
+
+
 def only(mask: Mask, solver: LocalSolver) -> LocalSolver:
     """`solver` on the leaves of `mask`; the others are constants and come back bit for bit.
 

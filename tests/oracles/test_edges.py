@@ -268,6 +268,7 @@ ALONE: dict[str, dict[str, Any]] = {
     "apfl": {"alpha_lr": 0.01},
     "pfedme": {"lr": 0.1, "inner_lr": 0.1, "lam": 3.0, "inner_steps": 10},
     "heurfedamp": {"self_weight": 0.1},
+    "ditto_by_size": {"lam": 2.0},
     "fedmeta": {"server_lr": 0.05},
 }
 
