@@ -270,7 +270,7 @@ METHODS: dict[str, Method] = {
         bounds={"support": Bounds(above=0, most=1)},
         down="2 * w - stats",
         up="2 * w - stats",
-        example={"server_lr": 1e-4},
+        example={"server_lr": 1e-4},  # of a gradient that is 0 but for rounding, Adam makes a step
     ),
     "aruba": Method(
         aruba,

@@ -19,7 +19,7 @@ def fedmeta(
     plan: Plan,
     *,
     alpha: Array | float = 0.1,
-    server_lr: Array | float = 0.001,
+    server_lr: Array | float = 0.01,
     form: Literal["maml", "meta_sgd"] = "meta_sgd",
     support: Array | float = 0.2,
     inner_steps: int = 1,
