@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.federation.reduce import weighted
-from pfljax.types import Array, Params, Tree
+from pfljax.types import Array, Tree
+
+T = TypeVar("T")
 
 Linkage = Literal["single", "complete", "average", "ward"]
 Measure = Literal["l1", "l2", "cosine"]
@@ -212,7 +214,7 @@ def nearest(away: Array, now: Array, hysteresis: Array | float = 0.0) -> Array:
     return jnp.where(stays, now, jnp.argmin(away).astype(now.dtype))
 
 
-def averaged(models: Params, rows: Params, labels: Array, weights: Array, least: int = 1) -> Params:
+def averaged(models: T, rows: T, labels: Array, weights: Array, least: int = 1) -> T:
     """Models [K, ...] as the means of their members among the `rows` [n, ...], by weights [n]; others stay.
 
     Args:
@@ -224,7 +226,7 @@ def averaged(models: Params, rows: Params, labels: Array, weights: Array, least:
     [1.0, 6.0, 0.0]
     """
 
-    def one(model: Params, cluster: Array) -> Params:
+    def one(model: T, cluster: Array) -> T:
         mine = jnp.where(labels == cluster, weights, 0)
         return tree.where(jnp.sum(mine > 0) >= least, weighted(rows, mine), model)
 
