@@ -8,6 +8,7 @@ from pfljax import masks, models, tree
 from pfljax.algorithms import (
     METHODS,
     apfl,
+    cbfl,
     centralized,
     cfl,
     cgpfl,
@@ -129,6 +130,7 @@ __all__ = [
     "averaging",
     "by_index",
     "callbacks",
+    "cbfl",
     "centralized",
     "cfl",
     "cgpfl",
