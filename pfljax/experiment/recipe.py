@@ -10,6 +10,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import optax
@@ -17,10 +18,13 @@ import optax
 from pfljax import checks, masks
 from pfljax.algorithms import METHODS, POOLED, method
 from pfljax.checks import When
+from pfljax.data import FederatedData
 from pfljax.experiment.wrapping import WrappersConfig, numbers, wrapped
 from pfljax.federation.server import ServerOptimizer, fedopt
+from pfljax.federation.wrappers import persistent
 from pfljax.learning import losses, schedules
 from pfljax.learning.local import descent, proximal_descent
+from pfljax.learning.memory import Memory
 from pfljax.learning.plans import epochs, full_batch, steps
 from pfljax.learning.schedules import Schedule
 from pfljax.types import (
@@ -73,6 +77,7 @@ class SolverConfig:
       steps: number of steps.
       batch_size: examples of a minibatch.
       drop_last: leave out the short last minibatch of an epoch.
+      persistent: go on with the optimizer state of the client's last round, see `wrappers.persistent`.
       solver: `proximal_descent` solves proximal problems (FedProx, Ditto, FedAMP) stably at any strength, with plain
         SGD; other problems are descended.
     """
@@ -88,6 +93,7 @@ class SolverConfig:
     batch_size: checks.Count = 10
     drop_last: Annotated[bool, When("plan", ("epochs",))] = False
     solver: Literal["descent", "proximal_descent"] = "descent"
+    persistent: Annotated[bool, When("solver", ("descent",))] = False
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -144,6 +150,7 @@ def build(
     clients: int = 0,
     groups: int = 1,
     rounds: int = 1,
+    data: FederatedData | None = None,
 ) -> Recipe:
     """The method `name` from plain values.
 
@@ -164,6 +171,7 @@ def build(
       clients: of the population, of whom wrappers let some attack.
       groups: that clients are in, see `data.num_groups`.
       rounds: of the run, which schedules last unless they say otherwise.
+      data: the federation that trains, for the shapes of optimizer states that persist.
 
     Raises:
       ValueError: if the method or an option is unknown, a value is none of the choices, or the model lacks what the
@@ -185,6 +193,10 @@ def build(
     )
     local = SolverConfig() if local is None else local
     solvers = _solvers(local, tune, head_local, personal_local)
+    lasting = [key for key, read in sections_of(name).items() if "persistent" in read and solvers[key].persistent]
+    lasts = data if lasting else None
+    if lasting and data is None:
+        raise ValueError(f"{lasting[0]}.persistent=True needs the federation that trains: give build(data=...)")
     if "norm layers" in row.needs and not model.norms:
         raise ValueError(f"{name} keeps normalisation layers, and the model has none: use one with, such as resnet8")
     if "features" in row.needs and model.features is None:
@@ -213,22 +225,25 @@ def build(
         elif key not in (*hyper, *solvers, "optimizer", "server"):
             if key not in options and parameter.default is parameter.empty:
                 raise ValueError(
-                    f"{name} needs {key!r}, which no configuration can give: build it with pfljax.{name}(...)"
+                    f"{name} needs {key!r}, which no configuration can give: build it with pfl.algorithms.{name}(...)"
                 )
             fixed[key] = options.get(key, parameter.default)
 
-    def make(**values: Any) -> Algorithm:
-        checks.names(values, hyper, name)
-        values = {**hyper, **values}
+    def of(values: Mapping[str, Any], memory: Memory | None) -> Algorithm:
         ingredients: dict[str, Any] = {key: values[key] for key in parameters if key in hyper}
         for key in parameters:
             if key in solvers:
-                ingredients[key] = _solver(solvers[key], values, key, capacity)
+                ingredients[key] = _solver(solvers[key], values, key, capacity, memory)
             elif key == "optimizer":
                 ingredients[key] = _optimizer(local, values, "local")
             elif key == "server":
                 ingredients[key] = _server(server or ServerConfig(), values)
-        algorithm = row.factory(**fixed, **ingredients)
+        return row.factory(**fixed, **ingredients)
+
+    def make(**values: Any) -> Algorithm:
+        checks.names(values, hyper, name)
+        values = {**hyper, **values}
+        algorithm = of(values, None) if lasts is None else persistent(partial(of, values), lasts)
         return algorithm if pooled else wrapped(algorithm, wrappers or WrappersConfig(), values, clients)
 
     return Recipe(make, hyper, _plan(local, capacity))
@@ -315,10 +330,11 @@ def sections_of(name: str) -> dict[str, set[str]]:
     reads = {
         "local": {"local": solver},
         "plan": {"local": plan},
-        "optimizer": {"local": solver - plan - {"solver"}},
+        "optimizer": {"local": solver - plan - {"solver", "persistent"}},
         "adapt": {"local": {"batch_size"}},
         "server": {"server": set(checks.hints(ServerConfig))},
-        **{section: {section: solver} for section in ("tune", "head_local", "personal_local")},
+        "tune": {"tune": solver - {"persistent"}},
+        **{section: {section: solver} for section in ("head_local", "personal_local")},
     }
     read: dict[str, set[str]] = {}
     for key in _parameters(name):
@@ -332,7 +348,7 @@ def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
 
 
 def _is_float(hint: Any) -> bool:
-    return hint is float or any(map(_is_float, typing.get_args(hint)))
+    return hint is float or (typing.get_origin(hint) is not tuple and any(map(_is_float, typing.get_args(hint))))
 
 
 def _solvers(local: SolverConfig, *others: SolverConfig | None) -> dict[str, SolverConfig]:
@@ -381,9 +397,11 @@ def _server(config: ServerConfig, values: Mapping[str, Array | float]) -> Server
     return fedopt(_optimizer(config, values, "server"))
 
 
-def _solver(config: SolverConfig, values: Mapping[str, Array | float], section: str, capacity: int) -> LocalSolver:
+def _solver(
+    config: SolverConfig, values: Mapping[str, Array | float], section: str, capacity: int, memory: Memory | None
+) -> LocalSolver:
     plan = _plan(config, capacity)
-    plain = descent(_optimizer(config, values, section), plan)
+    plain = descent(_optimizer(config, values, section), plan, memory if config.persistent else None)
     if config.solver == "descent":
         return plain
     proximal = proximal_descent(values[f"{section}.lr"], plan)

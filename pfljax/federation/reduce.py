@@ -72,7 +72,12 @@ def handed(uploads: Tree, expected: Tree, needs: str) -> Tree:
     return uploads
 
 
-def _one_each(weight: Array) -> Array:
+def one_each(weight: Array) -> Array:
+    """1 for each client that replied.
+
+    >>> one_each(jnp.array([20.0, 0.0])).tolist()
+    [1.0, 0.0]
+    """
     return (weight > 0).astype(weight.dtype)
 
 
@@ -84,8 +89,8 @@ def uniform(reduce: Reduce) -> Reduce:
     [3.0]
     """
     return Reduce(
-        lambda upload, weight: reduce.lift(upload, _one_each(weight)),
-        lambda terms, weights: reduce.lower(terms, _one_each(weights)),
+        lambda upload, weight: reduce.lift(upload, one_each(weight)),
+        lambda terms, weights: reduce.lower(terms, one_each(weights)),
         reduce.summed,
         reduce.instead,
     )
@@ -208,7 +213,7 @@ def krum(f: checks.Size = 1, *, m: checks.Count = 1) -> Reduce:
 
         scores = jax.lax.map(score, (places, uploads))
         order = jnp.argsort(jnp.where(heard, scores, jnp.inf))
-        return weighted(uploads, jnp.zeros_like(weights).at[order[:m]].set(1) * _one_each(weights))
+        return weighted(uploads, jnp.zeros_like(weights).at[order[:m]].set(1) * one_each(weights))
 
     return _of_all(lower)
 
@@ -254,7 +259,7 @@ def _distances(upload: Tree, uploads: Tree, shape: tuple[int, ...]) -> Array:
 def weighted(uploads: Tree, weights: Array) -> Tree:
     """The mean of uploads [M, ...] by weights [M], zeros if they are all 0.
 
-    >>> weighted(jnp.array([3.0, 5.0]), jnp.array([3.0, 1.0])).tolist()
+    >>> float(weighted(jnp.array([3.0, 5.0]), jnp.array([3.0, 1.0])))
     3.5
     """
     total = jnp.sum(weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 
@@ -15,6 +15,7 @@ from pfljax.types import (
     Algorithm,
     Array,
     ClientData,
+    Cohort,
     LocalSolver,
     LossFn,
     Mask,
@@ -176,6 +177,49 @@ def decoupled(
     )
 
 
+class Announcing(NamedTuple):
+    """A server that tells its clients something beside the model."""
+
+    server: Tree
+    news: Tree
+
+
+def announced(algorithm: Algorithm, first: Callable[[Array], Tree], then: Callable[[Tree, Array], Tree]) -> Algorithm:
+    """`algorithm` whose `client_update`, `onboard` and `personalize` download `(what they did, news of the round)`.
+
+    The server decides what is news, so that it is the same for all clients of a round.
+
+    Args:
+      algorithm: its three functions take that pair.
+      first: `key ->` the news of the first round.
+      then: `(news, key) ->` those of the next.
+
+    >>> import jax.numpy as jnp
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> told = lambda download, own, data, key: Reply(tree.scale(0, download[0]), download[1])
+    >>> counting = accompanied(task, told, lambda download, rounds: Params({"rounds": rounds}), lambda w: jnp.zeros(()))
+    >>> counting = announced(counting, lambda key: jnp.zeros(()), lambda rounds, key: rounds + 1)
+    >>> quadratics.deployed(counting, task, data, rounds=5)
+    {'rounds': [4.0, 4.0]}
+    """
+    common = algorithm.server_model
+
+    def server_update(state: Announcing, cohort: Cohort, key: Array) -> Announcing:
+        server = algorithm.server_update(state.server, cohort, jax.random.fold_in(key, 0))
+        return Announcing(server, then(state.news, jax.random.fold_in(key, 1)))
+
+    return algorithm._replace(
+        init_server=lambda key, num_clients: Announcing(
+            algorithm.init_server(key, num_clients), first(jax.random.fold_in(key, 1))
+        ),
+        download=lambda state, id: (algorithm.download(state.server, id), state.news),
+        init_client=lambda download, id, key: algorithm.init_client(download[0], id, key),
+        server_update=server_update,
+        server_model=None if common is None else lambda download, client: common(download[0], client),
+    )
+
+
 def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask) -> Algorithm:
     """`algorithm` whose deployed model is then trained by `tune` on the client's own data, on the leaves of `tuned`.
 
@@ -193,6 +237,52 @@ def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask)
         return local.only(tuned, tune)(task.loss, start, data, jax.random.fold_in(key, 0))
 
     return algorithm._replace(personalize=personalize)
+
+
+class Both(NamedTuple):
+    """What a client of `keeping` keeps."""
+
+    client: Tree  # as before
+    more: Tree
+
+
+def keeping(
+    algorithm: Algorithm,
+    start: Callable[[Tree, Tree, Array], Tree],
+    client_update: Callable[[Tree, Both, ClientData, Array], Reply],
+) -> Algorithm:
+    """`algorithm` whose clients keep something more, which a newcomer's onboarding leaves as it starts.
+
+    Args:
+      algorithm: any.
+      start: `(download, client, key) ->` what more a client keeps at first.
+      client_update: a client's half of a round; receives and keeps `Both`.
+
+    >>> import optax
+    >>> from pfljax import quadratics
+    >>> from pfljax.learning import local, plans
+    >>> (task, data), step = quadratics.problem(w=[8.0]), local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
+    >>> counted = lambda w, kept, data, key: Reply(tree.scale(0, w), Both(kept.client, kept.more + 1))
+    >>> method, w = keeping(averaging(task, step), lambda w, client, key: 0, counted), task.init(None)
+    >>> method.client_update(w, method.init_client(w, None, None), data, None).client
+    Both(client=(), more=1)
+    """
+    common = algorithm.server_model
+
+    def init_client(download: Tree, id: Array, key: Array) -> Both:
+        client = algorithm.init_client(download, id, key)
+        return Both(client, start(download, client, key))
+
+    def onboard(download: Tree, kept: Both, data: ClientData, key: Array) -> Both:
+        return kept._replace(client=algorithm.onboard(download, kept.client, data, key))
+
+    return algorithm._replace(
+        init_client=init_client,
+        client_update=client_update,
+        onboard=onboard,
+        personalize=lambda download, kept, data, key: algorithm.personalize(download, kept.client, data, key),
+        server_model=None if common is None else lambda download, kept: common(download, kept.client),
+    )
 
 
 def alone(client_update: Update) -> Callable[..., Tree]:
