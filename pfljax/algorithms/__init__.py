@@ -11,8 +11,8 @@ from typing import Annotated, Any, NamedTuple, get_args
 
 from pfljax import checks
 from pfljax.algorithms.apfl import apfl
-from pfljax.algorithms.cbfl import cbfl
 from pfljax.algorithms.apple import apple
+from pfljax.algorithms.cbfl import cbfl
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.cfl import cfl
 from pfljax.algorithms.cgpfl import cgpfl
@@ -61,8 +61,8 @@ __all__ = [
     "METHODS",
     "Method",
     "apfl",
-    "cbfl",
     "apple",
+    "cbfl",
     "centralized",
     "cfl",
     "cgpfl",

@@ -156,7 +156,7 @@ def merges_until(made: Merges, members: Array, most: int, threshold: Array | flo
     return jnp.clip(enough, jnp.maximum(size - most, 0), jnp.maximum(size - 1, 0))
 
 
-def kmeans(squared: Array, weights: Array, clusters: int, key: Array, *, starts: int = 8, steps: int = 30) -> Array:
+def kmeans(squared: Array, weights: Array, clusters: int, key: Array, *, starts: int = 32, steps: int = 30) -> Array:
     """The cluster of each of n points [n] with the least `sum_i weight_i ||x_i - m_k(i)||^2`, of those found.
 
     Lloyd's algorithm, of which the best of `starts` counts; each begins at points that k-means++ draws.
