@@ -13,6 +13,7 @@ from pfljax import checks
 from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.apple import apple
 from pfljax.algorithms.aruba import aruba
+from pfljax.algorithms.cbfl import cbfl
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.cfl import cfl
 from pfljax.algorithms.cgpfl import cgpfl
@@ -71,6 +72,7 @@ __all__ = [
     "apfl",
     "apple",
     "aruba",
+    "cbfl",
     "centralized",
     "cfl",
     "cgpfl",
@@ -145,7 +147,8 @@ class Method(NamedTuple):
       bounds: of numbers, where they are not at least 0, and counts at least 1.
       prepare: a federation -> the one that trains; None: itself.
       down, up: numbers that a client receives in a round, and sends: formulas of the numbers of a model `w`, of its
-        `head`, its `norms` and their statistics `stats`, of `features`, `clients`, `classes`, `groups`, and of options.
+        `head`, its `norms` and their statistics `stats`, of `inputs`, `features`, `clients`, `classes`,
+        `groups`, and of options.
       variant_of: another row whose clients do the same.
       example: options that make it small.
     """
@@ -391,6 +394,14 @@ METHODS: dict[str, Method] = {
         example={"clusters": 3, "warm_up": 0},
     ),
     "fedgroup": Method(fedgroup, "clustering", {"inter_lr": (0.0, 0.1)}, example={"clusters": 2}),
+    "cbfl": Method(
+        cbfl,
+        "clustering",
+        sweep={"noise": (0.0, 1.0)},
+        down="inputs * (2 * code + 1) + code + clusters * (w + code)",
+        up="inputs * (2 * code + 1) + 2 * code + clusters * (w + 1)",
+        example={"clusters": 2, "code": 3, "warm_up": 1},
+    ),
     "cgpfl": Method(cgpfl, "clustering", {"mu": (0.01, 10.0)}),
     "lcfed": Method(lcfed, "clustering", {"mu": (0.01, 10.0), "lam": (0.01, 10.0)}, down="2 * w - head"),
     "hcfl": Method(
