@@ -20,6 +20,8 @@ from pfljax.algorithms.cgpfl import cgpfl
 from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.dapper import dapper
 from pfljax.algorithms.ditto import ditto, ditto_by_size, ditto_validated
+from pfljax.algorithms.ditto import ditto
+from pfljax.algorithms.fcf import fcf
 from pfljax.algorithms.fedala import fedala
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
@@ -54,6 +56,7 @@ from pfljax.algorithms.local_only import local_only
 from pfljax.algorithms.mapper import mapper
 from pfljax.algorithms.moon import moon
 from pfljax.algorithms.mr_mtl import mr_mtl
+from pfljax.algorithms.mocha import mocha, mocha_primal
 from pfljax.algorithms.per_fedavg import per_fedavg
 from pfljax.algorithms.pfedhn import pfedhn, pfedhn_pc
 from pfljax.algorithms.pfedme import pfedme
@@ -61,6 +64,7 @@ from pfljax.algorithms.pfedsim import pfedsim
 from pfljax.algorithms.reptile import reptile
 from pfljax.algorithms.scaffold import scaffold
 from pfljax.algorithms.superfed import superfed
+from pfljax.algorithms.virtual import virtual
 from pfljax.checks import Bounds
 from pfljax.printing import in_brief
 from pfljax.types import Algorithm
@@ -81,6 +85,7 @@ __all__ = [
     "ditto",
     "ditto_by_size",
     "ditto_validated",
+    "fcf",
     "fedadagrad",
     "fedadam",
     "fedala",
@@ -123,6 +128,8 @@ __all__ = [
     "method",
     "moon",
     "mr_mtl",
+    "mocha",
+    "mocha_primal",
     "per_fedavg",
     "perfcl",
     "pfedhn",
@@ -132,6 +139,7 @@ __all__ = [
     "reptile",
     "scaffold",
     "superfed",
+    "virtual",
 ]
 
 
@@ -476,6 +484,37 @@ METHODS: dict[str, Method] = {
         sweep={"tau": _UNIT, "beta": (10.0, 1000.0)},
         bounds={"tau": _SHARE, "beta": _POSITIVE},
         example={"beta": 4.0},
+    ),
+    "mocha": Method(
+        mocha,
+        "relational",
+        sweep={"lam": (1e-3, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        bounds={"lam": _POSITIVE, "omega_every": Bounds(least=0)},
+        down="head + 1",
+        up="head",
+        example={"omega_every": 2},
+    ),
+    "mocha_primal": Method(
+        mocha_primal, "relational", sweep={"lam": (1e-3, 1.0)}, needs=_STATE, down="w + 1", example={"omega_every": 2}
+    ),
+    "virtual": Method(
+        virtual,
+        "relational",
+        sweep={"prior": (1.0, 1e4), "beta": (0.01, 1.0), "damping": (0.05, 1.0)},
+        needs=_STATE,
+        bounds={"prior": _POSITIVE, "damping": _SHARE},
+        down="2 * (w - head) - stats",
+        up="2 * (w - head) - stats",
+    ),
+    "fcf": Method(
+        fcf,
+        "relational",
+        sweep={"lam": (1e-2, 10.0), "confidence": (1.0, 100.0), "server_lr": (1e-3, 1.0)},
+        needs=("features",),
+        bounds={"lam": _POSITIVE},
+        down="w - head",
+        up="w - head",
     ),
 }
 METHODS = {name: row._replace(factory=checks.by_hints(known=row.hints())(row.factory)) for name, row in METHODS.items()}
