@@ -11,7 +11,9 @@ from typing import Annotated, Any, NamedTuple, get_args
 
 from pfljax import checks
 from pfljax.algorithms.apfl import apfl
+from pfljax.algorithms.cda_fedavg import cda_fedavg
 from pfljax.algorithms.centralized import centralized
+from pfljax.algorithms.chosen_steps import fedavg_chosen_steps, fedavg_common_steps
 from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.ditto import ditto
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
@@ -21,6 +23,7 @@ from pfljax.algorithms.fedbn import fedbn
 from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
+from pfljax.algorithms.fedhealth import fedhealth
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
@@ -32,6 +35,7 @@ from pfljax.algorithms.local_only import local_only
 from pfljax.algorithms.per_fedavg import per_fedavg
 from pfljax.algorithms.pfedme import pfedme
 from pfljax.algorithms.reptile import reptile
+from pfljax.algorithms.salvaging import fedavg_distilled, fedavg_ewc
 from pfljax.algorithms.scaffold import scaffold
 from pfljax.checks import Bounds
 from pfljax.printing import in_brief
@@ -41,6 +45,7 @@ __all__ = [
     "METHODS",
     "Method",
     "apfl",
+    "cda_fedavg",
     "centralized",
     "context_clustered",
     "ditto",
@@ -48,6 +53,10 @@ __all__ = [
     "fedadam",
     "fedamp",
     "fedavg",
+    "fedavg_chosen_steps",
+    "fedavg_common_steps",
+    "fedavg_distilled",
+    "fedavg_ewc",
     "fedavg_finetuned",
     "fedavgm",
     "fedbabu",
@@ -55,6 +64,7 @@ __all__ = [
     "feddf",
     "fedem",
     "fedfomo",
+    "fedhealth",
     "fedper",
     "fedprox",
     "fedrep",
@@ -140,6 +150,46 @@ METHODS: dict[str, Method] = {
     "fedadam": Method(fedadam, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
     "fedyogi": Method(fedyogi, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
     "fedavg_finetuned": Method(fedavg_finetuned, "averaging"),
+    "fedavg_chosen_steps": Method(
+        fedavg_chosen_steps,
+        "adaptation",
+        needs=("validation examples",),
+        bounds={"passes": Bounds(least=0)},
+        example={"passes": 2},
+    ),
+    "fedavg_common_steps": Method(
+        fedavg_common_steps,
+        "adaptation",
+        needs=("validation examples",),
+        bounds={"passes": Bounds(least=0)},
+        down="w + passes + 1",
+        up="w + passes + 1",
+        example={"passes": 2},
+    ),
+    "fedavg_distilled": Method(
+        fedavg_distilled,
+        "adaptation",
+        sweep={"alpha": _UNIT, "temperature": (1.0, 10.0)},
+        needs=("class labels",),
+        bounds={"alpha": _SHARE, "temperature": _POSITIVE},
+        example={"alpha": 0.5},
+    ),
+    "fedavg_ewc": Method(fedavg_ewc, "adaptation", {"lam": (1.0, 1e4)}, example={"lam": 1.0}),
+    "fedhealth": Method(
+        fedhealth,
+        "adaptation",
+        sweep={"lam": (1e-3, 10.0)},
+        needs=("public data", "features"),
+        example={"lam": 1.0},
+    ),
+    "cda_fedavg": Method(
+        cda_fedavg,
+        "adaptation",
+        sweep={"threshold": (1.0, 100.0)},
+        needs=_STATE,
+        bounds={"threshold": _POSITIVE},
+        up="w + 1",
+    ),
     "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
     "scaffold": Method(
         scaffold,
