@@ -92,7 +92,9 @@ def fedrod(
 
     def client_update(w: Params, own: Params, data: ClientData, key: Array) -> Reply:
         loss = _loss(model, gamma, _shares(data, classes, "fedrod"), lambda own: own)
-        result, own = _parts(local(loss, _joined(w, own), data, jax.random.fold_in(key, 0)))
+        result, own = tree.parts(
+            local(loss, tree.joined(generic=w, personal=own), data, jax.random.fold_in(key, 0)), *Heads._fields
+        )
         return Reply(tree.sub(w, result), own)
 
     algorithm = accompanied(task, client_update, Heads, start, server=server)
@@ -143,7 +145,7 @@ def fedrod_hyper(
         size = ravel_pytree(own.trainable)[0].size
         draw = jax.nn.initializers.lecun_normal()(jax.random.fold_in(key, 1), (classes, hidden), float)
         made = {"U": draw, "u": jnp.zeros(hidden), "V": jnp.zeros((hidden, size)), "v": jnp.zeros(size)}
-        return _joined(w, Params(made, own.stats))
+        return tree.joined(generic=w, personal=Params(made, own.stats))
 
     def personal(g: Params, shares: Array) -> Params:
         net = g.trainable
@@ -158,13 +160,13 @@ def fedrod_hyper(
         return Reply(tree.sub(both, local(loss, both, data, jax.random.fold_in(key, 0))), client)
 
     def personalize(both: Params, client: tuple[()], data: ClientData, key: Array) -> Heads:
-        w, g = _parts(both)
+        w, g = tree.parts(both, *Heads._fields)
         return Heads(w, personal(g, _shares(data, classes, "fedrod_hyper")))
 
     return averaging(task._replace(init=init), local, server=server)._replace(
         client_update=client_update,
         personalize=personalize,
-        server_model=lambda both, client: _parts(both)[0],
+        server_model=lambda both, client: tree.parts(both, "generic")[0],
         predict=_predict(model),
     )
 
@@ -173,17 +175,6 @@ def _head(model: Model) -> Callable[[Params], Params]:
     """The leaves of the head."""
     top = masks.head(model)
     return lambda w: tree.split(top(w), w)[0]
-
-
-def _joined(generic: Params, personal: Params) -> Params:
-    """Two models as one."""
-    return Params(*({"generic": mine, "personal": own} for mine, own in zip(generic, personal, strict=True)))
-
-
-def _parts(both: Params) -> tuple[Params, Params]:
-    """Undoes `_joined`."""
-    (w, own), (w_stats, own_stats) = ((part["generic"], part["personal"]) for part in both)
-    return Params(w, w_stats), Params(own, own_stats)
 
 
 def _classes(model: Model, method: str) -> int:
@@ -213,7 +204,7 @@ def _loss(model: Model, gamma: Array | float, shares: Array, personal: Callable[
     """The sum of the two losses: balanced softmax of the generic model, cross-entropy of it plus the personal head."""
 
     def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-        w, own = _parts(both)
+        w, own = tree.parts(both, *Heads._fields)
         mode = {"train": True, "mask": batch.mask, "key": key}
         z, stats = model.features(w, batch.x, **mode)  # pyright: ignore[reportOptionalCall]
         generic, stats = model.head(w._replace(stats=stats), z, **mode)

@@ -95,7 +95,7 @@ def prepare(config: Config, data: FederatedData | None = None, model: nn.Module 
     train = data if row.prepare is None else row.prepare(data)
     sizes = {"capacity": train.capacity, "clients": train.num_clients}
     sizes |= {"groups": data_layer.num_groups(data)} if "groups" in row.needs else {}
-    recipe = build(config.algorithm.name, task, model, **sizes, **_ingredients(config))
+    recipe = build(config.algorithm.name, task, model, data=train, **sizes, **_ingredients(config))
     cohort = sampling.full() if row.prepare is POOLED else _sampler(config.cohort)
     if isinstance(cohort, Selector):
         recipe = recipe._replace(make=_reporting(recipe.make, task))

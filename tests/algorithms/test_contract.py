@@ -20,18 +20,27 @@ from pfljax.engine.checkpoint import Checkpoints
 from pfljax.engine.simulation import Simulation
 from pfljax.federation import sampling
 from pfljax.types import Algorithm, Params, State, Task, keep
-from tests.zoo import CLASSES, CLIENTS, FEDERATED, GROUPS, MODEL, TASK, UNSEEN, VALIDATION, federation, recipe_of
+from tests.zoo import (
+    CLASSES,
+    CLIENTS,
+    FAMILIES,
+    GROUPS,
+    MODEL,
+    ORIGINALS,
+    TASK,
+    UNSEEN,
+    VALIDATION,
+    federation,
+    recipe_of,
+)
 
 KEY = jax.random.key(7)
 
-METHODS = [
-    pytest.param(name, marks=pytest.mark.slow if algorithms.METHODS[name].variant_of else []) for name in FEDERATED
-]
 AT_MOST = 4
 """Rounds of one call, so that any number of them is one program."""
 
 
-@pytest.fixture(params=METHODS, scope="module")
+@pytest.fixture(params=ORIGINALS, scope="module")
 def name(request: pytest.FixtureRequest) -> str:
     """A method; the tests of one follow each other, because they share its programs."""
     return request.param
@@ -130,7 +139,11 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_left_alone(name: str, tmp_pa
     same(whole, resumed)
 
 
+one_of_each_family = pytest.mark.parametrize("name", FAMILIES, scope="module")
+
+
 @pytest.mark.usefixtures("x64")
+@one_of_each_family
 def test_blocks_of_any_size_give_the_same(name: str):
     """One by one, and in blocks of which the last is short; cohort, work and steps differ from client to client."""
     cohort = sampling.stragglers(sampling.uniform(5), 0.5)
@@ -200,6 +213,7 @@ def test_traffic_is_that_of_the_paper(name: str):
 
 
 @pytest.mark.usefixtures("x64")
+@one_of_each_family
 def test_the_order_of_clients_does_not_matter(name: str):
     """Client i of the reversed federation is client N-1-i, when nothing is drawn: one batch a client, common start."""
     forward = federation()
