@@ -11,13 +11,12 @@ from typing import Annotated, Any, NamedTuple, get_args
 
 from pfljax import checks
 from pfljax.algorithms.apfl import apfl
-from pfljax.algorithms.cda_fedavg import cda_fedavg
-from pfljax.algorithms.centralized import centralized
-from pfljax.algorithms.chosen_steps import fedavg_chosen_steps, fedavg_common_steps
 from pfljax.algorithms.apple import apple
+from pfljax.algorithms.cda_fedavg import cda_fedavg
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.cfl import cfl
 from pfljax.algorithms.cgpfl import cgpfl
+from pfljax.algorithms.chosen_steps import fedavg_chosen_steps, fedavg_common_steps
 from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.dapper import dapper
 from pfljax.algorithms.ditto import ditto
@@ -30,8 +29,8 @@ from pfljax.algorithms.fedcac import fedcac
 from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
-from pfljax.algorithms.fedhealth import fedhealth
 from pfljax.algorithms.fedgroup import fedgroup
+from pfljax.algorithms.fedhealth import fedhealth
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedphp import fedphp
 from pfljax.algorithms.fedprox import fedprox
@@ -65,8 +64,8 @@ __all__ = [
     "METHODS",
     "Method",
     "apfl",
-    "cda_fedavg",
     "apple",
+    "cda_fedavg",
     "centralized",
     "cfl",
     "cgpfl",
@@ -90,8 +89,8 @@ __all__ = [
     "feddf",
     "fedem",
     "fedfomo",
-    "fedhealth",
     "fedgroup",
+    "fedhealth",
     "fedper",
     "fedphp",
     "fedprox",

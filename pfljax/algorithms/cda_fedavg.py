@@ -30,7 +30,7 @@ def cda_fedavg(
     task: Task,
     local: LocalSolver,
     *,
-    training_rounds: int = 5,
+    training_rounds: int = 10,
     detector: Literal["page_hinkley", "cusum", "ddm", "adwin"] = "page_hinkley",
     threshold: Array | float | None = None,
     signal: Literal["loss", "error"] = "loss",
@@ -57,7 +57,8 @@ def cda_fedavg(
 
     Returns:
       An algorithm whose clients keep `v_i` (|params|) and the state of a detector, and upload |params| and whether
-      they train; they report `drift`, 1 where one was found. A newcomer onboards by its half of a round.
+      they train, which is counted where nothing is sent, too; they report `drift`, 1 where one was found. A newcomer
+      onboards by its half of a round.
 
     Raises:
       ValueError: if there is no such detector or signal, or the task does not measure it.

@@ -7,7 +7,7 @@ from pfljax import checks, masks
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import averaging, fine_tuned
 from pfljax.learning.local import average
-from pfljax.learning.losses import distilled, elastic, gradient
+from pfljax.learning.losses import distilled, gradient, proximal
 from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, LossFn, Mask, Params, Task, Tree
 
 
@@ -83,7 +83,8 @@ def fedavg_ewc(
     Args:
       task: the model and its loss.
       local: solver of a client's round.
-      tune: solver of the adaptation; a step is stable while `lr lam F_k` is below 2.
+      tune: solver of the adaptation. A step of descent is stable while `lr lam F_k` is below 2; with
+        `local.proximal_descent` any is.
       lam: strength, >= 0, traced; 0 is `fedavg_finetuned`.
       fisher_batch_size: examples whose mean gradient is squared, static: 1 as in the formula; more is faster and a
         biased estimate, as in public code.
@@ -113,6 +114,6 @@ def fedavg_ewc(
             slope, _ = gradient(task.loss, w, batch, jax.random.fold_in(key, number))
             return jax.tree.map(jnp.square, slope)
 
-        return elastic(task.loss, lam, average(squared, data, fisher_batch_size), w.trainable)
+        return proximal(task.loss, lam, w.trainable, average(squared, data, fisher_batch_size))
 
     return fine_tuned(averaging(task, local, server=server), task, tune, tuned, loss)

@@ -42,7 +42,9 @@ def given(loss: LossFn, fixed: Params) -> LossFn:
     (6.0, {})
     """
     if isinstance(loss, Proximal):
-        return Proximal(given(loss.loss, fixed), loss.lam, tree.without(loss.anchor, fixed.trainable))
+        stiffness = None if loss.stiffness is None else tree.without(loss.stiffness, fixed.trainable)
+        anchor = tree.without(loss.anchor, fixed.trainable)
+        return Proximal(given(loss.loss, fixed), loss.lam, anchor, stiffness)
 
     def conditioned(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
         value, stats = loss(tree.merge(params, fixed), batch, key)
@@ -54,6 +56,8 @@ def given(loss: LossFn, fixed: Params) -> LossFn:
 class Proximal(NamedTuple):
     """`f(w) + lam/2 ||w - anchor||^2`. A solver may take the quadratic part apart (`local.proximal_descent`).
 
+    With a `stiffness` s, such as a diagonal Fisher information, `f(w) + lam/2 sum_k s_k (w_k - anchor_k)^2`.
+
     >>> f = lambda params, batch, key: ((params.trainable["w"] - 1) ** 2 / 2, {})
     >>> w = Params({"w": jnp.asarray(3.0)})
     >>> float(proximal(f, lam=4.0, anchor={"w": jnp.asarray(2.0)})(w, batch=None, key=None)[0])
@@ -63,10 +67,13 @@ class Proximal(NamedTuple):
     loss: LossFn
     lam: Array | float
     anchor: Tree  # like the trainable part
+    stiffness: Tree | None = None  # like the trainable part; None: 1 everywhere
 
     def __call__(self, params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
         value, stats = self.loss(params, batch, key)
-        return value + 0.5 * self.lam * tree.squared_norm(tree.sub(params.trainable, self.anchor)), stats
+        off = tree.sub(params.trainable, self.anchor)
+        pulled = off if self.stiffness is None else jax.tree.map(jnp.multiply, self.stiffness, off)
+        return value + 0.5 * self.lam * tree.vdot(pulled, off), stats
 
 
 proximal = Proximal
@@ -86,23 +93,6 @@ def tilted(loss: LossFn, tilt: Tree) -> LossFn:
         return value + tree.vdot(tilt, params.trainable), stats
 
     return tilted_loss
-
-
-def elastic(loss: LossFn, lam: Array | float, stiffness: Tree, anchor: Tree) -> LossFn:
-    """`f(w) + lam/2 sum_k s_k (w_k - anchor_k)^2`, such as with a diagonal Fisher information s.
-
-    >>> f = lambda params, batch, key: ((params.trainable["w"] - 1) ** 2 / 2, {})
-    >>> w = Params({"w": jnp.asarray(3.0)})
-    >>> float(elastic(f, 4.0, {"w": jnp.asarray(0.5)}, {"w": jnp.asarray(2.0)})(w, batch=None, key=None)[0])
-    3.0
-    """
-
-    def held(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-        value, stats = loss(params, batch, key)
-        moved = tree.sub(params.trainable, anchor)
-        return value + 0.5 * lam * tree.vdot(jax.tree.map(jnp.multiply, stiffness, moved), moved), stats
-
-    return held
 
 
 def imitation(outputs: Array, teacher: Array, mask: Array, temperature: Array | float = 1.0) -> Array:

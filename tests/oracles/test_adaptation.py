@@ -109,13 +109,15 @@ def test_elastic_weights_against_a_loop(batch: int) -> None:
         play.assert_trees_close(own, descended(w, gradient, (x, y)))
 
 
-def test_elastic_weights_hold_parabolas_where_they_were() -> None:
+@pytest.mark.parametrize(("lam", "exact"), [(0.9, False), (5000.0, True)])
+def test_elastic_weights_hold_parabolas_where_they_were(lam: float, exact: bool) -> None:
     """`(A + lam F) v = A c + lam F w`, `F = diag((A (w - c))^2)`, as all examples of a client are one."""
-    solve, tune = (local.descent(optax.sgd(lr), plans.full_batch(n, 1)) for lr, n in [(q.LR, q.STEPS), (0.2, 400)])
-    run = play.play(q.task(), algorithms.fedavg_ewc(q.task(), solve, tune, lam=0.9), q.data(), 3)
+    solve, plan = local.descent(optax.sgd(q.LR), plans.full_batch(q.STEPS, 1)), plans.full_batch(400, 1)
+    tune = local.proximal_descent(0.2, plan) if exact else local.descent(optax.sgd(0.2), plan)
+    run = play.play(q.task(), algorithms.fedavg_ewc(q.task(), solve, tune, lam=lam), q.data(), 3)
     w = run.state.server.params.trainable["w"]
     for own, a, c in zip(run.personalized().trainable["w"], q.A, q.C, strict=True):
-        held = 0.9 * np.diag((a @ (w - c)) ** 2)
+        held = lam * np.diag((a @ (w - c)) ** 2)
         close(own, np.linalg.solve(a + held, a @ c + held @ w), 1e-9)
 
 
