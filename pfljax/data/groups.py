@@ -87,7 +87,8 @@ def featurized(data: FederatedData) -> FederatedData:
     Federated Learning", 2020, section 1: contexts as features of the common model.
 
     Raises:
-      ValueError: if nothing is known of the clients, inputs are not one array of floats or images, or clients drift already.
+      ValueError: if nothing is known of the clients, inputs are not one array of floats or images, or clients drift
+        already.
 
     >>> from pfljax.data import from_clients
     >>> data = from_clients([([[5.0]], [0]), ([[6.0]], [1])]).with_traits({"age": [0.2, 0.7]})
