@@ -20,17 +20,20 @@ from pfljax.algorithms.chosen_steps import fedavg_chosen_steps, fedavg_common_st
 from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.dapper import dapper
 from pfljax.algorithms.ditto import ditto
+from pfljax.algorithms.elastic import elastic_aggregation
 from pfljax.algorithms.fedala import fedala
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
 from pfljax.algorithms.fedcac import fedcac
+from pfljax.algorithms.feddecorr import feddecorr
 from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
 from pfljax.algorithms.fedgroup import fedgroup
 from pfljax.algorithms.fedhealth import fedhealth
+from pfljax.algorithms.fedlc import fedlc
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedphp import fedphp
 from pfljax.algorithms.fedprox import fedprox
@@ -72,6 +75,7 @@ __all__ = [
     "context_clustered",
     "dapper",
     "ditto",
+    "elastic_aggregation",
     "fedadagrad",
     "fedadam",
     "fedala",
@@ -86,11 +90,13 @@ __all__ = [
     "fedbabu",
     "fedbn",
     "fedcac",
+    "feddecorr",
     "feddf",
     "fedem",
     "fedfomo",
     "fedgroup",
     "fedhealth",
+    "fedlc",
     "fedper",
     "fedphp",
     "fedprox",
@@ -134,7 +140,8 @@ class Method(NamedTuple):
       bounds: of numbers, where they are not at least 0, and counts at least 1.
       prepare: a federation -> the one that trains; None: itself.
       down, up: numbers that a client receives in a round, and sends: formulas of the numbers of a model `w`, of its
-        `head`, its `norms` and their statistics `stats`, of `features`, `clients`, `classes`, `groups`, and of options.
+        `head`, its `norms` and their statistics `stats`, of its trained `leaves`, of `features`, `clients`, `classes`,
+        `groups`, and of options.
       variant_of: another row whose clients do the same.
       example: options that make it small.
     """
@@ -245,6 +252,15 @@ METHODS: dict[str, Method] = {
         needs=_STATE,
         bounds={"threshold": _POSITIVE},
         up="w + 1",
+    ),
+    "fedlc": Method(fedlc, "averaging", {"tau": (0.1, 2.0)}, _FEATURES),
+    "feddecorr": Method(feddecorr, "averaging", {"beta": (0.01, 1.0)}, ("features",)),
+    "elastic_aggregation": Method(
+        elastic_aggregation,
+        "averaging",
+        sweep={"tau": (0.1, 1.0)},
+        bounds={"mu": _BELOW_1, "share": _BELOW_1},
+        up="w + leaves",
     ),
     "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
     "scaffold": Method(

@@ -1,14 +1,11 @@
 """FedAvg whose model each client adapts without forgetting it: by distillation, or by elastic weights."""
 
-import jax
-import jax.numpy as jnp
-
 from pfljax import checks, masks
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import averaging, fine_tuned
-from pfljax.learning.local import average
-from pfljax.learning.losses import distilled, gradient, proximal
-from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, LossFn, Mask, Params, Task, Tree
+from pfljax.learning.importance import fisher
+from pfljax.learning.losses import distilled, proximal
+from pfljax.types import Algorithm, Array, ClientData, LocalSolver, LossFn, Mask, Params, Task
 
 
 def fedavg_distilled(
@@ -48,7 +45,7 @@ def fedavg_distilled(
 
     The teacher keeps a client that has one class from giving it all of the probability:
 
-    >>> import numpy as np, optax, pfljax as pfl
+    >>> import jax, numpy as np, optax, pfljax as pfl
     >>> model, solve = pfl.models.logistic((1,), 2), pfl.descent(optax.sgd(1.0), pfl.full_batch(50, 4))
     >>> task, data = pfl.classification(model), pfl.from_clients([(np.ones((4, 1)), [label] * 4) for label in (0, 1)])
     >>> made = [fedavg_distilled(task, solve, solve, alpha=alpha) for alpha in (0.0, 0.9)]
@@ -70,7 +67,6 @@ def fedavg_ewc(
     tune: LocalSolver,
     *,
     lam: Array | float = 5000.0,
-    fisher_batch_size: int = 1,
     tuned: Mask = masks.everything,
     server: ServerOptimizer | None = None,
 ) -> Algorithm:
@@ -86,17 +82,15 @@ def fedavg_ewc(
       tune: solver of the adaptation. A step of descent is stable while `lr lam F_k` is below 2; with
         `local.proximal_descent` any is.
       lam: strength, >= 0, traced; 0 is `fedavg_finetuned`.
-      fisher_batch_size: examples whose mean gradient is squared, static: 1 as in the formula; more is faster and a
-        biased estimate, as in public code.
       tuned: what is adapted: everything, or the head only.
       server: server optimizer; plain averaging if None.
 
     Returns:
       An algorithm whose clients keep nothing and upload |params|.
 
-    Deviations from the source: F is of the client's training examples, where the authors' code takes a tenth of the
-    test examples. Source: Yu et al., "Salvaging Federated Learning by Local Adaptation", 2020, section 3 (multi-task
-    learning, by elastic weight consolidation).
+    Deviations from the source: F is of the client's training examples, one by one, where the authors' code squares the
+    mean gradients of minibatches of a tenth of the test examples. Source: Yu et al., "Salvaging Federated Learning by
+    Local Adaptation", 2020, section 3 (multi-task learning, by elastic weight consolidation).
 
     At the mean `w = 4` the Fisher information of both is `4^2`, so `v_i = (c_i + lam F w) / (1 + lam F)`:
 
@@ -110,10 +104,6 @@ def fedavg_ewc(
     """
 
     def loss(w: Params, data: ClientData, key: Array) -> LossFn:
-        def squared(batch: Batch, number: Array) -> Tree:
-            slope, _ = gradient(task.loss, w, batch, jax.random.fold_in(key, number))
-            return jax.tree.map(jnp.square, slope)
-
-        return proximal(task.loss, lam, w.trainable, average(squared, data, fisher_batch_size))
+        return proximal(task.loss, lam, w.trainable, stiffness=fisher(task, w, data, key))
 
     return fine_tuned(averaging(task, local, server=server), task, tune, tuned, loss)
