@@ -52,7 +52,7 @@ def fedlc(
     Deviations from the source: the default denominator.
     Source: Zhang et al., "Federated Learning with Label Distribution Skew via Logits Calibration", ICML 2022.
 
-    Examples of the two classes are alike, so the model says what is frequent; margins hold against it, `log 16 - 2 (1 - 1/2)`:
+    Examples of the two classes are alike, so the model says what is frequent, by log 16; margins take 2 (1 - 1/2) off:
 
     >>> import numpy as np, optax, pfljax as pfl
     >>> model, solve = pfl.models.logistic((1,), 2), pfl.descent(optax.sgd(0.5), pfl.full_batch(99, 17))
