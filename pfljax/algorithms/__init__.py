@@ -23,6 +23,7 @@ from pfljax.algorithms.ditto import ditto
 from pfljax.algorithms.elastic import elastic_aggregation
 from pfljax.algorithms.fedala import fedala
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
+from pfljax.algorithms.fedas import fedas
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
@@ -80,6 +81,7 @@ __all__ = [
     "fedadam",
     "fedala",
     "fedamp",
+    "fedas",
     "fedavg",
     "fedavg_chosen_steps",
     "fedavg_common_steps",
@@ -272,6 +274,14 @@ METHODS: dict[str, Method] = {
         up="2 * w - stats",
     ),
     "fedper": Method(fedper, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
+    "fedas": Method(
+        fedas,
+        "partial sharing",
+        needs=(*_STATE, *_FEATURES),
+        down="w - head",
+        up="w - head + 1",
+        example={"batch_size": 5},
+    ),
     "fedrep": Method(fedrep, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "fedbabu": Method(fedbabu, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "lg_fedavg": Method(lg_fedavg, "partial sharing", needs=_STATE, down="head", up="head"),

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from pfljax import checks, tree
-from pfljax.federation.reduce import handed
-from pfljax.federation.server import Server, ServerOptimizer, fedopt
+from pfljax.federation.server import ServerOptimizer, by_own_weights
 from pfljax.federation.skeletons import accompanied
 from pfljax.learning import detectors, metrics
 from pfljax.learning.plans import gather
-from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reply, Task, Tree
+from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reply, Task, Tree
 
 _BATCH = 32
 """Examples that are looked at at once."""
@@ -109,18 +108,11 @@ def cda_fedavg(
         own = Watch(v, trains, jnp.maximum(owed - 1, 0), state)
         return Reply((trains.astype(float), tree.sub(w, v)), own, {"drift": alarm.astype(float)})
 
-    optimizer = fedopt() if server is None else server
-
-    def server_update(before: Server, cohort: Cohort, key: Array) -> Server:
-        needs = "the mean of models and of who trains, as `reduce.mean` makes it"
-        share, moved = handed(cohort.uploads, (jnp.zeros(()), before.params), needs)
-        mean = tree.scale(1 / jnp.where(share > 0, share, 1), moved)
-        return tree.where(share > 0, optimizer.step(before, mean), before)
-
     def start(w: Params) -> Watch:
         return Watch(w, jnp.asarray(False), jnp.asarray(training_rounds), watch.init())
 
     def deploy(w: Params, own: Watch) -> Params:
         return tree.where(own.trained, own.params, w)
 
-    return accompanied(task, client_update, deploy, start, server=server)._replace(server_update=server_update)
+    algorithm = accompanied(task, client_update, deploy, start, server=server)
+    return algorithm._replace(server_update=by_own_weights(server))
