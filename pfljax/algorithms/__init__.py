@@ -14,27 +14,33 @@ from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.apple import apple
 from pfljax.algorithms.aruba import aruba
 from pfljax.algorithms.cbfl import cbfl
+from pfljax.algorithms.cda_fedavg import cda_fedavg
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.cfl import cfl
 from pfljax.algorithms.cgpfl import cgpfl
+from pfljax.algorithms.chosen_steps import fedavg_chosen_steps, fedavg_common_steps
 from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.dapper import dapper
 from pfljax.algorithms.ditto import ditto, ditto_by_size, ditto_validated
-from pfljax.algorithms.ditto import ditto
+from pfljax.algorithms.elastic import elastic_aggregation
 from pfljax.algorithms.fcf import fcf
 from pfljax.algorithms.fedala import fedala
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
+from pfljax.algorithms.fedas import fedas
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
 from pfljax.algorithms.fedcac import fedcac
 from pfljax.algorithms.fedcl import fedcl
 from pfljax.algorithms.fedcurv import fedcurv
+from pfljax.algorithms.feddecorr import feddecorr
 from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.feddyn import feddyn
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
 from pfljax.algorithms.fedgroup import fedgroup
+from pfljax.algorithms.fedhealth import fedhealth
+from pfljax.algorithms.fedlc import fedlc
 from pfljax.algorithms.fedmeta import fedmeta
 from pfljax.algorithms.fednova import fednova
 from pfljax.algorithms.fedper import fedper
@@ -54,14 +60,15 @@ from pfljax.algorithms.lcfed import lcfed
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
 from pfljax.algorithms.mapper import mapper
+from pfljax.algorithms.mocha import mocha, mocha_primal
 from pfljax.algorithms.moon import moon
 from pfljax.algorithms.mr_mtl import mr_mtl
-from pfljax.algorithms.mocha import mocha, mocha_primal
 from pfljax.algorithms.per_fedavg import per_fedavg
 from pfljax.algorithms.pfedhn import pfedhn, pfedhn_pc
 from pfljax.algorithms.pfedme import pfedme
 from pfljax.algorithms.pfedsim import pfedsim
 from pfljax.algorithms.reptile import reptile
+from pfljax.algorithms.salvaging import fedavg_distilled, fedavg_ewc
 from pfljax.algorithms.scaffold import scaffold
 from pfljax.algorithms.superfed import superfed
 from pfljax.algorithms.virtual import virtual
@@ -77,6 +84,7 @@ __all__ = [
     "apple",
     "aruba",
     "cbfl",
+    "cda_fedavg",
     "centralized",
     "cfl",
     "cgpfl",
@@ -85,12 +93,18 @@ __all__ = [
     "ditto",
     "ditto_by_size",
     "ditto_validated",
+    "elastic_aggregation",
     "fcf",
     "fedadagrad",
     "fedadam",
     "fedala",
     "fedamp",
+    "fedas",
     "fedavg",
+    "fedavg_chosen_steps",
+    "fedavg_common_steps",
+    "fedavg_distilled",
+    "fedavg_ewc",
     "fedavg_finetuned",
     "fedavgm",
     "fedbabu",
@@ -98,11 +112,14 @@ __all__ = [
     "fedcac",
     "fedcl",
     "fedcurv",
+    "feddecorr",
     "feddf",
     "feddyn",
     "fedem",
     "fedfomo",
     "fedgroup",
+    "fedhealth",
+    "fedlc",
     "fedmeta",
     "fednova",
     "fedper",
@@ -126,10 +143,10 @@ __all__ = [
     "local_only",
     "mapper",
     "method",
-    "moon",
-    "mr_mtl",
     "mocha",
     "mocha_primal",
+    "moon",
+    "mr_mtl",
     "per_fedavg",
     "perfcl",
     "pfedhn",
@@ -156,6 +173,7 @@ class Method(NamedTuple):
       prepare: a federation -> the one that trains; None: itself.
       down, up: numbers that a client receives in a round, and sends: formulas of the numbers of a model `w`, of its
         `head`, its `norms` and their statistics `stats`, of `inputs`, `features`, `clients`, `classes`,
+        `head`, its `norms` and their statistics `stats`, of its trained `leaves`, of `features`, `clients`, `classes`,
         `groups`, and of options.
       variant_of: another row whose clients do the same.
       example: options that make it small.
@@ -228,6 +246,55 @@ METHODS: dict[str, Method] = {
     "fedadam": Method(fedadam, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
     "fedyogi": Method(fedyogi, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
     "fedavg_finetuned": Method(fedavg_finetuned, "averaging"),
+    "fedavg_chosen_steps": Method(
+        fedavg_chosen_steps,
+        "adaptation",
+        needs=("validation examples",),
+        bounds={"passes": Bounds(least=0)},
+        example={"passes": 2},
+    ),
+    "fedavg_common_steps": Method(
+        fedavg_common_steps,
+        "adaptation",
+        needs=("validation examples",),
+        bounds={"passes": Bounds(least=0)},
+        down="w + passes + 1",
+        up="w + passes + 1",
+        example={"passes": 2},
+    ),
+    "fedavg_distilled": Method(
+        fedavg_distilled,
+        "adaptation",
+        sweep={"alpha": _UNIT, "temperature": (1.0, 10.0)},
+        needs=("class labels",),
+        bounds={"alpha": _SHARE, "temperature": _POSITIVE},
+        example={"alpha": 0.5},
+    ),
+    "fedavg_ewc": Method(fedavg_ewc, "adaptation", {"lam": (1.0, 1e4)}, example={"lam": 1.0}),
+    "fedhealth": Method(
+        fedhealth,
+        "adaptation",
+        sweep={"lam": (1e-3, 10.0)},
+        needs=("public data", "features"),
+        example={"lam": 1.0},
+    ),
+    "cda_fedavg": Method(
+        cda_fedavg,
+        "adaptation",
+        sweep={"threshold": (1.0, 100.0)},
+        needs=_STATE,
+        bounds={"threshold": _POSITIVE},
+        up="w + 1",
+    ),
+    "fedlc": Method(fedlc, "averaging", {"tau": (0.1, 2.0)}, _FEATURES),
+    "feddecorr": Method(feddecorr, "averaging", {"beta": (0.01, 1.0)}, ("features",)),
+    "elastic_aggregation": Method(
+        elastic_aggregation,
+        "averaging",
+        sweep={"tau": (0.1, 1.0)},
+        bounds={"mu": _BELOW_1, "share": _BELOW_1},
+        up="w + leaves",
+    ),
     "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
     "scaffold": Method(
         scaffold,
@@ -260,6 +327,14 @@ METHODS: dict[str, Method] = {
         up="w - head",
     ),
     "fedper": Method(fedper, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
+    "fedas": Method(
+        fedas,
+        "partial sharing",
+        needs=(*_STATE, *_FEATURES),
+        down="w - head",
+        up="w - head + 1",
+        example={"batch_size": 5},
+    ),
     "fedrep": Method(fedrep, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "fedbabu": Method(fedbabu, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "lg_fedavg": Method(lg_fedavg, "partial sharing", needs=_STATE, down="head", up="head"),
