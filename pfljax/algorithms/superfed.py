@@ -29,9 +29,9 @@ def superfed(
 
     In each local step, on one batch, `lam ~ U(0, 1)` is drawn, and both models descend
 
-    `f_i((1 - lam) w_f + lam w_l) + mu sum_leaves ||w_f - w|| + nu cos^2(w_f, w_l)`
+    `f_i((1 - lam) w_f + lam w_l) + mu ||w_f - w||^2 + nu cos^2(w_f, w_l)`
 
-    with w what was received. In the first `start` rounds it is `f_i(w_f) + mu sum_leaves ||w_f - w||`, and `w_l` rests.
+    with w what was received. In the first `start` rounds it is `f_i(w_f) + mu ||w_f - w||^2`, and `w_l` rests.
     The server averages `w_f`.
 
     Args:
@@ -53,8 +53,9 @@ def superfed(
     Raises:
       ValueError: if `mixing` or `init` is unknown.
 
-    Deviations from the source: the authors' code shows the lam of each client that is best on its test examples; the
-    norms of mu are not squared, as there. The cosine of a model of length 0 is 0.
+    Deviations from the source: the authors' code shows the lam of each client that is best on its test examples, and it
+    adds norms of leaves that are not squared, which would make steps of rounding errors. The cosine of a model of
+    zeros is 0.
     Source: Hahn et al., "Connecting Low-Loss Subspace for Personalized Federated Learning", KDD 2022.
 
     Both ends of the segment of an only client reach its center:
@@ -92,7 +93,7 @@ def superfed(
             shared, personal = tree.parts(both, "shared", "personal")
             point = tree.where(mixes, between(shared, personal, jax.random.fold_in(key, 1)), shared)
             value, stats = task.loss(point, batch, key)
-            away = sum(jax.tree.leaves(jax.tree.map(_length, tree.sub(shared.trainable, w.trainable))))
+            away = tree.squared_norm(tree.sub(shared.trainable, w.trainable))
             alike = jnp.where(mixes, nu, 0) * _squared_cosine(shared.trainable, personal.trainable)
             return value + mu * away + alike, {"shared": stats, "personal": stats}
 
@@ -117,12 +118,6 @@ def superfed(
         personalize=personalize,
     )
     return announced(algorithm, lambda key: jnp.zeros(()), lambda round, key: round + 1)
-
-
-def _length(leaf: Array) -> Array:
-    """`||leaf||`, whose slope at 0 is 0."""
-    square = jnp.sum(leaf**2)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def _squared_cosine(a: Tree, b: Tree) -> Array:
