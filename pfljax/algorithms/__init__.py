@@ -13,6 +13,8 @@ from pfljax import checks
 from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.apple import apple
 from pfljax.algorithms.centralized import centralized
+from pfljax.algorithms.cfl import cfl
+from pfljax.algorithms.cgpfl import cgpfl
 from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.dapper import dapper
 from pfljax.algorithms.ditto import ditto
@@ -21,22 +23,31 @@ from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
+from pfljax.algorithms.fedcac import fedcac
 from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
+from pfljax.algorithms.fedgroup import fedgroup
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedphp import fedphp
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
+from pfljax.algorithms.fesem import fesem
+from pfljax.algorithms.fl_hc import fl_hc
+from pfljax.algorithms.hcfl import hcfl
+from pfljax.algorithms.hypcluster import hypcluster
 from pfljax.algorithms.ifca import ifca
 from pfljax.algorithms.knn_per import knn_per
 from pfljax.algorithms.l2gd import l2gd
+from pfljax.algorithms.lcfed import lcfed
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
 from pfljax.algorithms.mapper import mapper
 from pfljax.algorithms.per_fedavg import per_fedavg
+from pfljax.algorithms.pfedhn import pfedhn, pfedhn_pc
 from pfljax.algorithms.pfedme import pfedme
+from pfljax.algorithms.pfedsim import pfedsim
 from pfljax.algorithms.reptile import reptile
 from pfljax.algorithms.scaffold import scaffold
 from pfljax.algorithms.superfed import superfed
@@ -45,11 +56,14 @@ from pfljax.printing import in_brief
 from pfljax.types import Algorithm
 
 __all__ = [
+    "FAMILIES",
     "METHODS",
     "Method",
     "apfl",
     "apple",
     "centralized",
+    "cfl",
+    "cgpfl",
     "context_clustered",
     "dapper",
     "ditto",
@@ -62,9 +76,11 @@ __all__ = [
     "fedavgm",
     "fedbabu",
     "fedbn",
+    "fedcac",
     "feddf",
     "fedem",
     "fedfomo",
+    "fedgroup",
     "fedper",
     "fedphp",
     "fedprox",
@@ -72,16 +88,24 @@ __all__ = [
     "fedrod",
     "fedrod_hyper",
     "fedyogi",
+    "fesem",
+    "fl_hc",
+    "hcfl",
     "heurfedamp",
+    "hypcluster",
     "ifca",
     "knn_per",
     "l2gd",
+    "lcfed",
     "lg_fedavg",
     "local_only",
     "mapper",
     "method",
     "per_fedavg",
+    "pfedhn",
+    "pfedhn_pc",
     "pfedme",
+    "pfedsim",
     "reptile",
     "scaffold",
     "superfed",
@@ -131,6 +155,24 @@ class Method(NamedTuple):
 
 POOLED = methodcaller("pooled")
 """What `prepare` is where a single client trains on all data, so that nobody is drawn."""
+
+FAMILIES = {
+    "baseline": "what every comparison needs: each client alone, and all data in one place",
+    "averaging": "clients are alike, or one model has to do",
+    "proximal": "clients drift apart on many local steps; personal models near a common one, by lam",
+    "control variates": "one model, many local steps on clients that differ",
+    "meta-learning": "a start from which a few steps on little data suffice, newcomers too",
+    "adaptation": "a good server model is there, and each client has data to adapt it",
+    "partial sharing": "labels differ, inputs do not (personal heads), or the other way round (personal bodies, norms)",
+    "heads and prototypes": "classes mean the same everywhere, but clients have few of them",
+    "mixture": "clients mix common and own, each to its own degree",
+    "clustering": "there are groups of clients, known or to be found",
+    "attention": "some clients help each other more than others, which is to be learned",
+    "multi-task": "each client is a task, and the relations between tasks are learned",
+    "distillation": "examples that everybody may see; networks may differ",
+    "memory": "clients have examples at hand when they predict",
+}
+"""The families of methods, in the order in which they are shown: when to try one."""
 
 _STATE = ("client state",)
 _FEATURES = ("features", "class labels")
@@ -250,7 +292,49 @@ METHODS: dict[str, Method] = {
         needs=_STATE,
         down="clients * w + clients",
     ),
-    "ifca": Method(ifca, "clustering", down="clusters * w", up="w + 1", example={"clusters": 2}),
+    "ifca": Method(
+        ifca,
+        "clustering",
+        sweep={"hysteresis": (0.0, 0.5)},
+        needs=_STATE,
+        down="clusters * w",
+        up="w + 1",
+        example={"clusters": 2},
+    ),
+    "hypcluster": Method(
+        hypcluster,
+        "clustering",
+        sweep={"hysteresis": (0.0, 0.5)},
+        needs=_STATE,
+        down="clusters * w",
+        up="w + 1",
+        example={"clusters": 2, "split": "validation"},
+    ),
+    "fesem": Method(fesem, "clustering", {"hysteresis": (0.0, 0.5)}),
+    "cfl": Method(
+        cfl,
+        "clustering",
+        sweep={"eps1": (0.01, 1.0), "eps2": (0.1, 5.0)},
+        bounds={"gamma": _SHARE, "warm_up": Bounds(least=0)},
+        example={"clusters": 3, "eps1": 10.0, "eps2": 0.0, "warm_up": 0},
+    ),
+    "fl_hc": Method(
+        fl_hc,
+        "clustering",
+        sweep={"threshold": (0.1, 10.0)},
+        bounds={"warm_up": Bounds(least=0)},
+        example={"clusters": 3, "warm_up": 0},
+    ),
+    "fedgroup": Method(fedgroup, "clustering", {"inter_lr": (0.0, 0.1)}, example={"clusters": 2}),
+    "cgpfl": Method(cgpfl, "clustering", {"mu": (0.01, 10.0)}),
+    "lcfed": Method(lcfed, "clustering", {"mu": (0.01, 10.0), "lam": (0.01, 10.0)}, down="2 * w - head"),
+    "hcfl": Method(
+        hcfl,
+        "clustering",
+        sweep={"mu": (1e-3, 1.0), "lam": _UNIT},
+        bounds={"lam": _SHARE, "warm_up": Bounds(least=0)},
+        example={"clusters": 3, "warm_up": 0},
+    ),
     "context_clustered": Method(context_clustered, "clustering", needs=("groups",), down="groups * w", up="w + 1"),
     "knn_per": Method(
         knn_per,
@@ -284,6 +368,38 @@ METHODS: dict[str, Method] = {
         bounds={"epsilon": _SHARE},
         down="candidates * w",
         up="w + candidates",
+    ),
+    "pfedhn": Method(
+        pfedhn,
+        "relational",
+        sweep={"server_lr": (1e-3, 0.1)},
+        bounds={"layers": Bounds(least=0), "momentum": _BELOW_1, "clip": _POSITIVE},
+        example={"hidden": 5, "layers": 1},
+    ),
+    "pfedhn_pc": Method(
+        pfedhn_pc,
+        "relational",
+        sweep={"server_lr": (1e-3, 0.1)},
+        needs=_STATE,
+        bounds={"layers": Bounds(least=0), "momentum": _BELOW_1, "clip": _POSITIVE},
+        example={"hidden": 5, "layers": 1},
+        down="w - head",
+        up="w - head",
+    ),
+    "pfedsim": Method(
+        pfedsim,
+        "relational",
+        needs=_STATE,
+        bounds={"warmup": Bounds(least=0)},
+        down="w + 1",
+        example={"warmup": 1},
+    ),
+    "fedcac": Method(
+        fedcac,
+        "relational",
+        sweep={"tau": _UNIT, "beta": (10.0, 1000.0)},
+        bounds={"tau": _SHARE, "beta": _POSITIVE},
+        example={"beta": 4.0},
     ),
 }
 METHODS = {name: row._replace(factory=checks.by_hints(known=row.hints())(row.factory)) for name, row in METHODS.items()}

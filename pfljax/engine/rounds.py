@@ -118,6 +118,7 @@ class Rounds:
 
     def round(self, algorithm: Algorithm, state: State, key: Array, train: FederatedData) -> tuple[State, Logs]:
         """One round of a state whose clients are all at hand."""
+        train = train.at(state.round)
         draw = self.draw(algorithm, state.selector, key, state.round, train)
         seats = self.seat(draw, train)
         ids = seats.walked.id
@@ -176,6 +177,8 @@ class Rounds:
     ) -> tuple[Tree, Tree, Logs]:
         """Round `number` of the clients on `seats`, whose states are the `rows` [slots, ...].
 
+        Like `draw` and `seat` it takes the federation as it is in that round.
+
         Returns:
           The new server, the new rows, and what happened.
         """
@@ -224,7 +227,7 @@ class Rounds:
         def one(shared: Tree, client: Tree) -> dict[Score, Array]:
             return self._measured(algorithm, shared, *client)
 
-        return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
+        return self._over(one, self._shared(server, number, key, data), clients)
 
     def unseen(
         self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
@@ -251,7 +254,7 @@ class Rounds:
             )
 
         rows = self.clients(algorithm, server, ids, key)
-        return ids, self._over(one, (server, data, self._evaluation_key(key, number)), (ids, rows))
+        return ids, self._over(one, self._shared(server, number, key, data), (ids, rows))
 
     def personalized(
         self, algorithm: Algorithm, server: Tree, clients: Tree, number: Array, key: Array, data: FederatedData
@@ -261,7 +264,7 @@ class Rounds:
         def one(shared: Tree, client: Tree) -> Tree:
             return self._deployed(algorithm, shared, *client)[0]
 
-        return self._over(one, (server, data, self._evaluation_key(key, number)), clients)
+        return self._over(one, self._shared(server, number, key, data), clients)
 
     def unseen_personalized(
         self, algorithm: Algorithm, server: Tree, ids: Array, number: Array, key: Array, data: FederatedData
@@ -270,8 +273,12 @@ class Rounds:
         clients = self.newcomers(algorithm, server, ids, number, key, data)
         return self.personalized(algorithm, server, clients, number, key, data)
 
-    def _evaluation_key(self, key: Array, number: Array) -> Array:
-        return jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
+    def _shared(
+        self, server: Tree, number: Array, key: Array, data: FederatedData
+    ) -> tuple[Tree, FederatedData, Array]:
+        """What all clients read after `number` rounds: their examples are those of the last one."""
+        key = jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
+        return server, data.after(number), key
 
     def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Tree, Params | None]:
         """What one client deploys, and the common model."""

@@ -80,7 +80,7 @@ class Simulation:
             block=executors.block(executor, task, training.num_clients, local),
             axis=axis,
             onboard_rounds=onboard_rounds,
-            capacity=max(int(data.sizes(split).max()) for split in ("validation", "test")),
+            capacity=max(data.most("validation"), data.most("test")),
         )
         self.site = Site(build, placed, training, rounds, local, everywhere, spread, executor == "auto")
         self._store: Store = store
@@ -203,6 +203,8 @@ class Simulation:
         down, up = self._wire_bytes
         log = part("log:")
         sampled = log["ids"] < self.site.train.num_clients
+        done = int(record["rounds"][-1])
+        last = self.data.after(done)
         return Result(
             method=method,
             hyper={name: schedules.plain(value) for name, value in hyper.items()},
@@ -210,11 +212,11 @@ class Simulation:
             reason=reason,
             rounds=record["rounds"],
             scores=part("score:"),
-            sizes={split: self.data.sizes(split) for split in ("train", "validation", "test")},
+            sizes={split: last.sizes(split) for split in ("train", "validation", "test")},
             log=log,
             seconds=float(record["seconds"]),
             compile_seconds=float(record["compile_seconds"]),
-            client_steps=0 if plan is None else self._steps(log, plan),
+            client_steps=0 if plan is None else self._steps(log, done, plan),
             bytes_up=up * int(log["heard"].sum()),
             bytes_down=down * int(sampled.sum()),
             fingerprint=self.data.fingerprint,
@@ -236,14 +238,19 @@ class Simulation:
         text = str(jax.make_jaxpr(whole)(*args))
         return files.digest({"program": re.sub(r" at 0x\w+", "", text)})
 
-    def _steps(self, log: Log, plan: Plan) -> int:
-        """Local steps of a run: those of the clients that replied."""
+    def _steps(self, log: Log, done: int, plan: Plan) -> int:
+        """Local steps of the rounds up to `done`: those of the clients that replied."""
 
-        def count(ids: Array, work: Array, train: FederatedData) -> Array:
-            return jax.vmap(lambda id, work: plan.steps(train.client(id)._replace(work=work)))(ids, work)
+        def count(ids: Array, work: Array, numbers: Array, train: FederatedData) -> Array:
+            def steps(id: Array, work: Array, number: Array) -> Array:
+                return plan.steps(train.at(number).client(id)._replace(work=work))
 
+            return jax.vmap(steps)(ids, work, numbers)
+
+        rounds, seats = log["ids"].shape
+        numbers = np.repeat(np.arange(done - rounds, done, dtype=np.int32), seats)
         ids, work = log["ids"].ravel(), jnp.asarray(np.where(log["replied"], log["work"], 0).ravel(), float)
-        counts = self.site.programs.call(("steps", ids.size), count, ids, work, self.site.train, quick=True)
+        counts = self.site.programs.call(("steps", ids.size), count, ids, work, numbers, self.site.train, quick=True)
         return int(np.asarray(counts, np.int64).sum())
 
     def _home(self, hyper: Traced) -> Residence:

@@ -14,8 +14,18 @@ from flax import linen as nn
 from pfljax import checks, models
 from pfljax import data as data_layer
 from pfljax.algorithms import POOLED, method
-from pfljax.data import FederatedData
-from pfljax.experiment.config import PARTITIONS, SOLVED, SYNTHETIC, Choice, CohortConfig, Config, DataConfig, RunConfig
+from pfljax.data import FederatedData, drift
+from pfljax.experiment.config import (
+    PARTITIONS,
+    SOLVED,
+    SYNTHETIC,
+    Choice,
+    CohortConfig,
+    Config,
+    DataConfig,
+    DriftConfig,
+    RunConfig,
+)
 from pfljax.experiment.recipe import (
     Recipe,
     build,
@@ -85,7 +95,7 @@ def prepare(config: Config, data: FederatedData | None = None, model: nn.Module 
     train = data if row.prepare is None else row.prepare(data)
     sizes = {"capacity": train.capacity, "clients": train.num_clients}
     sizes |= {"groups": data_layer.num_groups(data)} if "groups" in row.needs else {}
-    recipe = build(config.algorithm.name, task, model, **sizes, **_ingredients(config))
+    recipe = build(config.algorithm.name, task, model, data=train, **sizes, **_ingredients(config))
     cohort = sampling.full() if row.prepare is POOLED else _sampler(config.cohort)
     if isinstance(cohort, Selector):
         recipe = recipe._replace(make=_reporting(recipe.make, task))
@@ -116,9 +126,27 @@ def load_data(config: DataConfig | None) -> FederatedData:
         options = ("path", "source", "download", "groups", "units", "times")
         dataset = data_layer.load(config.name, **{option: getattr(config, option) for option in options})
     dealt = PARTITIONS[config.partition.name](**config.partition.options)
-    options = ("test", "validation", "unseen", "public", "stratify", "chronological", "seed", "min_size")
-    data = data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
-    return data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
+    names = ("test", "validation", "unseen", "public", "stratify", "chronological", "seed", "min_size")
+    options = {name: getattr(config, name) for name in names}
+    if config.drift is not None and config.drift.kind == "time":
+        options["validation"] = 0.0  # of each part in time, later
+    data = data_layer.federate(dataset, dealt, **options)
+    data = data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
+    return data if config.drift is None else _drifting(data, config.drift, config)
+
+
+def _drifting(data: FederatedData, config: DriftConfig, of: DataConfig) -> FederatedData:
+    """The federation whose clients drift as the configuration says."""
+    numbers = range(config.concepts)
+    if config.kind == "time":
+        concepts = drift.in_time(data, config.concepts, validation=of.validation)
+    elif config.kind == "rotation":
+        concepts = [drift.rotated(data, number) for number in numbers]
+    else:
+        classes = np.arange(data.num_classes or 0)
+        concepts = [drift.relabeled(data, np.roll(classes, -number)) for number in numbers]
+    delays = drift.delayed(data, share=config.share, spread=config.spread, seed=of.seed)
+    return drift.drifting(concepts, config.changes, gradual=config.gradual, recurring=config.recurring, delays=delays)
 
 
 def _model(config: Choice | None, data: FederatedData, given: nn.Module | Model | None) -> Model:
