@@ -1,6 +1,6 @@
 """APPLE: every client deploys a sum of all clients' core models, with weights that it learns."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ def apple(
             value, stats = task.loss(mixture(core, away, shelf, data.id), batch, key)
             return value + mu * jnp.sum(away**2), {"core": stats, "relations": {}}
 
-        optimizers = {"core": optimizer, "relations": optax.sgd(relation_lr)}
+        optimizers: dict[Any, Any] = {"core": optimizer, "relations": optax.sgd(relation_lr)}
         solve = descent(optax.partition(optimizers, {name: name for name in optimizers}), plan)
         core = _row(shelf.models, data.id)
         start = tree.joined(core=core, relations=Params(relations))
