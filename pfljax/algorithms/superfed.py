@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from pfljax import tree
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import Init, accompanied, announced
+from pfljax.learning.parts import joined, parted
 from pfljax.learning.tasks import chosen
 from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, Params, Reply, Task, Tree
 
@@ -90,15 +91,15 @@ def superfed(
         mixes = round >= start
 
         def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-            shared, personal = tree.parts(both, "shared", "personal")
+            shared, personal = parted(both, "shared", "personal")
             point = tree.where(mixes, between(shared, personal, jax.random.fold_in(key, 1)), shared)
             value, stats = task.loss(point, batch, key)
             away = tree.squared_norm(tree.sub(shared.trainable, w.trainable))
             alike = jnp.where(mixes, nu, 0) * _squared_cosine(shared.trainable, personal.trainable)
             return value + mu * away + alike, {"shared": stats, "personal": stats}
 
-        trained = local(loss, tree.joined(shared=w, personal=own), data, jax.random.fold_in(key, 0))
-        shared, personal = tree.parts(trained, "shared", "personal")
+        trained = local(loss, joined(shared=w, personal=own), data, jax.random.fold_in(key, 0))
+        shared, personal = parted(trained, "shared", "personal")
         return Reply(tree.sub(w, shared), tree.where(mixes, personal, own))
 
     def onboard(download: tuple[Params, Array], own: Params, data: ClientData, key: Array) -> Params:
