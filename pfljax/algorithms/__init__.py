@@ -18,16 +18,19 @@ from pfljax.algorithms.cgpfl import cgpfl
 from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.dapper import dapper
 from pfljax.algorithms.ditto import ditto
+from pfljax.algorithms.elastic_aggregation import elastic_aggregation
 from pfljax.algorithms.fedala import fedala
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
 from pfljax.algorithms.fedcac import fedcac
+from pfljax.algorithms.feddecorr import feddecorr
 from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
 from pfljax.algorithms.fedgroup import fedgroup
+from pfljax.algorithms.fedlc import fedlc
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedphp import fedphp
 from pfljax.algorithms.fedprox import fedprox
@@ -67,6 +70,7 @@ __all__ = [
     "context_clustered",
     "dapper",
     "ditto",
+    "elastic_aggregation",
     "fedadagrad",
     "fedadam",
     "fedala",
@@ -77,10 +81,12 @@ __all__ = [
     "fedbabu",
     "fedbn",
     "fedcac",
+    "feddecorr",
     "feddf",
     "fedem",
     "fedfomo",
     "fedgroup",
+    "fedlc",
     "fedper",
     "fedphp",
     "fedprox",
@@ -124,7 +130,8 @@ class Method(NamedTuple):
       bounds: of numbers, where they are not at least 0, and counts at least 1.
       prepare: a federation -> the one that trains; None: itself.
       down, up: numbers that a client receives in a round, and sends: formulas of the numbers of a model `w`, of its
-        `head`, its `norms` and their statistics `stats`, of `features`, `clients`, `classes`, `groups`, and of options.
+        `head`, its `norms` and their statistics `stats`, of its `leaves` that are trained, of `features`, `clients`,
+        `classes`, `groups`, and of options.
       variant_of: another row whose clients do the same.
       example: options that make it small.
     """
@@ -196,6 +203,16 @@ METHODS: dict[str, Method] = {
     "fedadam": Method(fedadam, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
     "fedyogi": Method(fedyogi, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
     "fedavg_finetuned": Method(fedavg_finetuned, "averaging"),
+    "elastic_aggregation": Method(
+        elastic_aggregation,
+        "averaging",
+        sweep={"tau": (0.1, 1.0)},
+        bounds={"mu": _BELOW_1, "share": _SHARE},
+        up="w + leaves",
+        example={"share": 0.5},
+    ),
+    "fedlc": Method(fedlc, "averaging", {"tau": (0.1, 2.0)}, ("class labels",)),
+    "feddecorr": Method(feddecorr, "averaging", {"beta": (0.01, 1.0)}, ("features",)),
     "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
     "scaffold": Method(
         scaffold,
