@@ -21,6 +21,7 @@ from pfljax.algorithms.ditto import ditto
 from pfljax.algorithms.elastic_aggregation import elastic_aggregation
 from pfljax.algorithms.fedala import fedala
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
+from pfljax.algorithms.fedas import fedas
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
@@ -75,6 +76,7 @@ __all__ = [
     "fedadam",
     "fedala",
     "fedamp",
+    "fedas",
     "fedavg",
     "fedavg_finetuned",
     "fedavgm",
@@ -226,6 +228,15 @@ METHODS: dict[str, Method] = {
     "fedrep": Method(fedrep, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "fedbabu": Method(fedbabu, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "lg_fedavg": Method(lg_fedavg, "partial sharing", needs=_STATE, down="head", up="head"),
+    "fedas": Method(
+        fedas,
+        "partial sharing",
+        sweep={"align_lr": (1e-3, 0.1)},
+        needs=(*_STATE, *_FEATURES),
+        down="w - head",
+        up="w - head + 1",
+        example={"align_lr": 0.1},
+    ),
     "fedbn": Method(fedbn, "partial sharing", needs=(*_STATE, "norm layers"), down="w - norms", up="w - norms"),
     "fedrod": Method(fedrod, "partial sharing", {"gamma": (0.0, 2.0)}, (*_STATE, *_FEATURES)),
     "fedrod_hyper": Method(

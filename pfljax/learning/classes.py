@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pfljax import checks
 from pfljax.learning.local import average
-from pfljax.types import Array, Batch, ClientData, Model
+from pfljax.types import Array, Batch, ClientData, Model, Params, Tree
 
 
 def number(model: Model, does: str) -> int:
@@ -48,3 +48,29 @@ def shares(data: ClientData, classes: int, method: str) -> Array:
         return jnp.sum(rows, axis=0) / jnp.maximum(jnp.sum(batch.mask), 1)
 
     return average(of, data, batch_size=128)
+
+
+def means(model: Model, params: Params, data: ClientData, classes: int, method: str) -> tuple[Array, Array]:
+    """[C, d] the mean features of the client's examples of each class, and [C] the shares of the classes.
+
+    A class without examples has zeros.
+
+    Raises:
+      ValueError: if labels are not one class for each example; the sentence names the `method`.
+    """
+    checks.classes(data.examples.y, method)
+
+    def of(batch: Batch, number: Array) -> tuple[Array, Array]:
+        del number
+        z = flat_features(model, params, batch.x)
+        rows = jax.nn.one_hot(batch.y, classes, dtype=z.dtype) * batch.mask.astype(z.dtype)[:, None]
+        return rows.T @ z / jnp.maximum(jnp.sum(rows), 1), jnp.sum(rows, axis=0) / jnp.maximum(jnp.sum(rows), 1)
+
+    total, held = average(of, data, batch_size=128)
+    return total / jnp.where(held > 0, held, 1)[:, None], held
+
+
+def flat_features(model: Model, params: Params, x: Tree) -> Array:
+    """[B, d] the features of a model, as in prediction."""
+    z = model.features(params, x)[0]  # pyright: ignore[reportOptionalCall]
+    return z.reshape(z.shape[0], -1)
