@@ -175,6 +175,8 @@ class Method(NamedTuple):
         `head`, its `norms` and their statistics `stats`, of `inputs`, `features`, `clients`, `classes`,
         `head`, its `norms` and their statistics `stats`, of its trained `leaves`, of `features`, `clients`, `classes`,
         `groups`, and of options.
+        `head`, its `norms` and their statistics `stats`, of its `leaves` that are trained, of `features`, `clients`,
+        `classes`, `groups`, and of options.
       variant_of: another row whose clients do the same.
       example: options that make it small.
     """
@@ -315,11 +317,11 @@ METHODS: dict[str, Method] = {
         up="3 * w - 2 * stats",
     ),
     "fedcl": Method(fedcl, "proximal", {"lam": (1e-2, 10.0)}, ("public data",), down="2 * w - stats"),
-    "moon": Method(moon, "contrast", {"mu": (1e-3, 10.0)}, (*_STATE, *_FEATURES), {"temperature": _POSITIVE}),
+    "moon": Method(moon, "proximal", {"mu": (1e-3, 10.0)}, (*_STATE, *_FEATURES), {"temperature": _POSITIVE}),
     "fenda": Method(fenda, "partial sharing", needs=(*_STATE, *_FEATURES), down="w - head", up="w - head"),
     "perfcl": Method(
         perfcl,
-        "contrast",
+        "proximal",
         sweep={"mu": (0.1, 10.0), "gamma": (0.1, 10.0)},
         needs=(*_STATE, *_FEATURES),
         bounds={"temperature": _POSITIVE},
