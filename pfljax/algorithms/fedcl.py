@@ -8,7 +8,7 @@ from pfljax import tree
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
 from pfljax.federation.skeletons import averaging
 from pfljax.learning.importance import fisher
-from pfljax.learning.losses import elastic
+from pfljax.learning.losses import proximal
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reply, Task, Tree
 
 
@@ -29,7 +29,7 @@ def fedcl(
 
     Args:
       task: the model and its loss; Omega is of the loss that it measures, see `importance.fisher`.
-      local: solver of a client's round.
+      local: solver of a client's round; `local.proximal_descent` allows any `lam`.
       lam: strength of the pull, >= 0, traced; 0 is FedAvg.
       server: server optimizer; plain averaging if None.
 
@@ -63,7 +63,7 @@ def fedcl(
 
     def client_update(received: tuple[Params, Tree], client: Tree, data: ClientData, key: Array) -> Reply:
         w, omega = received
-        loss = elastic(task.loss, tree.scale(lam, omega), w.trainable)
+        loss = proximal(task.loss, lam, w.trainable, stiffness=omega)
         return Reply(tree.sub(w, local(loss, w, data, jax.random.fold_in(key, 0))), client)
 
     def server_update(state: Consolidated, cohort: Cohort, key: Array) -> Consolidated:

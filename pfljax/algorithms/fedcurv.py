@@ -9,7 +9,7 @@ from pfljax import tree
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
 from pfljax.learning.importance import fisher
-from pfljax.learning.losses import elastic, tilted
+from pfljax.learning.losses import proximal, tilted
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reply, Task, Tree
 
 
@@ -41,9 +41,9 @@ def fedcurv(
 
     Args:
       task: the model and its loss; I is of the loss that it measures, see `importance.fisher`.
-      local: solver of a client's round.
+      local: solver of a client's round; `local.proximal_descent` allows any `lam`.
       lam: strength of the pull, >= 0, traced; 0 is FedAvg with equal weights. The sums grow with the cohort:
-        `2 lam U lr < 2` keeps descent stable.
+        `2 lam U lr < 2` keeps plain descent stable.
       server: server optimizer; plain averaging if None.
 
     Returns:
@@ -77,8 +77,9 @@ def fedcurv(
     def client_update(received: tuple[Params, Curvature, Array], own: Curvature, data: ClientData, key: Array) -> Reply:
         w, sums, member = received
         others = tree.axpy(-member, own, sums)
-        pull = elastic(task.loss, tree.scale(2 * lam, others.u), tree.scale(0, w.trainable))
-        y = local(tilted(pull, tree.scale(-2 * lam, others.v)), w, data, jax.random.fold_in(key, 0))
+        towards = tilted(task.loss, tree.scale(-2 * lam, others.v))
+        loss = proximal(towards, 2 * lam, tree.scale(0, w.trainable), stiffness=others.u)
+        y = local(loss, w, data, jax.random.fold_in(key, 0))
         u = fisher(task, y, data, jax.random.fold_in(key, 1))
         own = Curvature(u, jax.tree.map(jnp.multiply, u, y.trainable))
         return Reply((tree.sub(w, y), own), own)

@@ -13,6 +13,7 @@ from pfljax.learning import tasks
 from pfljax.learning.classes import number
 from pfljax.learning.losses import contrastive
 from pfljax.learning.metrics import cross_entropy, masked_mean
+from pfljax.learning.parts import joined, parted
 from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, LossFn, Model, Params, Reply, Task, Tree
 
 _SHARED = masks.named("shared")
@@ -146,10 +147,10 @@ def _side_by_side(task: Task, model: Model) -> Model:
         kernel = jax.nn.initializers.lecun_normal()(jax.random.fold_in(key, 2), (width, classes), float)
         head = Params({"kernel": kernel, "bias": jnp.zeros(classes)})
         shared, own = (features_of(jax.random.fold_in(key, branch)) for branch in range(2))
-        return tree.joined(shared=shared, own=own, head=head)
+        return joined(shared=shared, own=own, head=head)
 
     def features(params: Params, x: Tree, **mode: Any) -> tuple[Array, Tree]:
-        branches = tree.parts(params, "shared", "own")
+        branches = parted(params, "shared", "own")
         z, stats = zip(*(model.features(part, x, **mode) for part in branches), strict=True)  # pyright: ignore
         side_by_side = jnp.concatenate([rows.reshape(rows.shape[0], -1) for rows in z], axis=1)
         return side_by_side, params.stats | dict(zip(("shared", "own"), stats, strict=True))

@@ -79,23 +79,6 @@ class Proximal(NamedTuple):
 proximal = Proximal
 
 
-def elastic(loss: LossFn, importance: Tree, anchor: Tree) -> LossFn:
-    """`f(w) + 1/2 sum_j Omega_j (w_j - anchor_j)^2`, with the `importance` Omega of each number of the trainable part.
-
-    >>> f = lambda params, batch, key: ((params.trainable["w"] - 1) ** 2 / 2, {})
-    >>> w, two = Params({"w": jnp.asarray(3.0)}), {"w": jnp.asarray(2.0)}
-    >>> float(elastic(f, importance={"w": jnp.asarray(4.0)}, anchor=two)(w, batch=None, key=None)[0])
-    4.0
-    """
-
-    def elastic_loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-        value, stats = loss(params, batch, key)
-        apart = tree.sub(params.trainable, anchor)
-        return value + 0.5 * tree.vdot(jax.tree.map(jnp.multiply, importance, apart), apart), stats
-
-    return elastic_loss
-
-
 def tilted(loss: LossFn, tilt: Tree) -> LossFn:
     """`f(w) + <tilt, w>`: the gradient moves by the constant `tilt`.
 
