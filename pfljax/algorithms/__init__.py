@@ -37,6 +37,7 @@ from pfljax.algorithms.fedphp import fedphp
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
+from pfljax.algorithms.fedsr import fedsr
 from pfljax.algorithms.fesem import fesem
 from pfljax.algorithms.fl_hc import fl_hc
 from pfljax.algorithms.hcfl import hcfl
@@ -95,6 +96,7 @@ __all__ = [
     "fedrep",
     "fedrod",
     "fedrod_hyper",
+    "fedsr",
     "fedyogi",
     "fesem",
     "fl_hc",
@@ -215,6 +217,14 @@ METHODS: dict[str, Method] = {
     ),
     "fedlc": Method(fedlc, "averaging", {"tau": (0.1, 2.0)}, ("class labels",)),
     "feddecorr": Method(feddecorr, "averaging", {"beta": (0.01, 1.0)}, ("features",)),
+    "fedsr": Method(
+        fedsr,
+        "averaging",
+        sweep={"alpha": (1e-3, 0.1), "beta": (1e-5, 1e-2)},
+        needs=_FEATURES,
+        down="w + features * (features + 1 + 2 * classes)",
+        up="w + features * (features + 1 + 2 * classes)",
+    ),
     "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
     "scaffold": Method(
         scaffold,
