@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.federation.reduce import weighted
-from pfljax.types import Array, Params, Tree
+from pfljax.types import Array, Tree
+
+T = TypeVar("T")
 
 Linkage = Literal["single", "complete", "average", "ward"]
 Measure = Literal["l1", "l2", "cosine"]
@@ -154,7 +156,7 @@ def merges_until(made: Merges, members: Array, most: int, threshold: Array | flo
     return jnp.clip(enough, jnp.maximum(size - most, 0), jnp.maximum(size - 1, 0))
 
 
-def kmeans(squared: Array, weights: Array, clusters: int, key: Array, *, starts: int = 8, steps: int = 30) -> Array:
+def kmeans(squared: Array, weights: Array, clusters: int, key: Array, *, starts: int = 32, steps: int = 30) -> Array:
     """The cluster of each of n points [n] with the least `sum_i weight_i ||x_i - m_k(i)||^2`, of those found.
 
     Lloyd's algorithm, of which the best of `starts` counts; each begins at points that k-means++ draws.
@@ -212,7 +214,7 @@ def nearest(away: Array, now: Array, hysteresis: Array | float = 0.0) -> Array:
     return jnp.where(stays, now, jnp.argmin(away).astype(now.dtype))
 
 
-def averaged(models: Params, rows: Params, labels: Array, weights: Array, least: int = 1) -> Params:
+def averaged(models: T, rows: T, labels: Array, weights: Array, least: int = 1) -> T:
     """Models [K, ...] as the means of their members among the `rows` [n, ...], by weights [n]; others stay.
 
     Args:
@@ -224,7 +226,7 @@ def averaged(models: Params, rows: Params, labels: Array, weights: Array, least:
     [1.0, 6.0, 0.0]
     """
 
-    def one(model: Params, cluster: Array) -> Params:
+    def one(model: T, cluster: Array) -> T:
         mine = jnp.where(labels == cluster, weights, 0)
         return tree.where(jnp.sum(mine > 0) >= least, weighted(rows, mine), model)
 

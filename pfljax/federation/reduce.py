@@ -96,27 +96,6 @@ def uniform(reduce: Reduce) -> Reduce:
     )
 
 
-def by_own(reduce: Reduce) -> Reduce:
-    """`reduce` with weights that clients send, for uploads `(weight [], upload)`; by examples if all of them are 0.
-
-    >>> uploads = jnp.array([1.0, 3.0]), jnp.array([[4.0], [8.0]])
-    >>> terms = jax.vmap(by_own(mean).lift)(uploads, jnp.array([20.0, 1.0]))
-    >>> by_own(mean).lower(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), terms), jnp.ones(2)).tolist()
-    [7.0]
-    """
-
-    def lift(upload: tuple[Array, Tree], weight: Array) -> tuple[Tree, Array]:
-        own, content = upload
-        counts = jnp.where(weight > 0, jnp.maximum(own, 0) + 1e-20 * weight.astype(own.dtype), 0)
-        return reduce.lift(content, counts), counts
-
-    def lower(terms: tuple[Tree, Array], weights: Array) -> Tree:
-        lifted, counts = terms
-        return reduce.lower(lifted, weights if reduce.summed else counts)
-
-    return Reduce(lift, lower, reduce.summed, lambda other: by_own(reduce.instead(other)))
-
-
 def grouped(clusters: int, reduce: Reduce) -> Reduce:
     """`reduce` within each of K clusters, for uploads `(cluster [], upload)`.
 
