@@ -48,6 +48,7 @@ from pfljax.algorithms.fedphp import fedphp
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
+from pfljax.algorithms.fedsr import fedsr
 from pfljax.algorithms.fenda import fenda, perfcl
 from pfljax.algorithms.fesem import fesem
 from pfljax.algorithms.fl_hc import fl_hc
@@ -128,6 +129,7 @@ __all__ = [
     "fedrep",
     "fedrod",
     "fedrod_hyper",
+    "fedsr",
     "fedyogi",
     "fenda",
     "fesem",
@@ -172,12 +174,10 @@ class Method(NamedTuple):
       bounds: of numbers, where they are not at least 0, and counts at least 1.
       prepare: a federation -> the one that trains; None: itself.
       down, up: numbers that a client receives in a round, and sends: formulas of the numbers of a model `w`, of its
-        `head`, its `norms` and their statistics `stats`, of `inputs`, `features`, `clients`, `classes`,
-        `head`, its `norms` and their statistics `stats`, of its trained `leaves`, of `features`, `clients`, `classes`,
-        `groups`, and of options.
-        `head`, its `norms` and their statistics `stats`, of its `leaves` that are trained, of `features`, `clients`,
+        `head`, its `norms` and their statistics `stats`, of its trained `leaves`, of `inputs`, `features`, `clients`,
         `classes`, `groups`, and of options.
       variant_of: another row whose clients do the same.
+      draws: clients draw random numbers besides their minibatches.
       example: options that make it small.
     """
 
@@ -190,6 +190,7 @@ class Method(NamedTuple):
     down: str = "w"
     up: str = "w"
     variant_of: str = ""
+    draws: bool = False
     example: Mapping[str, Any] = {}
 
     def hints(self) -> dict[str, Any]:
@@ -296,6 +297,15 @@ METHODS: dict[str, Method] = {
         sweep={"tau": (0.1, 1.0)},
         bounds={"mu": _BELOW_1, "share": _BELOW_1},
         up="w + leaves",
+    ),
+    "fedsr": Method(
+        fedsr,
+        "averaging",
+        sweep={"alpha": (1e-3, 0.1), "beta": (1e-5, 1e-2)},
+        needs=_FEATURES,
+        down="w + features * (features + 1 + 2 * classes)",
+        up="w + features * (features + 1 + 2 * classes)",
+        draws=True,
     ),
     "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
     "scaffold": Method(
@@ -421,7 +431,8 @@ METHODS: dict[str, Method] = {
         needs=_STATE,
         bounds={"lam": _SHARE},
         down="w + 1",
-        example={"start": 2.0},
+        draws=True,
+        example={"start": 1.0},
     ),
     "fedala": Method(
         fedala,
