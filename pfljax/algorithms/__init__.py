@@ -12,28 +12,43 @@ from typing import Annotated, Any, NamedTuple, get_args
 from pfljax import checks
 from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.apple import apple
+from pfljax.algorithms.aruba import aruba
 from pfljax.algorithms.cbfl import cbfl
+from pfljax.algorithms.cda_fedavg import cda_fedavg
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.cfl import cfl
 from pfljax.algorithms.cgpfl import cgpfl
+from pfljax.algorithms.chosen_steps import fedavg_chosen_steps, fedavg_common_steps
 from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.dapper import dapper
-from pfljax.algorithms.ditto import ditto
+from pfljax.algorithms.ditto import ditto, ditto_by_size, ditto_validated
+from pfljax.algorithms.elastic import elastic_aggregation
+from pfljax.algorithms.fcf import fcf
 from pfljax.algorithms.fedala import fedala
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
+from pfljax.algorithms.fedas import fedas
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
 from pfljax.algorithms.fedcac import fedcac
+from pfljax.algorithms.fedcl import fedcl
+from pfljax.algorithms.fedcurv import fedcurv
+from pfljax.algorithms.feddecorr import feddecorr
 from pfljax.algorithms.feddf import feddf
+from pfljax.algorithms.feddyn import feddyn
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
 from pfljax.algorithms.fedgroup import fedgroup
+from pfljax.algorithms.fedhealth import fedhealth
+from pfljax.algorithms.fedlc import fedlc
+from pfljax.algorithms.fedmeta import fedmeta
+from pfljax.algorithms.fednova import fednova
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedphp import fedphp
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
+from pfljax.algorithms.fenda import fenda, perfcl
 from pfljax.algorithms.fesem import fesem
 from pfljax.algorithms.fl_hc import fl_hc
 from pfljax.algorithms.hcfl import hcfl
@@ -45,13 +60,18 @@ from pfljax.algorithms.lcfed import lcfed
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
 from pfljax.algorithms.mapper import mapper
+from pfljax.algorithms.mocha import mocha, mocha_primal
+from pfljax.algorithms.moon import moon
+from pfljax.algorithms.mr_mtl import mr_mtl
 from pfljax.algorithms.per_fedavg import per_fedavg
 from pfljax.algorithms.pfedhn import pfedhn, pfedhn_pc
 from pfljax.algorithms.pfedme import pfedme
 from pfljax.algorithms.pfedsim import pfedsim
 from pfljax.algorithms.reptile import reptile
+from pfljax.algorithms.salvaging import fedavg_distilled, fedavg_ewc
 from pfljax.algorithms.scaffold import scaffold
 from pfljax.algorithms.superfed import superfed
+from pfljax.algorithms.virtual import virtual
 from pfljax.checks import Bounds
 from pfljax.printing import in_brief
 from pfljax.types import Algorithm
@@ -62,27 +82,46 @@ __all__ = [
     "Method",
     "apfl",
     "apple",
+    "aruba",
     "cbfl",
+    "cda_fedavg",
     "centralized",
     "cfl",
     "cgpfl",
     "context_clustered",
     "dapper",
     "ditto",
+    "ditto_by_size",
+    "ditto_validated",
+    "elastic_aggregation",
+    "fcf",
     "fedadagrad",
     "fedadam",
     "fedala",
     "fedamp",
+    "fedas",
     "fedavg",
+    "fedavg_chosen_steps",
+    "fedavg_common_steps",
+    "fedavg_distilled",
+    "fedavg_ewc",
     "fedavg_finetuned",
     "fedavgm",
     "fedbabu",
     "fedbn",
     "fedcac",
+    "fedcl",
+    "fedcurv",
+    "feddecorr",
     "feddf",
+    "feddyn",
     "fedem",
     "fedfomo",
     "fedgroup",
+    "fedhealth",
+    "fedlc",
+    "fedmeta",
+    "fednova",
     "fedper",
     "fedphp",
     "fedprox",
@@ -90,6 +129,7 @@ __all__ = [
     "fedrod",
     "fedrod_hyper",
     "fedyogi",
+    "fenda",
     "fesem",
     "fl_hc",
     "hcfl",
@@ -103,7 +143,12 @@ __all__ = [
     "local_only",
     "mapper",
     "method",
+    "mocha",
+    "mocha_primal",
+    "moon",
+    "mr_mtl",
     "per_fedavg",
+    "perfcl",
     "pfedhn",
     "pfedhn_pc",
     "pfedme",
@@ -111,6 +156,7 @@ __all__ = [
     "reptile",
     "scaffold",
     "superfed",
+    "virtual",
 ]
 
 
@@ -127,7 +173,10 @@ class Method(NamedTuple):
       prepare: a federation -> the one that trains; None: itself.
       down, up: numbers that a client receives in a round, and sends: formulas of the numbers of a model `w`, of its
         `head`, its `norms` and their statistics `stats`, of `inputs`, `features`, `clients`, `classes`,
+        `head`, its `norms` and their statistics `stats`, of its trained `leaves`, of `features`, `clients`, `classes`,
         `groups`, and of options.
+        `head`, its `norms` and their statistics `stats`, of its `leaves` that are trained, of `features`, `clients`,
+        `classes`, `groups`, and of options.
       variant_of: another row whose clients do the same.
       example: options that make it small.
     """
@@ -199,6 +248,55 @@ METHODS: dict[str, Method] = {
     "fedadam": Method(fedadam, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
     "fedyogi": Method(fedyogi, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
     "fedavg_finetuned": Method(fedavg_finetuned, "averaging"),
+    "fedavg_chosen_steps": Method(
+        fedavg_chosen_steps,
+        "adaptation",
+        needs=("validation examples",),
+        bounds={"passes": Bounds(least=0)},
+        example={"passes": 2},
+    ),
+    "fedavg_common_steps": Method(
+        fedavg_common_steps,
+        "adaptation",
+        needs=("validation examples",),
+        bounds={"passes": Bounds(least=0)},
+        down="w + passes + 1",
+        up="w + passes + 1",
+        example={"passes": 2},
+    ),
+    "fedavg_distilled": Method(
+        fedavg_distilled,
+        "adaptation",
+        sweep={"alpha": _UNIT, "temperature": (1.0, 10.0)},
+        needs=("class labels",),
+        bounds={"alpha": _SHARE, "temperature": _POSITIVE},
+        example={"alpha": 0.5},
+    ),
+    "fedavg_ewc": Method(fedavg_ewc, "adaptation", {"lam": (1.0, 1e4)}, example={"lam": 1.0}),
+    "fedhealth": Method(
+        fedhealth,
+        "adaptation",
+        sweep={"lam": (1e-3, 10.0)},
+        needs=("public data", "features"),
+        example={"lam": 1.0},
+    ),
+    "cda_fedavg": Method(
+        cda_fedavg,
+        "adaptation",
+        sweep={"threshold": (1.0, 100.0)},
+        needs=_STATE,
+        bounds={"threshold": _POSITIVE},
+        up="w + 1",
+    ),
+    "fedlc": Method(fedlc, "averaging", {"tau": (0.1, 2.0)}, _FEATURES),
+    "feddecorr": Method(feddecorr, "averaging", {"beta": (0.01, 1.0)}, ("features",)),
+    "elastic_aggregation": Method(
+        elastic_aggregation,
+        "averaging",
+        sweep={"tau": (0.1, 1.0)},
+        bounds={"mu": _BELOW_1, "share": _BELOW_1},
+        up="w + leaves",
+    ),
     "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
     "scaffold": Method(
         scaffold,
@@ -208,7 +306,37 @@ METHODS: dict[str, Method] = {
         down="2 * w - stats",
         up="2 * w - stats",
     ),
+    "feddyn": Method(feddyn, "control variates", {"alpha": (1e-3, 1.0)}, _STATE, {"alpha": _POSITIVE}),
+    "fednova": Method(fednova, "averaging", {"mu": (0.0, 1.0)}, up="w + 1"),
+    "fedcurv": Method(
+        fedcurv,
+        "proximal",
+        sweep={"lam": (1e-3, 10.0)},
+        needs=_STATE,
+        down="3 * w - 2 * stats + 1",
+        up="3 * w - 2 * stats",
+    ),
+    "fedcl": Method(fedcl, "proximal", {"lam": (1e-2, 10.0)}, ("public data",), down="2 * w - stats"),
+    "moon": Method(moon, "proximal", {"mu": (1e-3, 10.0)}, (*_STATE, *_FEATURES), {"temperature": _POSITIVE}),
+    "fenda": Method(fenda, "partial sharing", needs=(*_STATE, *_FEATURES), down="w - head", up="w - head"),
+    "perfcl": Method(
+        perfcl,
+        "proximal",
+        sweep={"mu": (0.1, 10.0), "gamma": (0.1, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        bounds={"temperature": _POSITIVE},
+        down="w - head",
+        up="w - head",
+    ),
     "fedper": Method(fedper, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
+    "fedas": Method(
+        fedas,
+        "partial sharing",
+        needs=(*_STATE, *_FEATURES),
+        down="w - head",
+        up="w - head + 1",
+        example={"batch_size": 5},
+    ),
     "fedrep": Method(fedrep, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "fedbabu": Method(fedbabu, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "lg_fedavg": Method(lg_fedavg, "partial sharing", needs=_STATE, down="head", up="head"),
@@ -223,6 +351,23 @@ METHODS: dict[str, Method] = {
         up="w + (hidden + 1) * head + (classes + 1) * hidden",
     ),
     "per_fedavg": Method(per_fedavg, "meta-learning", {"alpha": (1e-3, 0.1)}),
+    "fedmeta": Method(
+        fedmeta,
+        "meta-learning",
+        sweep={"alpha": (1e-3, 0.5), "server_lr": (1e-4, 1e-1)},
+        bounds={"support": Bounds(above=0, most=1)},
+        down="2 * w - stats",
+        up="2 * w - stats",
+        example={"server_lr": 1e-4},  # of a gradient that is 0 but for rounding, Adam makes a step
+    ),
+    "aruba": Method(
+        aruba,
+        "meta-learning",
+        sweep={"lr": (1e-2, 1.0), "zeta": (1e-2, 10.0), "coefficient": (0.0, 1.0)},
+        bounds={"lr": _POSITIVE, "zeta": _POSITIVE},
+        down="3 * w - 2 * stats",
+        up="2 * w - stats",
+    ),
     "reptile": Method(reptile, "meta-learning", {"server_lr": (0.1, 1.0)}),
     "pfedme": Method(
         pfedme,
@@ -232,6 +377,11 @@ METHODS: dict[str, Method] = {
         example={"inner_steps": 2, "lam": 2.0},
     ),
     "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
+    "ditto_by_size": Method(ditto_by_size, "proximal", {"lam": (1.0, 100.0)}, _STATE, variant_of="ditto"),
+    "ditto_validated": Method(
+        ditto_validated, "proximal", needs=(*_STATE, "validation examples"), example={"lams": (0.1, 2.0)}
+    ),
+    "mr_mtl": Method(mr_mtl, "proximal", {"lam": (0.01, 2.0)}, _STATE),
     "apfl": Method(
         apfl,
         "mixture",
@@ -410,6 +560,37 @@ METHODS: dict[str, Method] = {
         sweep={"tau": _UNIT, "beta": (10.0, 1000.0)},
         bounds={"tau": _SHARE, "beta": _POSITIVE},
         example={"beta": 4.0},
+    ),
+    "mocha": Method(
+        mocha,
+        "relational",
+        sweep={"lam": (1e-3, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        bounds={"lam": _POSITIVE, "omega_every": Bounds(least=0)},
+        down="head + 1",
+        up="head",
+        example={"omega_every": 2},
+    ),
+    "mocha_primal": Method(
+        mocha_primal, "relational", sweep={"lam": (1e-3, 1.0)}, needs=_STATE, down="w + 1", example={"omega_every": 2}
+    ),
+    "virtual": Method(
+        virtual,
+        "relational",
+        sweep={"prior": (1.0, 1e4), "beta": (0.01, 1.0), "damping": (0.05, 1.0)},
+        needs=_STATE,
+        bounds={"prior": _POSITIVE, "damping": _SHARE},
+        down="2 * (w - head) - stats",
+        up="2 * (w - head) - stats",
+    ),
+    "fcf": Method(
+        fcf,
+        "relational",
+        sweep={"lam": (1e-2, 10.0), "confidence": (1.0, 100.0), "server_lr": (1e-3, 1.0)},
+        needs=("features",),
+        bounds={"lam": _POSITIVE},
+        down="w - head",
+        up="w - head",
     ),
 }
 METHODS = {name: row._replace(factory=checks.by_hints(known=row.hints())(row.factory)) for name, row in METHODS.items()}

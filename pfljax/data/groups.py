@@ -1,14 +1,18 @@
-"""Groups of clients by their context, which is what is known of them before anything is trained."""
+"""Clients by their context, which is what is known of them before anything is trained: in groups, or as an input."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
 
 from pfljax import checks
 from pfljax.checks import Count, Seed
-from pfljax.data.federated import FederatedData
+from pfljax.data.federated import SPLITS, FederatedData, followed, places
 from pfljax.printing import brief
+from pfljax.types import Rows
 
 
 def grouped(data: FederatedData, clusters: int, *, seed: int = 0) -> FederatedData:
@@ -80,6 +84,55 @@ def num_groups(data: FederatedData) -> int:
             "number, counted from 0"
         )
     return int(group.max()) + 1
+
+
+def featurized(data: FederatedData) -> FederatedData:
+    """The same clients, each example with the context of its client beside it, so that one model may serve all.
+
+    The context is the row of the client's `traits`, all leaves side by side; a `group` of K is K numbers, 1 for the own
+    one. Features [T, d] get as many more, images [T, height, width, channels] as many constant channels more; bytes
+    become numbers from -1 to 1 as models read them. Bring traits of different units to one scale before.
+
+    Public examples have the mean context of the clients that train.
+    Source: the featurization baseline of Mansour et al., "Three Approaches for Personalization with Applications to
+    Federated Learning", 2020, section 1: contexts as features of the common model.
+
+    Raises:
+      ValueError: if nothing is known of the clients, inputs are not one array of floats or images, or clients drift
+        already.
+
+    >>> from pfljax.data import from_clients
+    >>> data = from_clients([([[5.0]], [0]), ([[6.0]], [1])]).with_traits({"age": [0.2, 0.7]})
+    >>> np.asarray(featurized(data).examples.x, float).round(3).tolist()
+    [[5.0, 0.2], [6.0, 0.7]]
+    """
+    x = data.examples.x
+    if data.drift is not None:
+        raise ValueError(f"{data.name} drifts: give its concepts their context, and let them drift then")
+    if not hasattr(x, "dtype") or np.ndim(x) not in (2, 4) or (x.dtype.kind in "iu" and x.dtype != np.uint8):
+        raise ValueError(f"inputs of {data.name} are {brief(x)}: context goes beside floats [T, d], or images")
+    context = _numbers(data)
+    holder = np.full(len(data.examples.y), len(context))
+    for split in SPLITS:
+        rows: Rows = getattr(data, split)
+        holder[places(*rows)] = np.repeat(np.arange(len(context)), rows.size)
+    known = np.append(context, context[: data.num_clients].mean(axis=0, keepdims=True), axis=0)
+    inputs = np.asarray(x, np.float32) / 127.5 - 1 if x.dtype == np.uint8 else np.asarray(x)
+    beside = known[holder].astype(inputs.dtype).reshape(len(inputs), *[1] * (inputs.ndim - 2), -1)
+    beside = np.broadcast_to(beside, (*inputs.shape[:-1], beside.shape[-1]))
+    examples: Any = data.examples._replace(x=np.concatenate([inputs, beside], axis=-1))
+    fingerprint = followed(data.fingerprint, "featurized", examples)
+    return replace(data, examples=examples, fingerprint=fingerprint)
+
+
+def _numbers(data: FederatedData) -> np.ndarray:
+    """What is known of each client as inputs of a model, [N + U, c]."""
+    named = dict(data.traits) if isinstance(data.traits, dict) else {"context": data.traits}
+    if "group" in named:
+        named["group"] = np.eye(num_groups(data))[np.asarray(named["group"])]
+    if not (known := _known(replace(data, traits=named))):
+        raise ValueError(f"nothing is known of the clients of {data.name}: give traits, or set data.clusters=2")
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in known], axis=1)
 
 
 def _known(data: FederatedData) -> list[np.ndarray]:

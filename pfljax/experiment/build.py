@@ -134,6 +134,7 @@ def load_data(config: DataConfig | None) -> FederatedData:
         options["validation"] = 0.0  # of each part in time, later
     data = data_layer.federate(dataset, dealt, **options)
     data = data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
+    data = data_layer.featurized(data) if config.featurized else data
     return data if config.drift is None else _drifting(data, config.drift, config)
 
 

@@ -111,6 +111,8 @@ class DataConfig:
       seed: of partition, unseen clients and splits.
       min_size: fewest examples of a client.
       clusters: groups of clients with like shares of the classes, see `data.grouped`; None: there are no groups.
+      featurized: each example has the context of its client beside it, its group if there are `clusters`; see
+        `data.featurized`.
       drift: how examples change with the rounds; None: they do not.
     """
 
@@ -132,10 +134,13 @@ class DataConfig:
     seed: checks.Seed = 0
     min_size: checks.Size = 1
     clusters: checks.Count | None = None
+    featurized: bool = False
     drift: DriftConfig | None = None
 
     def __post_init__(self) -> None:
         checks.fields(self)
+        if self.featurized and self.clusters is None:
+            raise ValueError("featurized=True: nothing is known of the clients; set clusters=2, or leave it out")
         if self.drift is not None and self.drift.kind == "time" and not self.chronological:
             raise ValueError("drift.kind='time' needs examples in time: set chronological=True, or another kind")
         dealt = self.partition
@@ -314,7 +319,7 @@ class Config:
             reason = f"has no effect on {who}, which trains on all data in every round: leave it out"
             for section, fields_of in {"cohort": CohortConfig, "wrappers": WrappersConfig}.items():
                 reasons |= {f"{section}.{name}": reason for name in checks.hints(fields_of)}
-        clusters = None if self.data is None else self.data.clusters
+        clusters = None if self.data is None or self.data.featurized else self.data.clusters
         if clusters is not None and not any("groups" in method(name).needs for name in methods):
             reasons["data.clusters"] = f"has no effect on {who}: it is for methods of groups, such as context_clustered"
         if self.data is not None and not self.data.unseen:
