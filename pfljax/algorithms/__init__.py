@@ -485,7 +485,6 @@ METHODS: dict[str, Method] = {
     "fl_hc": Method(
         fl_hc,
         "clustering",
-        sweep={"threshold": (0.1, 10.0)},
         bounds={"warm_up": Bounds(least=0)},
         example={"clusters": 3, "warm_up": 0},
     ),
@@ -507,7 +506,7 @@ METHODS: dict[str, Method] = {
         bounds={"lam": _SHARE, "warm_up": Bounds(least=0)},
         example={"clusters": 3, "warm_up": 0},
     ),
-    "context_clustered": Method(context_clustered, "clustering", needs=("groups",), down="groups * w", up="w + 1"),
+    "context_clustered": Method(context_clustered, "clustering", needs=("groups",), up="w + 1"),
     "knn_per": Method(
         knn_per,
         "memory",
