@@ -574,7 +574,7 @@ METHODS: dict[str, Method] = {
     ),
     "mocha": Method(
         mocha,
-        "relational",
+        "multi-task",
         sweep={"lam": (1e-3, 10.0)},
         needs=(*_STATE, *_FEATURES),
         bounds={"lam": _POSITIVE, "omega_every": Bounds(least=0)},
@@ -583,11 +583,11 @@ METHODS: dict[str, Method] = {
         example={"omega_every": 2},
     ),
     "mocha_primal": Method(
-        mocha_primal, "relational", sweep={"lam": (1e-3, 1.0)}, needs=_STATE, down="w + 1", example={"omega_every": 2}
+        mocha_primal, "multi-task", sweep={"lam": (1e-3, 1.0)}, needs=_STATE, down="w + 1", example={"omega_every": 2}
     ),
     "virtual": Method(
         virtual,
-        "relational",
+        "multi-task",
         sweep={"prior": (1.0, 1e4), "beta": (0.01, 1.0), "damping": (0.05, 1.0)},
         needs=_STATE,
         bounds={"prior": _POSITIVE, "damping": _SHARE},
