@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple, get_args
 from pfljax import checks
 from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.apple import apple
+from pfljax.algorithms.ccvr import ccvr
 from pfljax.algorithms.cda_fedavg import cda_fedavg
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.cfl import cfl
@@ -69,6 +70,7 @@ __all__ = [
     "Method",
     "apfl",
     "apple",
+    "ccvr",
     "cda_fedavg",
     "centralized",
     "cfl",
@@ -254,6 +256,14 @@ METHODS: dict[str, Method] = {
         needs=_STATE,
         bounds={"threshold": _POSITIVE},
         up="w + 1",
+    ),
+    "ccvr": Method(
+        ccvr,
+        "averaging",
+        needs=_FEATURES,
+        down="w + head",
+        up="w + classes * (1 + features + features**2)",
+        example={"samples": 3},
     ),
     "fedlc": Method(fedlc, "averaging", {"tau": (0.1, 2.0)}, _FEATURES),
     "feddecorr": Method(feddecorr, "averaging", {"beta": (0.01, 1.0)}, ("features",)),
