@@ -68,33 +68,31 @@ def invariance(config: Config, lam: float) -> tuple[float, float]:
     from sklearn.linear_model import LogisticRegression
 
     x, y = inverted()
-    section = config.data or experiment.Config().data
+    section: Any = config.data
     deal = experiment.PARTITIONS[section.partition.name](**section.partition.options)
     data = pfl.federate(pfl.from_arrays(x, y, name="inverted digits"), deal, test=section.test, seed=section.seed)
     model = pfl.models.mlp(x.shape[1:], 10, hidden=(64, 32))
+    features: Any = model.features
     adversary = pfl.models.mlp(model.features_shape, 2, hidden=(16,))
     task = pfl.tasks.invariant(pfl.classification(model), model, adversary, secret, lam=lam)
-    solve = pfl.descent(optax.sgd(config.local.lr), pfl.epochs(config.local.epochs, config.local.batch_size))
+    solve = pfl.descent(optax.sgd(0.05), pfl.epochs(2, batch_size=10))
     shared = pfl.masks.union(pfl.masks.head(model), pfl.masks.named("adversary"))
     method = pfl.algorithms.lg_fedavg(task, solve, shared)
     result = pfl.simulate(task, method, data, rounds=config.run.rounds, eval_every=config.run.rounds)
+    deployed: Any = result.models
 
     def read(number: int) -> float:
-        params = result.models[number].params
-        z, told = {}, {}
-        for split in ("train", "test"):
-            rows = getattr(data, split)
-            own = x_of(data, slice(rows.start[number], rows.start[number] + rows.size[number]))
-            z[split], told[split] = np.asarray(model.features(params, own)[0]), secret(own)
-        return LogisticRegression(max_iter=1000).fit(z["train"], told["train"]).score(z["test"], told["test"])
+        client, probe = deployed[number], LogisticRegression(max_iter=1000)
+        inputs = [data.examples.x[start : start + size] for start, size in rows_of(data, number)]
+        (z, told), (new, kept) = ((features(client.params, x)[0], secret(x)) for x in inputs)
+        return float(probe.fit(z, told).score(new, kept))
 
-    probed = np.mean([read(number) for number in range(data.num_clients)])
-    return float(result.clients().mean()), float(probed)
+    return float(result.clients().mean()), float(np.mean([read(number) for number in range(data.num_clients)]))
 
 
-def x_of(data: pfl.FederatedData, rows: slice) -> Any:
-    """Inputs of some rows."""
-    return np.asarray(data.examples.x[rows])
+def rows_of(data: pfl.FederatedData, number: int) -> list[tuple[int, int]]:
+    """Where the training and the test examples of a client start, and how many there are."""
+    return [(int(rows.start[number]), int(rows.size[number])) for rows in (data.train, data.test)]
 
 
 def main() -> int:

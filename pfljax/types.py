@@ -104,8 +104,19 @@ class Model(NamedTuple):
         """Outputs [B, ...] and new statistics; `mode` is `train`, `mask` and `key`."""
         if self.features is None:
             return self.head(params, x, **mode)
+        _, outputs, stats = self.apply_in_parts(params, x, **mode)
+        return outputs, stats
+
+    def apply_in_parts(self, params: Params, x: Tree, **mode: Any) -> tuple[Tree, Tree, Tree]:
+        """Features z [B, *features_shape], outputs [B, ...] and new statistics.
+
+        Raises:
+          ValueError: if the model has no features.
+        """
+        if self.features is None:
+            raise ValueError("the model has no features: it must end with a block, see pfljax.models.from_linen")
         z, stats = self.features(params, x, **mode)
-        return self.head(params._replace(stats=stats), z, **mode)
+        return z, *self.head(params._replace(stats=stats), z, **mode)
 
 
 @in_brief

@@ -13,6 +13,8 @@ from pfljax import checks
 from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.apple import apple
 from pfljax.algorithms.ccvr import ccvr
+from pfljax.algorithms.aruba import aruba
+from pfljax.algorithms.cbfl import cbfl
 from pfljax.algorithms.cda_fedavg import cda_fedavg
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.cfl import cfl
@@ -20,8 +22,9 @@ from pfljax.algorithms.cgpfl import cgpfl
 from pfljax.algorithms.chosen_steps import fedavg_chosen_steps, fedavg_common_steps
 from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.dapper import dapper
-from pfljax.algorithms.ditto import ditto
+from pfljax.algorithms.ditto import ditto, ditto_by_size, ditto_validated
 from pfljax.algorithms.elastic import elastic_aggregation
+from pfljax.algorithms.fcf import fcf
 from pfljax.algorithms.fedala import fedala
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedas import fedas
@@ -29,18 +32,25 @@ from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetun
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
 from pfljax.algorithms.fedcac import fedcac
+from pfljax.algorithms.fedcl import fedcl
+from pfljax.algorithms.fedcurv import fedcurv
 from pfljax.algorithms.feddecorr import feddecorr
 from pfljax.algorithms.feddf import feddf
+from pfljax.algorithms.feddyn import feddyn
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
 from pfljax.algorithms.fedgroup import fedgroup
 from pfljax.algorithms.fedhealth import fedhealth
 from pfljax.algorithms.fedlc import fedlc
+from pfljax.algorithms.fedmeta import fedmeta
+from pfljax.algorithms.fednova import fednova
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedphp import fedphp
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
+from pfljax.algorithms.fedsr import fedsr
+from pfljax.algorithms.fenda import fenda, perfcl
 from pfljax.algorithms.fesem import fesem
 from pfljax.algorithms.fl_hc import fl_hc
 from pfljax.algorithms.hcfl import hcfl
@@ -52,6 +62,9 @@ from pfljax.algorithms.lcfed import lcfed
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
 from pfljax.algorithms.mapper import mapper
+from pfljax.algorithms.mocha import mocha, mocha_primal
+from pfljax.algorithms.moon import moon
+from pfljax.algorithms.mr_mtl import mr_mtl
 from pfljax.algorithms.per_fedavg import per_fedavg
 from pfljax.algorithms.pfedhn import pfedhn, pfedhn_pc
 from pfljax.algorithms.pfedme import pfedme
@@ -60,6 +73,7 @@ from pfljax.algorithms.reptile import reptile
 from pfljax.algorithms.salvaging import fedavg_distilled, fedavg_ewc
 from pfljax.algorithms.scaffold import scaffold
 from pfljax.algorithms.superfed import superfed
+from pfljax.algorithms.virtual import virtual
 from pfljax.checks import Bounds
 from pfljax.printing import in_brief
 from pfljax.types import Algorithm
@@ -71,6 +85,8 @@ __all__ = [
     "apfl",
     "apple",
     "ccvr",
+    "aruba",
+    "cbfl",
     "cda_fedavg",
     "centralized",
     "cfl",
@@ -78,7 +94,10 @@ __all__ = [
     "context_clustered",
     "dapper",
     "ditto",
+    "ditto_by_size",
+    "ditto_validated",
     "elastic_aggregation",
+    "fcf",
     "fedadagrad",
     "fedadam",
     "fedala",
@@ -94,20 +113,27 @@ __all__ = [
     "fedbabu",
     "fedbn",
     "fedcac",
+    "fedcl",
+    "fedcurv",
     "feddecorr",
     "feddf",
+    "feddyn",
     "fedem",
     "fedfomo",
     "fedgroup",
     "fedhealth",
     "fedlc",
+    "fedmeta",
+    "fednova",
     "fedper",
     "fedphp",
     "fedprox",
     "fedrep",
     "fedrod",
     "fedrod_hyper",
+    "fedsr",
     "fedyogi",
+    "fenda",
     "fesem",
     "fl_hc",
     "hcfl",
@@ -121,7 +147,12 @@ __all__ = [
     "local_only",
     "mapper",
     "method",
+    "mocha",
+    "mocha_primal",
+    "moon",
+    "mr_mtl",
     "per_fedavg",
+    "perfcl",
     "pfedhn",
     "pfedhn_pc",
     "pfedme",
@@ -129,6 +160,7 @@ __all__ = [
     "reptile",
     "scaffold",
     "superfed",
+    "virtual",
 ]
 
 
@@ -144,9 +176,10 @@ class Method(NamedTuple):
       bounds: of numbers, where they are not at least 0, and counts at least 1.
       prepare: a federation -> the one that trains; None: itself.
       down, up: numbers that a client receives in a round, and sends: formulas of the numbers of a model `w`, of its
-        `head`, its `norms` and their statistics `stats`, of its trained `leaves`, of `features`, `clients`, `classes`,
-        `groups`, and of options.
+        `head`, its `norms` and their statistics `stats`, of its trained `leaves`, of `inputs`, `features`, `clients`,
+        `classes`, `groups`, and of options.
       variant_of: another row whose clients do the same.
+      draws: clients draw random numbers besides their minibatches.
       example: options that make it small.
     """
 
@@ -159,6 +192,7 @@ class Method(NamedTuple):
     down: str = "w"
     up: str = "w"
     variant_of: str = ""
+    draws: bool = False
     example: Mapping[str, Any] = {}
 
     def hints(self) -> dict[str, Any]:
@@ -274,6 +308,15 @@ METHODS: dict[str, Method] = {
         bounds={"mu": _BELOW_1, "share": _BELOW_1},
         up="w + leaves",
     ),
+    "fedsr": Method(
+        fedsr,
+        "averaging",
+        sweep={"alpha": (1e-3, 0.1), "beta": (1e-5, 1e-2)},
+        needs=_FEATURES,
+        down="w + features * (features + 1 + 2 * classes)",
+        up="w + features * (features + 1 + 2 * classes)",
+        draws=True,
+    ),
     "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
     "scaffold": Method(
         scaffold,
@@ -282,6 +325,28 @@ METHODS: dict[str, Method] = {
         needs=_STATE,
         down="2 * w - stats",
         up="2 * w - stats",
+    ),
+    "feddyn": Method(feddyn, "control variates", {"alpha": (1e-3, 1.0)}, _STATE, {"alpha": _POSITIVE}),
+    "fednova": Method(fednova, "averaging", {"mu": (0.0, 1.0)}, up="w + 1"),
+    "fedcurv": Method(
+        fedcurv,
+        "proximal",
+        sweep={"lam": (1e-3, 10.0)},
+        needs=_STATE,
+        down="3 * w - 2 * stats + 1",
+        up="3 * w - 2 * stats",
+    ),
+    "fedcl": Method(fedcl, "proximal", {"lam": (1e-2, 10.0)}, ("public data",), down="2 * w - stats"),
+    "moon": Method(moon, "proximal", {"mu": (1e-3, 10.0)}, (*_STATE, *_FEATURES), {"temperature": _POSITIVE}),
+    "fenda": Method(fenda, "partial sharing", needs=(*_STATE, *_FEATURES), down="w - head", up="w - head"),
+    "perfcl": Method(
+        perfcl,
+        "proximal",
+        sweep={"mu": (0.1, 10.0), "gamma": (0.1, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        bounds={"temperature": _POSITIVE},
+        down="w - head",
+        up="w - head",
     ),
     "fedper": Method(fedper, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "fedas": Method(
@@ -306,6 +371,23 @@ METHODS: dict[str, Method] = {
         up="w + (hidden + 1) * head + (classes + 1) * hidden",
     ),
     "per_fedavg": Method(per_fedavg, "meta-learning", {"alpha": (1e-3, 0.1)}),
+    "fedmeta": Method(
+        fedmeta,
+        "meta-learning",
+        sweep={"alpha": (1e-3, 0.5), "server_lr": (1e-4, 1e-1)},
+        bounds={"support": Bounds(above=0, most=1)},
+        down="2 * w - stats",
+        up="2 * w - stats",
+        example={"server_lr": 1e-4},  # of a gradient that is 0 but for rounding, Adam makes a step
+    ),
+    "aruba": Method(
+        aruba,
+        "meta-learning",
+        sweep={"lr": (1e-2, 1.0), "zeta": (1e-2, 10.0), "coefficient": (0.0, 1.0)},
+        bounds={"lr": _POSITIVE, "zeta": _POSITIVE},
+        down="3 * w - 2 * stats",
+        up="2 * w - stats",
+    ),
     "reptile": Method(reptile, "meta-learning", {"server_lr": (0.1, 1.0)}),
     "pfedme": Method(
         pfedme,
@@ -315,6 +397,11 @@ METHODS: dict[str, Method] = {
         example={"inner_steps": 2, "lam": 2.0},
     ),
     "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
+    "ditto_by_size": Method(ditto_by_size, "proximal", {"lam": (1.0, 100.0)}, _STATE, variant_of="ditto"),
+    "ditto_validated": Method(
+        ditto_validated, "proximal", needs=(*_STATE, "validation examples"), example={"lams": (0.1, 2.0)}
+    ),
+    "mr_mtl": Method(mr_mtl, "proximal", {"lam": (0.01, 2.0)}, _STATE),
     "apfl": Method(
         apfl,
         "mixture",
@@ -354,7 +441,8 @@ METHODS: dict[str, Method] = {
         needs=_STATE,
         bounds={"lam": _SHARE},
         down="w + 1",
-        example={"start": 2.0},
+        draws=True,
+        example={"start": 1.0},
     ),
     "fedala": Method(
         fedala,
@@ -407,11 +495,18 @@ METHODS: dict[str, Method] = {
     "fl_hc": Method(
         fl_hc,
         "clustering",
-        sweep={"threshold": (0.1, 10.0)},
         bounds={"warm_up": Bounds(least=0)},
         example={"clusters": 3, "warm_up": 0},
     ),
     "fedgroup": Method(fedgroup, "clustering", {"inter_lr": (0.0, 0.1)}, example={"clusters": 2}),
+    "cbfl": Method(
+        cbfl,
+        "clustering",
+        sweep={"noise": (0.0, 1.0)},
+        down="inputs * (2 * code + 1) + code + clusters * (w + code)",
+        up="inputs * (2 * code + 1) + 2 * code + clusters * (w + 1)",
+        example={"clusters": 2, "code": 3, "warm_up": 1},
+    ),
     "cgpfl": Method(cgpfl, "clustering", {"mu": (0.01, 10.0)}),
     "lcfed": Method(lcfed, "clustering", {"mu": (0.01, 10.0), "lam": (0.01, 10.0)}, down="2 * w - head"),
     "hcfl": Method(
@@ -421,7 +516,7 @@ METHODS: dict[str, Method] = {
         bounds={"lam": _SHARE, "warm_up": Bounds(least=0)},
         example={"clusters": 3, "warm_up": 0},
     ),
-    "context_clustered": Method(context_clustered, "clustering", needs=("groups",), down="groups * w", up="w + 1"),
+    "context_clustered": Method(context_clustered, "clustering", needs=("groups",), up="w + 1"),
     "knn_per": Method(
         knn_per,
         "memory",
@@ -486,6 +581,37 @@ METHODS: dict[str, Method] = {
         sweep={"tau": _UNIT, "beta": (10.0, 1000.0)},
         bounds={"tau": _SHARE, "beta": _POSITIVE},
         example={"beta": 4.0},
+    ),
+    "mocha": Method(
+        mocha,
+        "relational",
+        sweep={"lam": (1e-3, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        bounds={"lam": _POSITIVE, "omega_every": Bounds(least=0)},
+        down="head + 1",
+        up="head",
+        example={"omega_every": 2},
+    ),
+    "mocha_primal": Method(
+        mocha_primal, "relational", sweep={"lam": (1e-3, 1.0)}, needs=_STATE, down="w + 1", example={"omega_every": 2}
+    ),
+    "virtual": Method(
+        virtual,
+        "relational",
+        sweep={"prior": (1.0, 1e4), "beta": (0.01, 1.0), "damping": (0.05, 1.0)},
+        needs=_STATE,
+        bounds={"prior": _POSITIVE, "damping": _SHARE},
+        down="2 * (w - head) - stats",
+        up="2 * (w - head) - stats",
+    ),
+    "fcf": Method(
+        fcf,
+        "relational",
+        sweep={"lam": (1e-2, 10.0), "confidence": (1.0, 100.0), "server_lr": (1e-3, 1.0)},
+        needs=("features",),
+        bounds={"lam": _POSITIVE},
+        down="w - head",
+        up="w - head",
     ),
 }
 METHODS = {name: row._replace(factory=checks.by_hints(known=row.hints())(row.factory)) for name, row in METHODS.items()}

@@ -53,6 +53,17 @@ def grouped(data: FederatedData, clusters: int, *, seed: int = 0) -> FederatedDa
     return data.with_traits({**named, "group": means.fit(context[: data.num_clients]).predict(context)})
 
 
+def truth(data: FederatedData) -> np.ndarray | None:
+    """The trait `group` of the clients [N + U]; None if there is none, or it is not one whole number for each.
+
+    >>> from pfljax.data import from_clients
+    >>> truth(from_clients([([[0.0]], [0])] * 3).with_traits({"group": [0, 2, 1]})).tolist()
+    [0, 2, 1]
+    """
+    group = np.asarray(data.traits.get("group", ()) if isinstance(data.traits, dict) else ())
+    return group if group.ndim == 1 and group.size and group.dtype.kind in "iu" else None
+
+
 def num_groups(data: FederatedData) -> int:
     """How many groups the trait `group` of the clients has, K for groups 0, ..., K - 1.
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pfljax import checks, files
-from pfljax.data import FederatedData
+from pfljax.data import FederatedData, groups
 from pfljax.engine import accounting, executors, hosts, mesh, process
 from pfljax.engine.checkpoint import Record
 from pfljax.engine.course import Course, Log
@@ -221,6 +221,7 @@ class Simulation:
             bytes_down=down * int(sampled.sum()),
             fingerprint=self.data.fingerprint,
             names=self.data.names,
+            groups=() if (known := groups.truth(self.data)) is None else known.tolist(),
         )
 
     def program(self, **hyper: Hyper) -> str:

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -93,7 +94,8 @@ def prepare(config: Config, data: FederatedData | None = None, model: nn.Module 
             "data.validation=0.2"
         )
     train = data if row.prepare is None else row.prepare(data)
-    sizes = {"capacity": train.capacity, "clients": train.num_clients}
+    numbers = sum(math.prod(np.shape(leaf)[1:]) for leaf in jax.tree.leaves(train.examples.x))
+    sizes = {"capacity": train.capacity, "inputs": numbers, "clients": train.num_clients}
     sizes |= {"groups": data_layer.num_groups(data)} if "groups" in row.needs else {}
     recipe = build(config.algorithm.name, task, model, data=train, **sizes, **_ingredients(config))
     cohort = sampling.full() if row.prepare is POOLED else _sampler(config.cohort)

@@ -95,6 +95,18 @@ def tilted(loss: LossFn, tilt: Tree) -> LossFn:
     return tilted_loss
 
 
+def contrastive(z: Array, near: Array, far: Array, temperature: Array | float) -> Array:
+    """`-log(e^{cos(z, near)/tau} / (e^{cos(z, near)/tau} + e^{cos(z, far)/tau}))` of each example [B].
+
+    >>> z, near, far = jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]]), jnp.array([[0.0, 1.0]])
+    >>> round(float(contrastive(z, near, far, temperature=0.5)[0]), 4)
+    0.2176
+    """
+    z, near, far = (rows.reshape(rows.shape[0], -1) for rows in (z, near, far))
+    to_near, to_far = (optax.losses.cosine_similarity(z, other, epsilon=1e-8) for other in (near, far))
+    return jax.nn.softplus((to_far - to_near) / temperature)
+
+
 def imitation(outputs: Array, teacher: Array, mask: Array, temperature: Array | float = 1.0) -> Array:
     """`T^2 KL(softmax(teacher / T) || softmax(outputs / T))`, the mean over the unmasked rows of logits [B, ..., C].
 

@@ -9,7 +9,7 @@ from pfljax import checks
 from pfljax.checks import Count
 from pfljax.models import sizes
 from pfljax.models.convolution import cnn
-from pfljax.models.dense import logistic, mlp
+from pfljax.models.dense import factors, logistic, mlp
 from pfljax.models.kernels.pool import max_pool
 from pfljax.models.kernels.rewrite import fast
 from pfljax.models.linen import from_linen
@@ -31,6 +31,7 @@ def _char_lstm(
 MODELS: dict[str, Callable[..., Model]] = {
     "char_lstm": _char_lstm,
     "cnn": cnn,
+    "factors": factors,
     "logistic": logistic,
     "mlp": mlp,
     "mobilenet_v1": mobilenet_v1,
@@ -59,6 +60,7 @@ __all__ = [
     "char_lstm",
     "cnn",
     "compute_in",
+    "factors",
     "fast",
     "from_linen",
     "logistic",

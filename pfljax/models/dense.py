@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 from flax import linen as nn
 
 from pfljax import checks
@@ -71,3 +72,29 @@ def mlp(
 def logistic(shape: Sequence[int], classes: checks.Count) -> Model:
     """Multinomial logistic regression on the flattened example: `logits = W x + b`; a linear model if `classes=1`."""
     return mlp(shape, classes, ())
+
+
+class Factors(nn.Module):
+    """A row for each item, and one more layer without a bias."""
+
+    items: int
+    width: int
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        rows = nn.Embed(self.items, self.width, name="items")(x.reshape(x.shape[0]))
+        return nn.Dense(self.classes, use_bias=False, name="factor")(rows)
+
+
+@checks.by_hints()
+def factors(shape: Sequence[int], classes: checks.Count, items: checks.Count = 1000, width: checks.Count = 8) -> Model:
+    """Rows that are learned for each of so many items, whose numbers are the examples: `outputs = y_x W`.
+
+    >>> import jax
+    >>> model = factors((), 1, items=3, width=2)
+    >>> params = model.init(jax.random.key(0))
+    >>> params.trainable["items"]["embedding"].shape, model.apply(params, jax.numpy.array([2, 0]))[0].shape
+    ((3, 2), (2, 1))
+    """
+    return from_linen(Factors(items, width, classes), sizes.example(shape, "[] or [1]"), dtype=jnp.int32)

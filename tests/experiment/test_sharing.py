@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,9 +23,8 @@ def test_every_case_can_be_prepared_and_keeps_what_it_says() -> None:
         recipe = experiment.prepare(case, data).recipe
 
         def shapes(recipe=recipe):
-            algorithm = recipe.make(**recipe.hyper)
-            key = jax.random.key(0)
-            return algorithm.init_client(algorithm.download(algorithm.init_server(key, 20), 0), np.int32(0), key)
+            algorithm, key, id = recipe.make(**recipe.hyper), jax.random.key(0), jnp.asarray(0)
+            return algorithm.init_client(algorithm.download(algorithm.init_server(key, 20), id), id, key)
 
         kept[name] = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(shapes)))
     first, second, top = 64 * 64 + 64, 64 * 32 + 32, 32 * 10 + 10

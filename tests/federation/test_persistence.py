@@ -79,7 +79,7 @@ def test_points_of_an_ensemble_are_its_runs():
     together = dict(simulate_many(TASK, RECIPE.make, federation(), points, **options))
     single = simulate(TASK, RECIPE.make, federation(), seed=1, hyper=hyper[1], **options)
     for name, scores in single.scores.items():
-        np.testing.assert_allclose(together[1].scores[name], scores, atol=1e-5)
+        np.testing.assert_allclose(together[1].scores[name], scores, atol=1e-5)  # pyright: ignore
 
 
 def test_a_sweep_over_it_is_two_programs():

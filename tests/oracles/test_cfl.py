@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,10 +79,8 @@ def test_splits_against_loops():
         ((1, 1), (0.0, 0.0, 0.0), 1),
         ((0, 2), (9.0, 0.1, 0.0), 2),
     ]:
-        static, hyper = (
-            {"clusters": 4, "warm_up": warm_up, "floor": floor},
-            {"eps1": eps1, "eps2": eps2, "gamma": gamma},
-        )
+        static: dict[str, Any] = {"clusters": 4, "warm_up": warm_up, "floor": floor}
+        hyper: dict[str, Any] = {"eps1": eps1, "eps2": eps2, "gamma": gamma}
         build = partial(algorithms.cfl, groups.task(), groups.solver(), **static)
         run = play.play(groups.task(), build, groups.data(), 6, cohort=groups.COHORT, **hyper)
         models, assigned, active, forbidden = cfl(run.cohorts, **static, **hyper)
