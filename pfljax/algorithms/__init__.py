@@ -12,9 +12,9 @@ from typing import Annotated, Any, NamedTuple, get_args
 from pfljax import checks
 from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.apple import apple
-from pfljax.algorithms.ccvr import ccvr
 from pfljax.algorithms.aruba import aruba
 from pfljax.algorithms.cbfl import cbfl
+from pfljax.algorithms.ccvr import ccvr
 from pfljax.algorithms.cda_fedavg import cda_fedavg
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.cfl import cfl
@@ -84,9 +84,9 @@ __all__ = [
     "Method",
     "apfl",
     "apple",
-    "ccvr",
     "aruba",
     "cbfl",
+    "ccvr",
     "cda_fedavg",
     "centralized",
     "cfl",
