@@ -14,6 +14,7 @@ from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.apple import apple
 from pfljax.algorithms.aruba import aruba
 from pfljax.algorithms.cbfl import cbfl
+from pfljax.algorithms.ccvr import ccvr
 from pfljax.algorithms.cda_fedavg import cda_fedavg
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.cfl import cfl
@@ -85,6 +86,7 @@ __all__ = [
     "apple",
     "aruba",
     "cbfl",
+    "ccvr",
     "cda_fedavg",
     "centralized",
     "cfl",
@@ -288,6 +290,14 @@ METHODS: dict[str, Method] = {
         needs=_STATE,
         bounds={"threshold": _POSITIVE},
         up="w + 1",
+    ),
+    "ccvr": Method(
+        ccvr,
+        "averaging",
+        needs=_FEATURES,
+        down="w + head",
+        up="w + classes * (1 + features + features**2)",
+        example={"samples": 3},
     ),
     "fedlc": Method(fedlc, "averaging", {"tau": (0.1, 2.0)}, _FEATURES),
     "feddecorr": Method(feddecorr, "averaging", {"beta": (0.01, 1.0)}, ("features",)),
