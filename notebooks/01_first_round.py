@@ -69,7 +69,7 @@ head = pfl.masks.head(model)
 # leading axis of clients.
 
 # %%
-simulation = pfl.Simulation(task, pfl.fedper(task, local, head), data)
+simulation = pfl.Simulation(task, pfl.algorithms.fedper(task, local, head), data)
 key = jax.random.key(0)
 state = simulation.init(key)
 state, log = simulation.run(state, key, rounds=1)
@@ -88,11 +88,11 @@ scores["personal", "test", "accuracy"].round(2)
 comparison = pfl.compare(
     task,
     {
-        "local_only": pfl.local_only(task, local),
-        "fedavg": pfl.fedavg(task, local),
-        "fedavg_finetuned": pfl.fedavg_finetuned(task, local, local),
-        "fedper": pfl.fedper(task, local, head),
-        "ditto": pfl.ditto(task, local, local, lam=0.5),
+        "local_only": pfl.algorithms.local_only(task, local),
+        "fedavg": pfl.algorithms.fedavg(task, local),
+        "fedavg_finetuned": pfl.algorithms.fedavg_finetuned(task, local, local),
+        "fedper": pfl.algorithms.fedper(task, local, head),
+        "ditto": pfl.algorithms.ditto(task, local, local, lam=0.5),
     },
     data,
     rounds=rounds,
@@ -113,7 +113,7 @@ Image(pfl.plots.save(comparison, Path(tempfile.mkdtemp()) / "comparison.png"))
 # A function of hyperparameters instead of an algorithm: the values are traced, so another `lam` runs the same program.
 
 # %%
-simulation = pfl.Simulation(task, lambda lam: pfl.ditto(task, local, local, lam=lam), data)
+simulation = pfl.Simulation(task, lambda lam: pfl.algorithms.ditto(task, local, local, lam=lam), data)
 for lam in (0.0, 0.5, 5.0):
     state = simulation.init(key, lam=lam)
     state, _ = simulation.run(state, key, rounds, lam=lam)

@@ -30,7 +30,7 @@ _FUNCTIONS: dict[Any, str] = {
     Sampler: "a sampler, such as pfl.sampling.uniform(5)",
 }
 _MADE = {
-    "Algorithm": "an algorithm, such as pfl.fedavg(task, local)",
+    "Algorithm": "an algorithm, such as pfl.algorithms.fedavg(task, local)",
     "Callback": "a callback, such as pfl.callbacks.Printing()",
     "Choice": "a Choice, such as Choice('ditto', {'lam': 0.5})",
     "Config": "a Config, such as pfl.experiment.from_config_dict({'run': {'rounds': 20}})",

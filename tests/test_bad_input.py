@@ -27,7 +27,7 @@ from pfljax.experiment.runs import compare, compare_methods, run
 from pfljax.federation import sampling
 from pfljax.learning import local, plans, tasks
 from pfljax.types import Algorithm
-from tests.federation import MODEL, TASK, federation, recipe_of
+from tests.zoo import MODEL, TASK, federation, recipe_of
 
 PLAN = plans.full_batch(2, 12)
 
@@ -124,7 +124,10 @@ def ditto(lam: float) -> Algorithm:
         (lambda data: simulate(TASK, fedavg(), data, cohort=sampling.full, **ONE), "cohort is the function full"),
         (lambda data: simulate(MODEL, fedavg(), data, **ONE), r"task is a Model: .*pfl\.classification\(model\)"),
         (lambda data: simulate(TASK, data, fedavg(), **ONE), "build is a FederatedData: it must be an algorithm"),
-        (lambda data: simulate(TASK, "ditto", data, **ONE), r"build='ditto': .* such as pfl\.fedavg\(task, local\)"),
+        (
+            lambda data: simulate(TASK, "ditto", data, **ONE),
+            r"build='ditto': .* such as pfl\.algorithms\.fedavg\(task, local\)",
+        ),
         (lambda data: simulate(TASK, fedavg(), data.examples, **ONE), "data is an Examples: it must be a federation"),
         (lambda data: simulate(TASK, fedavg(), data, rounds=1.5), "rounds=1.5: it must be a whole number"),
         (lambda data: simulate(TASK, fedavg(), data, seed=-1, **ONE), "seed=-1: it must be a whole number from 0"),

@@ -11,12 +11,14 @@ import pytest
 
 import pfljax as pfl
 from pfljax import experiment
-from tests import federation
+from tests import zoo as federation
 
 DATA = federation.federation()
 TASK = federation.TASK
 LOCAL = pfl.descent(optax.sgd(0.1), pfl.full_batch(1, 16))
-SIMULATION = pfl.Simulation(TASK, pfl.ditto(TASK, LOCAL, LOCAL, lam=0.5), DATA, devices=jax.devices()[:1], executor=4)
+SIMULATION = pfl.Simulation(
+    TASK, pfl.algorithms.ditto(TASK, LOCAL, LOCAL, lam=0.5), DATA, devices=jax.devices()[:1], executor=4
+)
 
 
 def start(key: jax.Array) -> pfl.State:
@@ -27,7 +29,7 @@ SHOWN: dict[str, Any] = {
     "Params(trainable={'layers_0'": TASK.init(jax.random.key(0)),
     "Model(init=from_linen, features=linen, head=linen, blocks=(": federation.MODEL,
     "Task(init=from_linen, loss=task, predict=task, metrics=(Metric(name='accuracy', sum=mean": TASK,
-    "client_update=ditto": pfl.ditto(TASK, LOCAL, LOCAL, lam=0.5),
+    "client_update=ditto": pfl.algorithms.ditto(TASK, LOCAL, LOCAL, lam=0.5),
     "Plan(steps=epochs, batch=epochs)": pfl.epochs(1, 10),
     "Sampled(first=full, then=": pfl.sampling.dropouts(pfl.sampling.full(), 0.5),
     "ServerOptimizer(init=fedopt, step=fedopt)": pfl.fedopt(optax.sgd(1.0)),
@@ -36,7 +38,7 @@ SHOWN: dict[str, Any] = {
     "Dataset('digits': 1,797 examples, 10 classes, x=uint8[1797,8,8,1])": pfl.load("digits"),
     "Simulation(ditto, FederatedData('clients'": SIMULATION,
     "4 at once on": SIMULATION,
-    "Ensemble(Simulation(averaging": pfl.Ensemble(TASK, pfl.fedavg(TASK, LOCAL), DATA, rounds=2),
+    "Ensemble(Simulation(averaging": pfl.Ensemble(TASK, pfl.algorithms.fedavg(TASK, LOCAL), DATA, rounds=2),
     "State(server=": jax.eval_shape(start, jax.random.key(0)),
     "Config(algorithm.name='ditto', algorithm.lam=0.5, run.rounds=7)": experiment.from_config_dict(
         {"algorithm": {"name": "ditto", "lam": 0.5}, "run": {"rounds": 7}}

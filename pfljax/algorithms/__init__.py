@@ -76,15 +76,31 @@ __all__ = [
 
 @in_brief
 class Method(NamedTuple):
-    """One row of the table."""
+    """One row of the table.
+
+    Args:
+      factory: makes the algorithm.
+      family: of methods that are shown together.
+      sweep: the usual ranges of what may be tuned.
+      needs: client state, norm layers, features, class labels, validation examples, groups, public data.
+      bounds: of numbers, where they are not at least 0, and counts at least 1.
+      prepare: a federation -> the one that trains; None: itself.
+      down, up: numbers that a client receives in a round, and sends: formulas of the numbers of a model `w`, of its
+        `head`, its `norms` and their statistics `stats`, of `features`, `clients`, `classes`, `groups`, and of options.
+      variant_of: another row whose clients do the same.
+      example: options that make it small.
+    """
 
     factory: Callable[..., Algorithm]
     family: str
     sweep: Mapping[str, tuple[float, float]] = {}
-    needs: tuple[str, ...] = ()  # client state, norm layers, features, class labels, validation examples, groups,
-    # public data
-    bounds: Mapping[str, Bounds] = {}  # of numbers, other than at least 0 and of counts at least 1
-    prepare: Callable[[Any], Any] | None = None  # a federation -> the one that trains; None: itself
+    needs: tuple[str, ...] = ()
+    bounds: Mapping[str, Bounds] = {}
+    prepare: Callable[[Any], Any] | None = None
+    down: str = "w"
+    up: str = "w"
+    variant_of: str = ""
+    example: Mapping[str, Any] = {}
 
     def hints(self) -> dict[str, Any]:
         """The type hints of the factory's parameters, with the bounds of its numbers."""
@@ -107,56 +123,107 @@ _FEATURES = ("features", "class labels")
 _UNIT = (0.0, 1.0)
 _SHARE, _BELOW_1, _POSITIVE = Bounds(least=0, most=1), Bounds(least=0, below=1), Bounds(above=0)
 _MOMENTS = {"beta1": _BELOW_1, "beta2": _BELOW_1, "eps": _POSITIVE}
+_ADAPTIVE = {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}
 
 METHODS: dict[str, Method] = {
-    "centralized": Method(centralized, "baseline", prepare=POOLED),
-    "local_only": Method(local_only, "baseline", needs=_STATE),
+    "centralized": Method(centralized, "baseline", prepare=POOLED, down="0", up="0"),
+    "local_only": Method(local_only, "baseline", needs=_STATE, down="0", up="0", example={"participation": "cohort"}),
     "fedavg": Method(fedavg, "averaging"),
     "fedavgm": Method(
-        fedavgm, "averaging", {"server_lr": (0.1, 1.0), "momentum": (0.0, 0.99)}, bounds={"momentum": _BELOW_1}
+        fedavgm,
+        "averaging",
+        sweep={"server_lr": (0.1, 1.0), "momentum": (0.0, 0.99)},
+        bounds={"momentum": _BELOW_1},
+        variant_of="fedavg",
     ),
-    "fedadagrad": Method(fedadagrad, "averaging", {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}, bounds=_MOMENTS),
-    "fedadam": Method(fedadam, "averaging", {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}, bounds=_MOMENTS),
-    "fedyogi": Method(fedyogi, "averaging", {"server_lr": (1e-3, 1.0), "eps": (1e-8, 1e-1)}, bounds=_MOMENTS),
+    "fedadagrad": Method(fedadagrad, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
+    "fedadam": Method(fedadam, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
+    "fedyogi": Method(fedyogi, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
     "fedavg_finetuned": Method(fedavg_finetuned, "averaging"),
     "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
-    "scaffold": Method(scaffold, "control variates", {"lr": (1e-3, 1.0), "server_lr": (0.1, 1.0)}, _STATE),
-    "fedper": Method(fedper, "partial sharing", needs=_STATE),
-    "fedrep": Method(fedrep, "partial sharing", needs=_STATE),
-    "fedbabu": Method(fedbabu, "partial sharing", needs=_STATE),
-    "lg_fedavg": Method(lg_fedavg, "partial sharing", needs=_STATE),
-    "fedbn": Method(fedbn, "partial sharing", needs=(*_STATE, "norm layers")),
+    "scaffold": Method(
+        scaffold,
+        "control variates",
+        sweep={"lr": (1e-3, 1.0), "server_lr": (0.1, 1.0)},
+        needs=_STATE,
+        down="2 * w - stats",
+        up="2 * w - stats",
+    ),
+    "fedper": Method(fedper, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
+    "fedrep": Method(fedrep, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
+    "fedbabu": Method(fedbabu, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
+    "lg_fedavg": Method(lg_fedavg, "partial sharing", needs=_STATE, down="head", up="head"),
+    "fedbn": Method(fedbn, "partial sharing", needs=(*_STATE, "norm layers"), down="w - norms", up="w - norms"),
     "fedrod": Method(fedrod, "partial sharing", {"gamma": (0.0, 2.0)}, (*_STATE, *_FEATURES)),
-    "fedrod_hyper": Method(fedrod_hyper, "partial sharing", {"gamma": (0.0, 2.0)}, _FEATURES),
+    "fedrod_hyper": Method(
+        fedrod_hyper,
+        "partial sharing",
+        sweep={"gamma": (0.0, 2.0)},
+        needs=_FEATURES,
+        down="w + (hidden + 1) * head + (classes + 1) * hidden",
+        up="w + (hidden + 1) * head + (classes + 1) * hidden",
+    ),
     "per_fedavg": Method(per_fedavg, "meta-learning", {"alpha": (1e-3, 0.1)}),
     "reptile": Method(reptile, "meta-learning", {"server_lr": (0.1, 1.0)}),
     "pfedme": Method(
-        pfedme, "proximal", {"lr": (1e-3, 0.1), "inner_lr": (1e-3, 0.1), "lam": (1.0, 30.0), "beta": (0.5, 4.0)}, _STATE
+        pfedme,
+        "proximal",
+        sweep={"lr": (1e-3, 0.1), "inner_lr": (1e-3, 0.1), "lam": (1.0, 30.0), "beta": (0.5, 4.0)},
+        needs=_STATE,
+        example={"inner_steps": 2, "lam": 2.0},
     ),
     "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
-    "apfl": Method(apfl, "mixture", {"alpha": _UNIT, "alpha_lr": (0.0, 0.1)}, _STATE, {"alpha": _SHARE}),
-    "fedem": Method(fedem, "mixture", needs=(*_STATE, "class labels")),
-    "ifca": Method(ifca, "clustering"),
-    "context_clustered": Method(context_clustered, "clustering", needs=("groups",)),
+    "apfl": Method(
+        apfl,
+        "mixture",
+        sweep={"alpha": _UNIT, "alpha_lr": (0.0, 0.1)},
+        needs=_STATE,
+        bounds={"alpha": _SHARE},
+        example={"alpha_lr": 0.1},
+    ),
+    "fedem": Method(
+        fedem,
+        "mixture",
+        needs=(*_STATE, "class labels"),
+        down="components * w",
+        up="components * w",
+        example={"components": 2},
+    ),
+    "ifca": Method(ifca, "clustering", down="clusters * w", up="w + 1", example={"clusters": 2}),
+    "context_clustered": Method(context_clustered, "clustering", needs=("groups",), down="groups * w", up="w + 1"),
     "knn_per": Method(
-        knn_per, "memory", {"lam": _UNIT, "scale": (0.1, 10.0)}, _FEATURES, {"lam": _SHARE, "scale": _POSITIVE}
+        knn_per,
+        "memory",
+        sweep={"lam": _UNIT, "scale": (0.1, 10.0)},
+        needs=_FEATURES,
+        bounds={"lam": _SHARE, "scale": _POSITIVE},
     ),
     "feddf": Method(
         feddf,
         "distillation",
-        {"distil_lr": (1e-4, 1e-2)},
-        ("public data", "class labels"),
-        {"distil_steps": Bounds(least=0)},
+        sweep={"distil_lr": (1e-4, 1e-2)},
+        needs=("public data", "class labels"),
+        bounds={"distil_steps": Bounds(least=0)},
+        example={"distil_steps": 2, "distil_batch_size": 4, "distil_lr": 0.01},
     ),
     "fedamp": Method(fedamp, "attention", {"lam": (0.01, 10.0)}, _STATE, {"sigma": _POSITIVE}),
     "heurfedamp": Method(
         heurfedamp,
         "attention",
-        {"lam": (0.1, 10.0), "sigma": (1.0, 100.0), "self_weight": _UNIT},
-        _STATE,
-        {"sigma": _POSITIVE, "self_weight": _SHARE},
+        sweep={"lam": (0.1, 10.0), "sigma": (1.0, 100.0), "self_weight": _UNIT},
+        needs=_STATE,
+        bounds={"sigma": _POSITIVE, "self_weight": _SHARE},
+        variant_of="fedamp",
     ),
-    "fedfomo": Method(fedfomo, "attention", {"epsilon": _UNIT}, (*_STATE, "validation examples"), {"epsilon": _SHARE}),
+    "fedfomo": Method(
+        fedfomo,
+        "attention",
+        sweep={"epsilon": _UNIT},
+        needs=(*_STATE, "validation examples"),
+        bounds={"epsilon": _SHARE},
+        down="candidates * w",
+        up="w + candidates",
+    ),
 }
 METHODS = {name: row._replace(factory=checks.by_hints(known=row.hints())(row.factory)) for name, row in METHODS.items()}
 globals().update({name: row.factory for name, row in METHODS.items()})  # these are exported

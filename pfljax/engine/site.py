@@ -79,7 +79,7 @@ class Site:
         if hyper:
             raise ValueError(
                 f"hyper={', '.join(hyper)}: an Algorithm has its numbers already; to trace them give a function, such "
-                "as lambda lam: pfl.ditto(task, local, local, lam=lam)"
+                "as lambda lam: pfl.algorithms.ditto(task, local, local, lam=lam)"
             )
         return self.build
 

@@ -210,7 +210,7 @@ def build(
         elif key not in (*hyper, *solvers, "optimizer", "server"):
             if key not in options and parameter.default is parameter.empty:
                 raise ValueError(
-                    f"{name} needs {key!r}, which no configuration can give: build it with pfljax.{name}(...)"
+                    f"{name} needs {key!r}, which no configuration can give: build it with pfl.algorithms.{name}(...)"
                 )
             fixed[key] = options.get(key, parameter.default)
 

@@ -12,7 +12,7 @@ import pytest
 
 import pfljax as pfl
 from pfljax import quadratics
-from tests.federation import federation
+from tests.zoo import federation
 
 DATA = federation()
 TASK, PARABOLAS = quadratics.problem(w=[1.0, 2.0, 8.0, 4.0])
@@ -23,7 +23,7 @@ SOLVE = pfl.descent(optax.sgd(0.2), PLAN)
 
 def simulated(algorithm: pfl.Algorithm | None = None, **options: Any) -> pfl.Result:
     """Ditto, whose clients keep a model, with another half of them in every round."""
-    algorithm = algorithm or pfl.ditto(TASK, SOLVE, SOLVE, lam=0.5)
+    algorithm = algorithm or pfl.algorithms.ditto(TASK, SOLVE, SOLVE, lam=0.5)
     return pfl.simulate(TASK, algorithm, PARABOLAS, cohort=pfl.sampling.uniform(2), plan=PLAN, seed=2, **options)
 
 
@@ -49,7 +49,7 @@ def test_three_rounds_and_three_more_are_six(store: Any) -> None:
 def test_steps_of_ones_own_between_two_runs() -> None:
     """FedAvg on parabolas halves its way to their mean 5 from wherever the host puts it."""
     task, data = quadratics.problem(w=[2.0, 8.0])
-    algorithm = pfl.fedavg(task, pfl.descent(optax.sgd(0.5), pfl.full_batch(1, 1)))
+    algorithm = pfl.algorithms.fedavg(task, pfl.descent(optax.sgd(0.5), pfl.full_batch(1, 1)))
     state = pfl.simulate(task, algorithm, data, rounds=1).state
     assert state is not None
     moved = state._replace(server=jax.tree.map(lambda leaf: leaf + 2.5, state.server))  # from 2.5 to 5
@@ -78,7 +78,7 @@ def test_starts_that_cannot_be_meant() -> None:
     with pytest.raises(ValueError, match="rounds=2 are all there shall be, and start has done 2: ask for more"):
         simulated(rounds=2, start=start)
     with pytest.raises(ValueError, match="start belongs to another method, model or federation"):
-        simulated(pfl.fedavg(TASK, SOLVE), rounds=3, start=start)
+        simulated(pfl.algorithms.fedavg(TASK, SOLVE), rounds=3, start=start)
     with pytest.raises(ValueError, match=r"it must be a state, such as result\.state"):
         simulated(rounds=3, start=(1, 2))
     with pytest.raises(ValueError, match="params are of another network"):

@@ -346,7 +346,7 @@ def test_scores_keep_the_order_of_the_task(unseen: int) -> None:
     top2 = pfl.metrics.mean("top2", lambda outputs, y: jnp.ones(len(y)))
     task = task._replace(metrics=(top2, task.metrics[0]._replace(name="hits")))
     solve = pfl.descent(optax.sgd(0.1), pfl.full_batch(1, 6))
-    compared = pfl.compare(task, {"fedavg": pfl.fedavg(task, solve)}, data, rounds=1)
+    compared = pfl.compare(task, {"fedavg": pfl.algorithms.fedavg(task, solve)}, data, rounds=1)
     assert compared["fedavg"].measured == ["top2", "hits"]
     assert compared.csv(["mean", "worst"]) == "method,mean,worst\nfedavg,1.000,1.000\n"
     assert compared["fedavg"].summary()["unseen_personal" if unseen else "personal"]["mean"] == 1

@@ -12,7 +12,7 @@ import pytest
 
 from pfljax.engine import mesh, process
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 several = pytest.mark.skipif(not mesh.SHARDS_CONVOLUTIONS, reason="this jax trains on one device")
 
 # Three cores on every machine, so that neither one core nor JAX's own one device pass.
@@ -31,7 +31,7 @@ def small():
     model = pfl.models.mlp((2,), 2, hidden=(3,))
     task = pfl.classification(model)
     local = pfl.descent(optax.adam(0.1), pfl.full_batch(1, 4))
-    return task, pfl.fedper(task, local, pfl.masks.head(model)), data
+    return task, pfl.algorithms.fedper(task, local, pfl.masks.head(model)), data
 
 def kept():
     return any("advance" in name for name in os.listdir(jax.config.jax_compilation_cache_dir))

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from pfljax.engine import hosts
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # 16 clients, whose states are spread over the four devices, and 4 that never train.
 RUN = [
     *("--config=configs/digits_quickstart.py", "--config.algorithm.name=ditto", "--config.run.eval_every=1"),

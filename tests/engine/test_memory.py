@@ -24,7 +24,7 @@ UPLOAD = tree.nbytes(jax.eval_shape(TASK.init, jax.random.key(0)))
 def needed(cohort: int, reduce: pfl.Reduce) -> int:
     """Bytes of the program of a round, beyond state and data."""
     data = from_clients([(np.zeros((1, FEATURES), np.uint8), np.array([n % 10])) for n in range(CLIENTS)])
-    method = pfl.fedavg(TASK, LOCAL)._replace(reduce=reduce)
+    method = pfl.algorithms.fedavg(TASK, LOCAL)._replace(reduce=reduce)
     sampler = pfl.sampling.uniform(cohort)
     run = pfl.Simulation(TASK, method, data, cohort=sampler, executor=2, devices=jax.devices()[:1])
 

@@ -31,7 +31,7 @@ from pfljax.experiment.config import Config, from_config_dict
 from pfljax.experiment.sweeps import Ledger, Point, Sweep, spaces
 from pfljax.results.result import Result
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CLIENTS = 3
 BASE: dict[str, Any] = {
     "data": {"partition": {"name": "iid", "clients": CLIENTS}, "validation": 0.2},
@@ -651,7 +651,7 @@ import os, signal, sys
 from pathlib import Path
 from pfljax.engine import ensemble
 from pfljax.experiment import sweeps
-from tests.test_sweeps import BASE, GRID, StandIn
+from tests.experiment.test_sweeps import BASE, GRID, StandIn
 
 record, left = sweeps.Ledger.record, [2]
 

@@ -231,7 +231,7 @@ def test_a_run_with_metrics_by_name_and_of_ones_own(executor: Any) -> None:
 
 def test_the_recipe_of_a_metric() -> None:
     """CONTRIBUTING.md is true; 3 of 5 labels that count are among the two likeliest."""
-    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
     program = re.search(r"<!-- run: metric -->\n```python\n(.*?)```", text, re.DOTALL)
     assert program
     names: dict[str, Any] = {}

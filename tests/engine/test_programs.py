@@ -16,7 +16,7 @@ from pfljax.engine import programs
 from pfljax.engine.ensemble import Point, simulate_many
 from pfljax.engine.simulation import Simulation
 from pfljax.types import State
-from tests.federation import TASK, federation, recipe_of
+from tests.zoo import TASK, federation, recipe_of
 
 CPU = jax.devices()[:1]
 DENSE = jax.jit(lambda x: x @ x).lower(jnp.ones((4, 4)))

@@ -14,7 +14,7 @@ import pytest
 
 import pfljax as pfl
 from pfljax import cli, experiment
-from tests.federation import CLASSES, FEATURES, federation
+from tests.zoo import CLASSES, FEATURES, federation
 
 ANY: Any = pfl  # whose arguments no type checker sees
 DATA = federation()
@@ -37,9 +37,9 @@ def test_names_and_values_give_the_same_bits() -> None:
     task = pfl.classification(pfl.models.mlp((FEATURES,), CLASSES, hidden=(5,)))
     local = pfl.descent(optax.sgd(0.1), pfl.epochs(1, batch_size=4))
     made = {
-        "local_only": pfl.local_only(task, local),
-        "fedavg": pfl.fedavg(task, local),
-        "ditto": pfl.ditto(task, local, local, lam=0.5),
+        "local_only": pfl.algorithms.local_only(task, local),
+        "fedavg": pfl.algorithms.fedavg(task, local),
+        "ditto": pfl.algorithms.ditto(task, local, local, lam=0.5),
     }
     values = pfl.compare(task, made, DATA, rounds=3, eval_every=2, seed=4)
     assert list(named) == list(values) == list(METHODS)

@@ -13,7 +13,7 @@ from pfljax.engine.checkpoint import Checkpoints
 from pfljax.engine.residence import Store
 from pfljax.engine.simulation import Simulation
 from pfljax.federation import sampling
-from tests.federation import FEDERATED, TASK, federation, recipe_of
+from tests.zoo import FEDERATED, TASK, federation, recipe_of
 
 pytestmark = pytest.mark.usefixtures("optimized")
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from pfljax.results import plots
-from tests.test_results import own, result
+from tests.results.test_results import own, result
 
 
 def test_styles_do_not_repeat() -> None:

@@ -16,7 +16,7 @@ from pfljax.engine.ensemble import Ensemble, Point, simulate_many
 from pfljax.federation import sampling
 from pfljax.results.result import Result
 from pfljax.types import Algorithm
-from tests.federation import FEDERATED, TASK, double, federation, recipe_of
+from tests.zoo import FEDERATED, TASK, double, federation, recipe_of
 
 RECIPE = recipe_of("ditto")
 OPTIONS: dict[str, Any] = {"rounds": 3, "eval_every": 2, "cohort": sampling.uniform(4), "method": "ditto"}

@@ -26,7 +26,7 @@ RUN: dict[str, Any] = {"rounds": 5, "eval_every": 2, "method": "fedavg", "seed":
 
 
 def simulated(*callbacks: Any, lr: float = 0.5, **options: Any) -> pfl.Result:
-    algorithm = pfl.fedavg(TASK, pfl.descent(optax.sgd(lr), pfl.full_batch(1, 1)))
+    algorithm = pfl.algorithms.fedavg(TASK, pfl.descent(optax.sgd(lr), pfl.full_batch(1, 1)))
     return pfl.simulate(TASK, algorithm, DATA, callbacks=callbacks, **RUN | options)
 
 
@@ -113,14 +113,14 @@ def test_a_run_that_diverges_is_over_too() -> None:
     ],
 )
 def test_what_is_no_callback(given: Any, message: str) -> None:
-    algorithm = pfl.fedavg(TASK, pfl.descent(optax.sgd(0.5), pfl.full_batch(1, 1)))
+    algorithm = pfl.algorithms.fedavg(TASK, pfl.descent(optax.sgd(0.5), pfl.full_batch(1, 1)))
     with pytest.raises(ValueError, match=message):
         pfl.simulate(TASK, algorithm, DATA, callbacks=given, **RUN)
 
 
 def test_a_file_of_two_runs(tmp_path: Path) -> None:
     path = tmp_path / "new" / "means.csv"
-    algorithm = pfl.fedavg(TASK, pfl.descent(optax.sgd(0.5), pfl.full_batch(1, 1)))
+    algorithm = pfl.algorithms.fedavg(TASK, pfl.descent(optax.sgd(0.5), pfl.full_batch(1, 1)))
     both = pfl.compare(
         TASK, {"a": algorithm, "b": algorithm}, DATA, rounds=3, eval_every=2, callbacks=[pfl.callbacks.Csv(path)]
     )

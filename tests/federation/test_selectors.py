@@ -17,7 +17,7 @@ from pfljax.federation import sampling
 from pfljax.learning import local, plans
 from pfljax.results.result import Result
 from pfljax.types import Algorithm, Draw
-from tests.federation import TASK, federation, recipe_of
+from tests.zoo import TASK, federation, recipe_of
 
 CENTERS = [0.0, 1.0, -3.0, 8.0, 2.0]
 SIZES = [1, 2, 3, 1, 2]

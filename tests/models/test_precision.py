@@ -12,7 +12,7 @@ import pytest
 
 from pfljax import models
 from pfljax.models.precision import Precision
-from tests.federation import FEATURES, MODEL
+from tests.zoo import FEATURES, MODEL
 
 KEY = jax.random.key(0)
 PARAMS = MODEL.init(KEY)

@@ -22,7 +22,7 @@ from pfljax.experiment.config import Config, from_config_dict
 from pfljax.experiment.recipe import SolverConfig
 from pfljax.learning import local, plans, tasks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs").glob("*.py"))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pfljax.algorithms import METHODS
 from pfljax.engine import mesh
-from tests.federation import FEDERATED, OPTIMIZERS
+from tests.zoo import FEDERATED, OPTIMIZERS
 
 SHARED = """
 import json, sys
@@ -24,7 +24,7 @@ from pfljax import engine
 from pfljax.federation import sampling
 from pfljax.engine.ensemble import Point, simulate_many
 from pfljax.learning.tasks import classification
-from tests.federation import LAYERED, MODEL, OPTIMIZERS, double, federation, recipe_of
+from tests.zoo import LAYERED, MODEL, OPTIMIZERS, double, federation, recipe_of
 
 devices = jax.devices()
 assert len(devices) == int(sys.argv[1])
@@ -105,7 +105,7 @@ def test_several_devices_give_what_one_gives(program: str, devices: int, cases: 
     run at once, fewer than there are devices."""
     quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # most of the time is compiling
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)} | quick
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     command = [sys.executable, "-c", SHARED + program, str(devices), *cases]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -30,9 +30,9 @@ from pfljax.learning import local, plans
 from pfljax.results.comparison import Comparison
 from pfljax.results.result import Result
 from pfljax.types import Algorithm, State, Task
-from tests.federation import TASK, federation
+from tests.zoo import TASK, federation
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUN = [
     *("--config=configs/digits_quickstart.py", "--config.algorithm.name=ditto", "--config.run.rounds=12"),
     *("--config.run.eval_every=1", "--config.model.hidden=(8,)", "--config.data.unseen=0.1", "--quiet"),

@@ -26,14 +26,6 @@ OPTIMIZERS = {
     name: dataclasses.replace(LOCAL, **fields)
     for name, fields in {"sgd": {}, "momentum": {"momentum": 0.9}, "adam": {"optimizer": "adam"}}.items()
 }
-OPTIONS = {
-    "local_only": {"participation": "cohort"},
-    "ifca": {"clusters": 2},
-    "fedem": {"components": 2},
-    "feddf": {"distil_steps": 2, "distil_batch_size": 4, "distil_lr": 0.01},
-    "apfl": {"alpha_lr": 0.1},
-    "pfedme": {"inner_steps": 2, "lam": 2.0},
-}
 FEDERATED = [name for name, row in METHODS.items() if row.prepare is None]
 
 
@@ -64,7 +56,7 @@ def federation() -> FederatedData:
 
 def recipe_of(name: str, local: SolverConfig = LOCAL, model: Model = MODEL, **options: Any) -> Recipe:
     """A method of the table on `model`."""
-    options = OPTIONS.get(name, {}) | options
+    options = dict(METHODS[name].example) | options
     task = tasks.classification(model)
     return recipe.build(
         name,
