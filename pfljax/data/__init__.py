@@ -3,7 +3,7 @@
 from pfljax.data import heterogeneity, partition, synthetic
 from pfljax.data.dataset import Dataset, from_arrays
 from pfljax.data.federated import FederatedData, federate, from_clients
-from pfljax.data.groups import grouped, num_groups
+from pfljax.data.groups import grouped, kinds, num_groups
 from pfljax.data.partition import Partitioner
 from pfljax.data.sources import load
 
@@ -16,6 +16,7 @@ __all__ = [
     "from_clients",
     "grouped",
     "heterogeneity",
+    "kinds",
     "load",
     "num_groups",
     "partition",
