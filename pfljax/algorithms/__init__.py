@@ -18,13 +18,20 @@ from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
+from pfljax.algorithms.fedcp import fedcp
+from pfljax.algorithms.feddbe import feddbe
 from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
+from pfljax.algorithms.fedgh import fedgh
+from pfljax.algorithms.fedpac import fedpac
 from pfljax.algorithms.fedper import fedper
+from pfljax.algorithms.fedproto import fedproto
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
+from pfljax.algorithms.fedtgp import fedtgp
+from pfljax.algorithms.gpfl import gpfl
 from pfljax.algorithms.ifca import ifca
 from pfljax.algorithms.knn_per import knn_per
 from pfljax.algorithms.lg_fedavg import lg_fedavg
@@ -52,15 +59,22 @@ __all__ = [
     "fedavgm",
     "fedbabu",
     "fedbn",
+    "fedcp",
+    "feddbe",
     "feddf",
     "fedem",
     "fedfomo",
+    "fedgh",
+    "fedpac",
     "fedper",
+    "fedproto",
     "fedprox",
     "fedrep",
     "fedrod",
     "fedrod_hyper",
+    "fedtgp",
     "fedyogi",
+    "gpfl",
     "heurfedamp",
     "ifca",
     "knn_per",
@@ -205,6 +219,65 @@ METHODS: dict[str, Method] = {
         needs=("public data", "class labels"),
         bounds={"distil_steps": Bounds(least=0)},
         example={"distil_steps": 2, "distil_batch_size": 4, "distil_lr": 0.01},
+    ),
+    "fedproto": Method(
+        fedproto,
+        "prototypes",
+        sweep={"lam": (0.1, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="classes * (features + 1)",
+        up="classes * (features + 1)",
+    ),
+    "fedtgp": Method(
+        fedtgp,
+        "prototypes",
+        sweep={"lam": (0.1, 10.0), "server_lr": (1e-3, 0.1)},
+        needs=(*_STATE, *_FEATURES),
+        down="classes * (features + 1)",
+        up="classes * (features + 1)",
+        example={"server_epochs": 2, "server_batch_size": 64},
+    ),
+    "fedgh": Method(
+        fedgh,
+        "prototypes",
+        sweep={"server_lr": (1e-3, 1.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="head",
+        up="classes * (features + 1)",
+        example={"server_epochs": 2, "server_batch_size": 64},
+    ),
+    "fedpac": Method(
+        fedpac,
+        "prototypes",
+        sweep={"lam": (0.1, 10.0)},
+        needs=_FEATURES,
+        down="w + classes * (features + 1)",
+        up="w + classes * (2 * features + 1) + 1",
+    ),
+    "feddbe": Method(
+        feddbe,
+        "features",
+        sweep={"kappa": (0.1, 100.0), "mu": _UNIT},
+        needs=(*_STATE, *_FEATURES),
+        bounds={"mu": _SHARE},
+        down="w + features + 1",
+        up="w + features",
+    ),
+    "fedcp": Method(
+        fedcp,
+        "features",
+        sweep={"lam": (0.1, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="w + 2 * features**2 + 6 * features",
+        up="w + 2 * features**2 + 6 * features",
+    ),
+    "gpfl": Method(
+        gpfl,
+        "features",
+        sweep={"lam": (1e-4, 1.0), "mu": (1e-3, 1.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="w - head + classes * features + 2 * features**2 + 6 * features",
+        up="w - head + classes * features + 2 * features**2 + 6 * features",
     ),
     "fedamp": Method(fedamp, "attention", {"lam": (0.01, 10.0)}, _STATE, {"sigma": _POSITIVE}),
     "heurfedamp": Method(
