@@ -103,6 +103,7 @@ __all__ = [
     "federate",
     "fedopt",
     "fine_tuned",
+    "fl_hc",
     "from_arrays",
     "from_clients",
     "full_batch",

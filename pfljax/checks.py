@@ -56,6 +56,7 @@ class Bounds(NamedTuple):
     def hold(self, value: float) -> bool:
         """Whether `value` lies there; NaN never does."""
         least, most, above, below = self
+        value = float(value)  # an array of JAX would be traced, where others are
         return (
             (least is None or value >= least)
             and (most is None or value <= most)

@@ -20,13 +20,14 @@ import jax
 from ml_collections import ConfigDict
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pfljax import benchmark, checks, data, experiment, files
-from pfljax.algorithms import METHODS
+from pfljax.algorithms import FAMILIES
 from pfljax.data.sources import NAMES
 from pfljax.engine import hosts, process
-from pfljax.experiment import listing, sweeps
+from pfljax.experiment import catalogue, listing, sweeps
 from pfljax.experiment.config import Config
 from pfljax.experiment.sweeps import spaces
 from pfljax.results import plots
@@ -211,7 +212,9 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument("--processes", type=int, metavar="N", help="how many")
         group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
 
-    methods = command("methods", _methods, "list the methods")
+    methods = command("methods", _methods, "list the methods, or tell all about one")
+    methods.add_argument("name", nargs="?", metavar="NAME", help="its equations, arguments, wire, needs and source")
+    methods.add_argument("--family", metavar="NAME", help="those of one family")
     methods.add_argument("--json", action="store_true", help="for programs")
     methods.add_argument("--markdown", action="store_true", help="for the README")
     fields = command("config", _config, "list the fields of a configuration: types, defaults, meanings")
@@ -251,31 +254,30 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _methods(options: argparse.Namespace) -> None:
-    rows = {
-        name: {"family": row.family, "about": _about(row.factory), "sweep": dict(row.sweep), "needs": list(row.needs)}
-        for name, row in METHODS.items()
-    }
-    if options.json:
-        print(json.dumps(rows, indent=2))
+    if options.name:
+        print(catalogue.page(options.name))
         return
+    listed = catalogue.entries(options.family)
+    if options.json:
+        print(json.dumps({name: entry._asdict() for name, entry in listed.items()}, indent=2))
+        return
+    families = {family: {n: e for n, e in listed.items() if e.family == family} for family in FAMILIES}
+    families = {family: rows for family, rows in families.items() if rows}
     if options.markdown:
-        print("| method | what it does | hyperparameters |\n|---|---|---|")
-        for name, row in rows.items():
-            about = row["about"].replace("|", "\\|")
-            print(f"| `{name}` | {about} | {', '.join(f'`{key}`' for key in row['sweep'])} |")
+        print("| family | when | methods |\n|---|---|---|")
+        for family, rows in families.items():
+            print(f"| {family} | {FAMILIES[family]} | {', '.join(f'`{name}`' for name in rows)} |")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", no_wrap=True)
     table.add_column("what it does")
     table.add_column("hyperparameters")
-    for name, row in rows.items():
-        table.add_row(name, row["about"], ", ".join(row["sweep"]))
+    for family, rows in families.items():
+        table.add_row(f"[bold]{family}[/]", f"[italic]{FAMILIES[family]}[/]", "")
+        for name, entry in rows.items():
+            table.add_row(f"  {name}", escape(entry.about), ", ".join(entry.sweep))
+        table.add_section()
     Console().print(table)
-
-
-def _about(factory: Callable) -> str:
-    """The first sentence of the docstring, without its formulas."""
-    return (factory.__doc__ or "").strip().split("\n")[0].split(": ")[0].replace("`", "").rstrip(".")
 
 
 def _config(options: argparse.Namespace) -> None:

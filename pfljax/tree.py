@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from pfljax.types import Array, Tree
+from pfljax.types import Array, Params, Tree
 
 T = TypeVar("T")
 
@@ -48,6 +49,24 @@ def without(tree: T, half: Tree) -> T:
     {'a': None, 'b': 2}
     """
     return jax.tree.map(lambda leaf, h: leaf if h is None else None, tree, half, is_leaf=_none)
+
+
+def joined(**parts: Params) -> Params:
+    """Models as one that a solver descends together, by their names.
+
+    >>> joined(body=Params(1.0), head=Params(2.0)).trainable
+    {'body': 1.0, 'head': 2.0}
+    """
+    return Params(*({name: part[half] for name, part in parts.items()} for half in (0, 1)))
+
+
+def parts(whole: Params, *names: str) -> tuple[Params, ...]:
+    """The models of these names in one that `joined` has made.
+
+    >>> parts(joined(body=Params(1.0), head=Params(2.0)), "head")
+    (Params(trainable=2.0, stats={}),)
+    """
+    return tuple(Params(whole.trainable[name], whole.stats[name]) for name in names)
 
 
 def sub(a: T, b: T) -> T:
@@ -94,6 +113,15 @@ def row_products(a: Tree, table: Tree) -> Array:
     return sum(jax.tree.leaves(jax.tree.map(leaf, a, table)), start=jnp.zeros(()))
 
 
+def products(a: Tree, b: Tree) -> Array:
+    """Inner products of every row of `a` [n, ...] with every row of `b` [m, ...]: [n, m]."""
+
+    def leaf(x: Array, y: Array) -> Array:
+        return jnp.matmul(x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1).T, precision="highest")
+
+    return sum(jax.tree.leaves(jax.tree.map(leaf, a, b)), start=jnp.zeros(()))
+
+
 def row_distances(row: Tree, table: Tree) -> Array:
     """`||row - table_i||^2` of one row [1, ...] to each row of `table`: [N]."""
     difference = sub(table, row)
@@ -103,6 +131,18 @@ def row_distances(row: Tree, table: Tree) -> Array:
 def where(condition: Array, yes: T, no: T) -> T:
     """`yes` where the scalar `condition` holds, else `no`."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def shaped(shapes: T, vector: Array) -> T:
+    """The entries of `vector` [n], in their order, as leaves of these shapes and dtypes.
+
+    >>> shaped({"a": jnp.zeros(1), "b": jnp.zeros((1, 2))}, jnp.array([1.0, 2.0, 3.0]))["b"].tolist()
+    [[2.0, 3.0]]
+    """
+    leaves, structure = jax.tree.flatten(shapes)
+    parts = jnp.split(vector, list(itertools.accumulate(leaf.size for leaf in leaves))[:-1])
+    filled = (part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True))
+    return jax.tree.unflatten(structure, filled)
 
 
 def finite(tree: Tree) -> Array:

@@ -240,6 +240,7 @@ class Algorithm(NamedTuple):
     participation: Callable[[Sampler], Sampler] = as_drawn  # the run's sampler -> who trains in this method
     predict: Callable[[Tree, Tree], Tree] | None = None  # (deployed, x) -> outputs; None: the task's, of `Params`
     wire: Callable[[Tree], int] | None = None  # shapes of an upload -> its bytes, if not those of the leaves
+    sent: Callable[[Tree], Tree] | None = None  # download -> what of it one of the cohort is sent; None: all of it
     kinds: tuple[Algorithm, ...] = ()  # where clients are of several kinds: what those of each do, see federation.kinds
 
     def of(self, kind: int) -> Algorithm:

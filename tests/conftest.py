@@ -15,7 +15,7 @@ import pytest
 # Workers do not share a cache: entries are not written atomically.
 _CACHE = Path(__file__).parent.parent / ".jax_cache" / os.environ.get("PYTEST_XDIST_WORKER", "main")
 
-# Compiling takes most of the time of these tests, and less so; `optimized` and slow ones run what users run.
+# Compiling takes most of the time of these tests, and less so; those with `optimized` run what users run.
 _FULL = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 _FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 if tuple(map(int, metadata.version("jax").split(".")[:2])) >= (0, 11):  # there are no others any more
@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Flags for the tests that are asked for, where they run; XLA reads them when it is first used."""
     if config.getoption("numprocesses", None) and not _WORKER:
         return
-    flags = {} if config.option.markexpr == "slow" else dict(_FAST)
+    flags = dict(_FAST)
     if _WORKER:
         flags["xla_cpu_multi_thread_eigen"] = False
     os.environ.setdefault("XLA_FLAGS", " ".join(f"--{name}={str(value).lower()}" for name, value in flags.items()))

@@ -14,7 +14,7 @@ import pytest
 
 import pfljax
 from pfljax import cli, experiment
-from pfljax.algorithms import METHODS
+from pfljax.algorithms import FAMILIES, METHODS
 from pfljax.results.comparison import Comparison
 from pfljax.results.result import Result
 
@@ -38,8 +38,26 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
     table = capsys.readouterr().out
     assert cli.main(["methods", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert list(listed) == list(METHODS)
+    assert sorted(listed) == sorted(METHODS)
     assert all(name in table for name in METHODS)
+
+
+def test_methods_of_a_family_and_all_about_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Equations, arguments, what goes over the wire, needs, ranges, source."""
+    assert cli.main(["methods", "--family=meta-learning", "--json"]) == 0
+    assert {"per_fedavg", "reptile"} <= set(json.loads(capsys.readouterr().out)) <= set(METHODS) - {"fedavg", "ditto"}
+    assert cli.main(["methods", "ditto"]) == 0
+    told = capsys.readouterr().out
+    for part in ("v_i ~ argmin f_i(v)", "Args:", "Source: Li et al.", "needs:   client state", "lam 0.01 to 2", "up w"):
+        assert part in told
+    for slip in (["ditta"], ["--family=meta-lerning"]):
+        assert cli.main(["methods", *slip]) == 1
+        assert "did you mean" in capsys.readouterr().err
+
+
+def test_every_family_has_methods() -> None:
+    """And every method a family, with a line on when to try it."""
+    assert {row.family for row in METHODS.values()} <= set(FAMILIES)
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,7 @@ def test_personalization_beats_sharing_and_solitude_on_unlike_clients():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_fashion_mnist_rewards_personal_heads():
     """Dirichlet(0.1): one model must serve all clients, a head of its own serves each; PFLlib's table has 12 points."""
     try:

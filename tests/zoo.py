@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 
 from pfljax import models
 from pfljax.algorithms import METHODS
@@ -27,6 +29,19 @@ OPTIMIZERS = {
     for name, fields in {"sgd": {}, "momentum": {"momentum": 0.9}, "adam": {"optimizer": "adam"}}.items()
 }
 FEDERATED = [name for name, row in METHODS.items() if row.prepare is None]
+FIRSTS = list({METHODS[name].family: name for name in reversed(FEDERATED)}.values())[::-1]
+"""The first method of each family."""
+
+
+def slow_but_for(quick: Iterable[str], names: Iterable[str] = FEDERATED) -> list[Any]:
+    """Methods as parameters of a test, those that are not `quick` for slow runs."""
+    return [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in names]
+
+
+ORIGINALS = slow_but_for([name for name in FEDERATED if not METHODS[name].variant_of])
+"""Every method; variants are slow."""
+FAMILIES = slow_but_for(FIRSTS)
+"""Every method; all but the first of each family are slow."""
 
 
 def network(norm: nn.Module) -> Model:
@@ -66,6 +81,7 @@ def recipe_of(name: str, local: SolverConfig = LOCAL, model: Model = MODEL, **op
         local=local,
         capacity=max(SIZES),
         groups=GROUPS,
+        data=federation() if local.persistent else None,
     )
 
 

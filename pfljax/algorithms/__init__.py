@@ -11,62 +11,91 @@ from typing import Annotated, Any, NamedTuple, get_args
 
 from pfljax import checks
 from pfljax.algorithms.apfl import apfl
+from pfljax.algorithms.apple import apple
 from pfljax.algorithms.centralized import centralized
+from pfljax.algorithms.cfl import cfl
+from pfljax.algorithms.cgpfl import cgpfl
 from pfljax.algorithms.context_clustered import context_clustered
+from pfljax.algorithms.dapper import dapper
 from pfljax.algorithms.ditto import ditto
+from pfljax.algorithms.fedala import fedala
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
+from pfljax.algorithms.fedcac import fedcac
 from pfljax.algorithms.fedcp import fedcp
 from pfljax.algorithms.feddbe import feddbe
 from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
 from pfljax.algorithms.fedgh import fedgh
+from pfljax.algorithms.fedgroup import fedgroup
+from pfljax.algorithms.fedmd import fedmd
 from pfljax.algorithms.fedpac import fedpac
 from pfljax.algorithms.fedper import fedper
+from pfljax.algorithms.fedphp import fedphp
 from pfljax.algorithms.fedproto import fedproto
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
 from pfljax.algorithms.fedtgp import fedtgp
+from pfljax.algorithms.fesem import fesem
+from pfljax.algorithms.fl_hc import fl_hc
 from pfljax.algorithms.gpfl import gpfl
+from pfljax.algorithms.hcfl import hcfl
+from pfljax.algorithms.hypcluster import hypcluster
 from pfljax.algorithms.ifca import ifca
 from pfljax.algorithms.knn_per import knn_per
+from pfljax.algorithms.l2gd import l2gd
+from pfljax.algorithms.lcfed import lcfed
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
+from pfljax.algorithms.mapper import mapper
 from pfljax.algorithms.per_fedavg import per_fedavg
+from pfljax.algorithms.pfedhn import pfedhn, pfedhn_pc
 from pfljax.algorithms.pfedme import pfedme
+from pfljax.algorithms.pfedsim import pfedsim
 from pfljax.algorithms.reptile import reptile
 from pfljax.algorithms.scaffold import scaffold
+from pfljax.algorithms.superfed import superfed
 from pfljax.checks import Bounds
 from pfljax.printing import in_brief
 from pfljax.types import Algorithm
 
 __all__ = [
+    "FAMILIES",
     "METHODS",
     "Method",
     "apfl",
+    "apple",
     "centralized",
+    "cfl",
+    "cgpfl",
     "context_clustered",
+    "dapper",
     "ditto",
     "fedadagrad",
     "fedadam",
+    "fedala",
     "fedamp",
     "fedavg",
     "fedavg_finetuned",
     "fedavgm",
     "fedbabu",
     "fedbn",
+    "fedcac",
     "fedcp",
     "feddbe",
     "feddf",
     "fedem",
     "fedfomo",
     "fedgh",
+    "fedgroup",
+    "fedmd",
     "fedpac",
     "fedper",
+    "fedphp",
     "fedproto",
     "fedprox",
     "fedrep",
@@ -74,17 +103,28 @@ __all__ = [
     "fedrod_hyper",
     "fedtgp",
     "fedyogi",
+    "fesem",
+    "fl_hc",
     "gpfl",
+    "hcfl",
     "heurfedamp",
+    "hypcluster",
     "ifca",
     "knn_per",
+    "l2gd",
+    "lcfed",
     "lg_fedavg",
     "local_only",
+    "mapper",
     "method",
     "per_fedavg",
+    "pfedhn",
+    "pfedhn_pc",
     "pfedme",
+    "pfedsim",
     "reptile",
     "scaffold",
+    "superfed",
 ]
 
 
@@ -131,6 +171,24 @@ class Method(NamedTuple):
 
 POOLED = methodcaller("pooled")
 """What `prepare` is where a single client trains on all data, so that nobody is drawn."""
+
+FAMILIES = {
+    "baseline": "what every comparison needs: each client alone, and all data in one place",
+    "averaging": "clients are alike, or one model has to do",
+    "proximal": "clients drift apart on many local steps; personal models near a common one, by lam",
+    "control variates": "one model, many local steps on clients that differ",
+    "meta-learning": "a start from which a few steps on little data suffice, newcomers too",
+    "adaptation": "a good server model is there, and each client has data to adapt it",
+    "partial sharing": "labels differ, inputs do not (personal heads), or the other way round (personal bodies, norms)",
+    "heads and prototypes": "classes mean the same everywhere, but clients have few of them",
+    "mixture": "clients mix common and own, each to its own degree",
+    "clustering": "there are groups of clients, known or to be found",
+    "relational": "some clients help each other more than others, which is to be learned",
+    "multi-task": "each client is a task, and the relations between tasks are learned",
+    "distillation": "examples that everybody may see; networks may differ",
+    "memory": "clients have examples at hand when they predict",
+}
+"""The families of methods, in the order in which they are shown: when to try one."""
 
 _STATE = ("client state",)
 _FEATURES = ("features", "class labels")
@@ -203,7 +261,96 @@ METHODS: dict[str, Method] = {
         up="components * w",
         example={"components": 2},
     ),
-    "ifca": Method(ifca, "clustering", down="clusters * w", up="w + 1", example={"clusters": 2}),
+    "mapper": Method(mapper, "mixture", needs=(*_STATE, "validation examples"), example={"grid": (0.25, 0.75)}),
+    "dapper": Method(
+        dapper,
+        "mixture",
+        needs=("validation examples", "public data"),
+        example={"grid": (0.25, 1.0), "public_batch_size": 6},
+    ),
+    "l2gd": Method(
+        l2gd,
+        "mixture",
+        sweep={"lr": (1e-3, 0.1), "lam": (0.01, 10.0), "p": (0.05, 0.5)},
+        needs=_STATE,
+        bounds={"p": Bounds(above=0, below=1)},
+        down="w + 2",
+        example={"lr": 0.05, "p": 0.4},
+    ),
+    "superfed": Method(
+        superfed,
+        "mixture",
+        sweep={"mu": (1e-3, 0.1), "nu": (0.1, 2.0), "lam": _UNIT},
+        needs=_STATE,
+        bounds={"lam": _SHARE},
+        down="w + 1",
+        example={"start": 2.0},
+    ),
+    "fedala": Method(
+        fedala,
+        "mixture",
+        sweep={"weight_lr": (0.01, 1.0)},
+        needs=_STATE,
+        bounds={"share": _SHARE},
+        example={"passes": 3},
+    ),
+    "fedphp": Method(
+        fedphp,
+        "mixture",
+        sweep={"mu": _UNIT, "lam": (1e-3, 0.5)},
+        needs=(*_STATE, "features"),
+        bounds={"mu": _SHARE, "lam": _SHARE},
+    ),
+    "apple": Method(
+        apple,
+        "relational",
+        sweep={"relation_lr": (1e-4, 0.1), "mu": (1e-3, 1.0)},
+        needs=_STATE,
+        down="clients * w + clients",
+    ),
+    "ifca": Method(
+        ifca,
+        "clustering",
+        sweep={"hysteresis": (0.0, 0.5)},
+        needs=_STATE,
+        down="clusters * w",
+        up="w + 1",
+        example={"clusters": 2},
+    ),
+    "hypcluster": Method(
+        hypcluster,
+        "clustering",
+        sweep={"hysteresis": (0.0, 0.5)},
+        needs=_STATE,
+        down="clusters * w",
+        up="w + 1",
+        example={"clusters": 2, "split": "validation"},
+    ),
+    "fesem": Method(fesem, "clustering", {"hysteresis": (0.0, 0.5)}),
+    "cfl": Method(
+        cfl,
+        "clustering",
+        sweep={"eps1": (0.01, 1.0), "eps2": (0.1, 5.0)},
+        bounds={"gamma": _SHARE, "warm_up": Bounds(least=0)},
+        example={"clusters": 3, "eps1": 10.0, "eps2": 0.0, "warm_up": 0},
+    ),
+    "fl_hc": Method(
+        fl_hc,
+        "clustering",
+        sweep={"threshold": (0.1, 10.0)},
+        bounds={"warm_up": Bounds(least=0)},
+        example={"clusters": 3, "warm_up": 0},
+    ),
+    "fedgroup": Method(fedgroup, "clustering", {"inter_lr": (0.0, 0.1)}, example={"clusters": 2}),
+    "cgpfl": Method(cgpfl, "clustering", {"mu": (0.01, 10.0)}),
+    "lcfed": Method(lcfed, "clustering", {"mu": (0.01, 10.0), "lam": (0.01, 10.0)}, down="2 * w - head"),
+    "hcfl": Method(
+        hcfl,
+        "clustering",
+        sweep={"mu": (1e-3, 1.0), "lam": _UNIT},
+        bounds={"lam": _SHARE, "warm_up": Bounds(least=0)},
+        example={"clusters": 3, "warm_up": 0},
+    ),
     "context_clustered": Method(context_clustered, "clustering", needs=("groups",), down="groups * w", up="w + 1"),
     "knn_per": Method(
         knn_per,
@@ -219,6 +366,15 @@ METHODS: dict[str, Method] = {
         needs=("public data", "class labels"),
         bounds={"distil_steps": Bounds(least=0)},
         example={"distil_steps": 2, "distil_batch_size": 4, "distil_lr": 0.01},
+    ),
+    "fedmd": Method(
+        fedmd,
+        "distillation",
+        sweep={"digest_lr": (1e-4, 1e-2)},
+        needs=(*_STATE, *_FEATURES, "public data"),
+        down="alignment * classes + 3",
+        up="alignment * classes",
+        example={"alignment": 4, "digest_lr": 0.01},
     ),
     "fedproto": Method(
         fedproto,
@@ -279,10 +435,10 @@ METHODS: dict[str, Method] = {
         down="w - head + classes * features + 2 * features**2 + 6 * features",
         up="w - head + classes * features + 2 * features**2 + 6 * features",
     ),
-    "fedamp": Method(fedamp, "attention", {"lam": (0.01, 10.0)}, _STATE, {"sigma": _POSITIVE}),
+    "fedamp": Method(fedamp, "relational", {"lam": (0.01, 10.0)}, _STATE, {"sigma": _POSITIVE}),
     "heurfedamp": Method(
         heurfedamp,
-        "attention",
+        "relational",
         sweep={"lam": (0.1, 10.0), "sigma": (1.0, 100.0), "self_weight": _UNIT},
         needs=_STATE,
         bounds={"sigma": _POSITIVE, "self_weight": _SHARE},
@@ -290,12 +446,44 @@ METHODS: dict[str, Method] = {
     ),
     "fedfomo": Method(
         fedfomo,
-        "attention",
+        "relational",
         sweep={"epsilon": _UNIT},
         needs=(*_STATE, "validation examples"),
         bounds={"epsilon": _SHARE},
         down="candidates * w",
         up="w + candidates",
+    ),
+    "pfedhn": Method(
+        pfedhn,
+        "relational",
+        sweep={"server_lr": (1e-3, 0.1)},
+        bounds={"layers": Bounds(least=0), "momentum": _BELOW_1, "clip": _POSITIVE},
+        example={"hidden": 5, "layers": 1},
+    ),
+    "pfedhn_pc": Method(
+        pfedhn_pc,
+        "relational",
+        sweep={"server_lr": (1e-3, 0.1)},
+        needs=_STATE,
+        bounds={"layers": Bounds(least=0), "momentum": _BELOW_1, "clip": _POSITIVE},
+        example={"hidden": 5, "layers": 1},
+        down="w - head",
+        up="w - head",
+    ),
+    "pfedsim": Method(
+        pfedsim,
+        "relational",
+        needs=_STATE,
+        bounds={"warmup": Bounds(least=0)},
+        down="w + 1",
+        example={"warmup": 1},
+    ),
+    "fedcac": Method(
+        fedcac,
+        "relational",
+        sweep={"tau": _UNIT, "beta": (10.0, 1000.0)},
+        bounds={"tau": _SHARE, "beta": _POSITIVE},
+        example={"beta": 4.0},
     ),
 }
 METHODS = {name: row._replace(factory=checks.by_hints(known=row.hints())(row.factory)) for name, row in METHODS.items()}

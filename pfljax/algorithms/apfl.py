@@ -1,6 +1,6 @@
 """APFL: a learned mixture of a personal and the shared model."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import optax
 from pfljax import tree
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import Update, accompanied, alone
-from pfljax.learning.local import descent
+from pfljax.learning.local import descent, within
 from pfljax.types import Algorithm, Array, Batch, ClientData, Params, Plan, Reply, Task, Tree
 
 
@@ -20,6 +20,13 @@ class Mixture(NamedTuple):
     alpha: Array  # [] share of `v`
 
 
+class Pair(NamedTuple):
+    """What a client deploys where outputs are mixed."""
+
+    own: Mixture
+    w: Params
+
+
 def apfl(
     task: Task,
     optimizer: optax.GradientTransformation,
@@ -27,6 +34,9 @@ def apfl(
     *,
     alpha: Array | float = 0.5,
     alpha_lr: Array | float = 0.0,
+    alpha_reg: Array | float = 0.0,
+    chain: bool = True,
+    mix: Literal["params", "outputs"] = "params",
     server: ServerOptimizer | None = None,
 ) -> Algorithm:
     """Each client deploys `alpha_i v_i + (1 - alpha_i) w`.
@@ -35,9 +45,10 @@ def apfl(
 
     - `w_i <- w_i - lr grad f_i(w_i)`;
     - `v_i <- v_i - lr alpha_i grad f_i(m)`, `m = alpha_i v_i + (1 - alpha_i) w_i`;
-    - in the first step of a round `alpha_i <- clip(alpha_i - alpha_lr <v_i - w_i, grad f_i(m)>, 0, 1)`.
+    - in the first step of a round
+      `alpha_i <- clip(alpha_i - alpha_lr (<v_i - w_i, grad f_i(m)> + alpha_reg alpha_i), 0, 1)`.
 
-    All three are the gradient of `f_i(w) + f_i(alpha v + (1 - alpha) stop(w))`.
+    All three are the gradient of `f_i(w) + f_i(alpha v + (1 - alpha) stop(w)) + alpha_reg/2 alpha^2`.
 
     Args:
       task: the model and its loss.
@@ -45,11 +56,18 @@ def apfl(
       plan: the minibatches.
       alpha: initial share of the personal model, in [0, 1], traced; 1 is local-only, 0 is FedAvg.
       alpha_lr: step size of `alpha`, traced; 0 keeps it.
+      alpha_reg: strength of the pull of `alpha` to 0, traced; 0.02 in the authors' code.
+      chain: whether `v_i` moves by `alpha_i grad f_i(m)`, as in the paper, or by `grad f_i(m)`, as in much code.
+      mix: what is deployed is a mixture of the weights, as in the paper, or of the outputs, as the authors' code
+        evaluates it; linear models give the same.
       server: server optimizer; plain averaging if None.
 
     Returns:
       An algorithm whose clients keep `v_i` and `alpha_i` (|params| + 1) and upload |params|. A newcomer trains them
       while `w` rests.
+
+    Raises:
+      ValueError: if `mix` is unknown.
 
     Deviations from the source: the deployed mixture uses the received `w`, not the client's last `w_i`; clients are
     weighted by examples, where the paper weighs equally (`wrappers.reduced_by`).
@@ -64,21 +82,25 @@ def apfl(
     >>> quadratics.deployed(apfl(task, optax.sgd(0.5), plans.full_batch(1, 1), alpha=0.5), task, data, rounds=100)
     {'w': [1.0, 5.0]}
     """
+    if mix not in ("params", "outputs"):
+        raise ValueError(f"mix={mix!r}: choose 'params' or 'outputs'")
 
     def first_only(grads: Any, step: Any, params: Any = None) -> Any:
         return jax.tree.map(lambda g: jnp.where(step == 0, -alpha_lr * g, 0), grads), step + 1
 
     once = optax.GradientTransformation(lambda alphas: jnp.zeros((), int), first_only)  # pyright: ignore
-    clip = optax.stateless(lambda steps, alphas: jax.tree.map(lambda s, a: jnp.clip(a + s, 0, 1) - a, steps, alphas))
 
     def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-        w, v = (Params(both.trainable[name], both.stats[name]) for name in ("w", "v"))
-        mixed = tree.mix(both.trainable["alpha"], v, jax.lax.stop_gradient(w))
+        w, v = tree.parts(both, "w", "v")
+        share, (w_rests, v_rests) = both.trainable["alpha"], jax.lax.stop_gradient((w, v))
+        mixed = tree.mix(share, v if chain else v_rests, w_rests)
+        if not chain:
+            mixed = tree.add(mixed, tree.sub(v, v_rests))
         (shared_loss, shared_stats), (mixed_loss, mixed_stats) = task.loss(w, batch, key), task.loss(mixed, batch, key)
-        return shared_loss + mixed_loss, {"w": shared_stats, "v": mixed_stats}
+        return shared_loss + mixed_loss + alpha_reg / 2 * share**2, {"w": shared_stats, "v": mixed_stats}
 
     def training(shared: optax.GradientTransformation) -> Update:
-        optimizers: dict[Any, Any] = {"w": shared, "v": optimizer, "alpha": optax.chain(once, clip)}
+        optimizers: dict[Any, Any] = {"w": shared, "v": optimizer, "alpha": optax.chain(once, within(0.0, 1.0))}
         solve = descent(optax.partition(optimizers, {name: name for name in optimizers}), plan)
 
         def client_update(w: Params, own: Mixture, data: ClientData, key: Array) -> Reply:
@@ -90,11 +112,16 @@ def apfl(
 
         return client_update
 
+    def predict(pair: Pair, x: Tree) -> Tree:
+        (v, share), w = pair
+        return tree.mix(share, task.predict(v, x), task.predict(w, x))
+
     algorithm = accompanied(
         task,
         training(optimizer),
-        deploy=lambda w, own: tree.mix(own.alpha, own.v, w),
+        deploy=lambda w, own: tree.mix(own.alpha, own.v, w) if mix == "params" else Pair(own, w),
         start=lambda w: Mixture(w, jnp.asarray(alpha, float)),
         server=server,
     )
-    return algorithm._replace(onboard=alone(training(optax.set_to_zero())))
+    onboard = alone(training(optax.set_to_zero()))
+    return algorithm._replace(onboard=onboard, predict=None if mix == "params" else predict)

@@ -1,10 +1,9 @@
 """Clusters by context: one FedAvg for each group of clients that are alike in what is known of them."""
 
-import jax
 import jax.numpy as jnp
 
+from pfljax.federation.clusters import alike, clustered
 from pfljax.federation.server import ServerOptimizer
-from pfljax.federation.skeletons import clustered
 from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Task
 
 
@@ -24,7 +23,7 @@ def context_clustered(
       server: server optimizer of each model; plain averaging if None.
 
     Returns:
-      An algorithm whose clients keep nothing and upload |params| and their group; down: K |params|, of which a client
+      An algorithm whose clients keep and upload their group, and upload |params|; down: K |params|, of which a client
       reads one. A model without members stays. An unseen client deploys the model of its group.
 
     Raises:
@@ -47,10 +46,7 @@ def context_clustered(
     if groups < 1:
         raise ValueError(f"groups={groups}: it must be at least 1")
 
-    def alike(key: Array) -> Params:
-        return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], groups, axis=0), task.init(key))
-
-    def group(models: Params, data: ClientData, key: Array) -> Array:
+    def group(models: Params, last: Array, data: ClientData, key: Array) -> Array:
         known = data.traits.get("group") if isinstance(data.traits, dict) else None
         if known is None or known.shape or not jnp.issubdtype(known.dtype, jnp.integer):
             raise ValueError(
@@ -59,4 +55,4 @@ def context_clustered(
             )
         return known
 
-    return clustered(task, local, group, alike, clusters=groups, server=server)
+    return clustered(task, local, group, lambda key: alike(task.init(key), groups), clusters=groups, server=server)

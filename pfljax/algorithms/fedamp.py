@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.federation.reduce import handed, stack
+from pfljax.federation.table import mixed, repeated, replaced, size
 from pfljax.learning.losses import proximal
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reply, Task, Tree
 
@@ -150,14 +151,14 @@ def _attentive(
         raise ValueError(f"start={start!r}: choose 'cloud' or 'own'")
 
     def init_server(key: Array, num_clients: int) -> Params:
-        return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], num_clients, axis=0), task.init(key))
+        return repeated(task.init(key), num_clients)
 
     def download(table: Params, id: Array) -> Params:
-        clients = jnp.arange(jax.tree.leaves(table)[0].shape[0])
+        clients = jnp.arange(size(table))
         row = jax.tree.map(lambda leaf: jnp.take(leaf, id[None], axis=0, mode="clip"), table.trainable)
         weights = cloud(attention(row, table.trainable), clients == id)
         weights = jnp.where(id < clients.size, weights, 1 / clients.size)
-        return jax.tree.map(lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, 1), table)
+        return mixed(weights, table)
 
     def solve(u: Params, begin: Params, data: ClientData, key: Array) -> Params:
         return local(proximal(task.loss, pull, u.trainable), begin, data, jax.random.fold_in(key, 0))
@@ -169,9 +170,7 @@ def _attentive(
     def server_update(table: Params, cohort: Cohort, key: Array) -> Params:
         received = jax.vmap(download, (None, 0))(table, cohort.ids)
         models = tree.sub(received, handed(cohort.uploads, received, "all uploads, as `reduce.stack` hands them on"))
-        size = jax.tree.leaves(table)[0].shape[0]
-        rows = jnp.where(cohort.weights > 0, cohort.ids, size)
-        return jax.tree.map(lambda leaf, new: leaf.at[rows].set(new, mode="drop"), table, models)
+        return replaced(table, cohort, models)
 
     return Algorithm(
         init_server=init_server,

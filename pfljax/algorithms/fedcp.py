@@ -9,14 +9,11 @@ import jax.numpy as jnp
 from pfljax import masks, tree
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import accompanied
-from pfljax.learning import classes, parts
+from pfljax.learning import classes
 from pfljax.learning.dense import layer_norm, linear
+from pfljax.learning.losses import discrepancy
 from pfljax.learning.metrics import cross_entropy, masked_mean
-from pfljax.learning.parts import joined, parted
 from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, LossFn, Model, Params, Reply, Task, Tree
-
-_WIDTHS = (10, 15, 20, 50)
-"""Of the kernels that features are compared by."""
 
 
 class Policy(NamedTuple):
@@ -74,39 +71,39 @@ def fedcp(
     [1.0, 1.0]
     """
     classes.number(model, "fedcp parts features")
-    head, body = parts.head(model), masks.negate(masks.head(model))
+    head, body = classes.head_of(model), masks.negate(masks.head(model))
 
     def init(key: Array) -> Params:
         w = task.init(key)
         d, dtype = prod(model.features_shape), jnp.result_type(*jax.tree.leaves(w.trainable))
-        return joined(model=w, gate=Params(linear(jax.random.fold_in(key, 1), d, 2 * d, dtype)))
+        return tree.joined(model=w, gate=Params(linear(jax.random.fold_in(key, 1), d, 2 * d, dtype)))
 
     def client_update(shared: Params, own: Params, data: ClientData, key: Array) -> Reply:
-        w, gate = parted(shared, "model", "gate")
+        w, gate = tree.parts(shared, "model", "gate")
         b, h = tree.split(body(w), w)
-        start = joined(body=b, head=own, gate=gate)
+        start = tree.joined(body=b, head=own, gate=gate)
         found = local(loss(w, h, _context(model, own)), start, data, jax.random.fold_in(key, 0))
-        b_i, own, gate_i = parted(found, "body", "head", "gate")
-        sent = joined(model=tree.merge(b_i, tree.mix(0.5, own, h)), gate=gate_i)
+        b_i, own, gate_i = tree.parts(found, "body", "head", "gate")
+        sent = tree.joined(model=tree.merge(b_i, tree.mix(0.5, own, h)), gate=gate_i)
         return Reply(tree.sub(shared, sent), own)
 
     def loss(received: Params, h: Params, u: Array) -> LossFn:
         def of(whole: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
             mode = {"train": True, "mask": batch.mask, "key": key}
-            b, own, gate = parted(whole, "body", "head", "gate")
+            b, own, gate = tree.parts(whole, "body", "head", "gate")
             z, stats = model.features(b, batch.x, **mode)  # pyright: ignore[reportOptionalCall]
             z0 = model.features(received, batch.x, **mode)[0]  # pyright: ignore[reportOptionalCall]
             s = _share(gate.trainable, z, u)
             mine, own_stats = model.head(own, s * z, **mode)
             logits = mine + model.head(h, (1 - s) * z, **mode)[0]
-            gap = _mmd(z.reshape(len(z), -1), z0.reshape(len(z), -1), batch.mask)
+            gap = discrepancy(z, z0, batch.mask)
             value = masked_mean(cross_entropy(logits, batch.y), batch.mask) + lam * gap
             return value, {"body": stats, "head": own_stats, "gate": gate.stats}
 
         return of
 
     def deploy(shared: Params, own: Params) -> Policy:
-        w, gate = parted(shared, "model", "gate")
+        w, gate = tree.parts(shared, "model", "gate")
         return Policy(w, own, gate.trainable)
 
     def predict(own: Policy, x: Tree) -> Array:
@@ -115,10 +112,10 @@ def fedcp(
         return model.head(own.head, s * z)[0] + model.head(own.params, (1 - s) * z)[0]
 
     def start(shared: Params) -> Params:
-        return head(parted(shared, "model")[0])
+        return head(tree.parts(shared, "model")[0])
 
     algorithm = accompanied(task._replace(init=init), client_update, deploy, start, server=server)
-    return algorithm._replace(server_model=lambda shared, own: parted(shared, "model")[0], predict=predict)
+    return algorithm._replace(server_model=lambda shared, own: tree.parts(shared, "model")[0], predict=predict)
 
 
 def _context(model: Model, head: Params) -> Array:
@@ -137,14 +134,3 @@ def _share(gate: Tree, z: Array, u: Array) -> Array:
     flat = z.reshape(len(z), -1) * u[None]
     pairs = jax.nn.relu(layer_norm(flat @ gate["W"] + gate["b"][None], gate)).reshape(len(z), 2, -1)
     return jax.nn.softmax(pairs, axis=1)[:, 0].reshape(z.shape)
-
-
-def _mmd(x: Array, y: Array, mask: Array) -> Array:
-    """`MMD^2` [] of rows [B, d] that count."""
-    share = (mask / jnp.maximum(jnp.sum(mask), 1)).astype(x.dtype)
-
-    def similar(a: Array, b: Array) -> Array:
-        distances = jnp.sum(jnp.square(a[:, None] - b[None]), axis=-1)
-        return share @ sum(jnp.exp(-distances / (2 * width)) for width in _WIDTHS) @ share
-
-    return similar(x, x) + similar(y, y) - 2 * similar(x, y)

@@ -11,7 +11,6 @@ from pfljax.federation.server import Server, ServerOptimizer, fedopt
 from pfljax.learning import classes
 from pfljax.learning.local import only
 from pfljax.learning.metrics import cross_entropy, masked_mean
-from pfljax.learning.parts import joined, parted
 from pfljax.types import (
     Algorithm,
     Array,
@@ -97,15 +96,15 @@ def feddbe(
         w, (g, fixed) = received
         checks.classes(data.examples.y, "feddbe")
         both = local(loss(received[1], fixed), start(w, c), data, jax.random.fold_in(key, 0))
-        w_i, own = parted(both, "model", "shift")
+        w_i, own = tree.parts(both, "model", "shift")
         return Reply((tree.sub(w, w_i), g - own.stats["r"]), own.trainable["c"])
 
     def start(w: Params, c: Array) -> Params:
-        return joined(model=w, shift=Params({"c": c}, {"r": jnp.zeros_like(c)}))
+        return tree.joined(model=w, shift=Params({"c": c}, {"r": jnp.zeros_like(c)}))
 
     def loss(consensus: Consensus, shifted: Array | float) -> LossFn:
         def of(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-            (w, own), mode = parted(both, "model", "shift"), {"train": True, "mask": batch.mask, "key": key}
+            (w, own), mode = tree.parts(both, "model", "shift"), {"train": True, "mask": batch.mask, "key": key}
             z, stats = model.features(w, batch.x, **mode)  # pyright: ignore[reportOptionalCall]
             rows = (batch.mask / jnp.maximum(jnp.sum(batch.mask), 1)).astype(z.dtype)
             r = (1 - mu) * own.stats["r"] + mu * jnp.tensordot(rows, z, 1)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.federation.reduce import handed, stack
+from pfljax.federation.table import heard, repeated, replaced
 from pfljax.learning.tasks import misfit
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reply, Task
 
@@ -83,9 +84,9 @@ def fedfomo(task: Task, local: LocalSolver, *, candidates: int = 5, epsilon: Arr
         return jax.vmap(drawn)(table, everybody[:, None] == everybody[None, :-1], keys)
 
     def init_server(key: Array, num_clients: int) -> Acquaintance:
-        models = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], num_clients, axis=0), task.init(key))
         affinity = jnp.zeros((num_clients, num_clients))
-        return Acquaintance(models, affinity, matched(affinity, jax.random.fold_in(key, 1)))
+        candidates = matched(affinity, jax.random.fold_in(key, 1))
+        return Acquaintance(repeated(task.init(key), num_clients), affinity, candidates)
 
     def download(server: Acquaintance, id: Array) -> Params:
         theirs = jnp.take(server.candidates, id, axis=0, mode="clip")
@@ -122,13 +123,11 @@ def fedfomo(task: Task, local: LocalSolver, *, candidates: int = 5, epsilon: Arr
 
     def server_update(server: Acquaintance, cohort: Cohort, key: Array) -> Acquaintance:
         middles = jax.lax.map(lambda id: _middle(download(server, id)), cohort.ids)
-        clients = jnp.where(cohort.weights > 0, cohort.ids, server.affinity.shape[0])
+        clients = heard(server.affinity, cohort)
         theirs = server.candidates[clients]
         expected = theirs.astype(float), middles
         weights, moved = handed(cohort.uploads, expected, "all uploads, as `reduce.stack` hands them on")
-        models = jax.tree.map(
-            lambda rows, new: rows.at[clients].set(new, mode="drop"), server.models, tree.sub(middles, moved)
-        )
+        models = replaced(server.models, cohort, tree.sub(middles, moved))
         affinity = server.affinity.at[clients[:, None], theirs].add(weights, mode="drop")
         return Acquaintance(models, affinity, matched(affinity, key))
 

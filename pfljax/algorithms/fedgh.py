@@ -6,7 +6,7 @@ import optax
 from pfljax import tree
 from pfljax.federation.reduce import stack
 from pfljax.federation.skeletons import Init, alone, initial
-from pfljax.learning import classes, parts
+from pfljax.learning import classes
 from pfljax.learning.local import descent
 from pfljax.learning.metrics import cross_entropy, masked_mean
 from pfljax.learning.plans import epochs
@@ -54,7 +54,7 @@ def fedgh(
     >>> result.scores["personal", "test", "accuracy"][-1].tolist()
     [1.0, 1.0]
     """
-    count, head = classes.number(model, "fedgh averages features"), parts.head(model)
+    count, head = classes.number(model, "fedgh averages features"), classes.head_of(model)
     solve = descent(optax.sgd(server_lr), epochs(server_epochs, server_batch_size))
 
     def client_update(h: Params, own: Params, data: ClientData, key: Array) -> Reply:

@@ -11,6 +11,7 @@ def fedper(
     local: LocalSolver,
     personal: Mask,
     *,
+    head_first: bool = False,
     init: Init = "per_client",
     server: ServerOptimizer | None = None,
 ) -> Algorithm:
@@ -22,6 +23,7 @@ def fedper(
       task: the model and its loss.
       local: solver of a client's round.
       personal: the personalization layers, such as `masks.head(model, blocks=K_P)`.
+      head_first: the variant of the paper's appendix A.3: the head alone is trained before both are, by `local` too.
       init: a random head for each client, as in the paper, or one for all.
       server: server optimizer of the body; plain averaging if None.
 
@@ -42,5 +44,6 @@ def fedper(
     >>> quadratics.deployed(fedper(task, step, masks.named("head")), task, data, rounds=100)
     {'body': [4.0, 4.0], 'head': [1.0, 5.0]}
     """
-    shared = masks.negate(personal)
-    return decoupled(task, [(masks.everything, local)], shared=shared, init=init, server=server)
+    shared, joint = masks.negate(personal), (masks.everything, local)
+    phases = [(personal, local), joint] if head_first else [joint]
+    return decoupled(task, phases, shared=shared, init=init, server=server)

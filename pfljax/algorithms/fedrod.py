@@ -11,9 +11,7 @@ from jax.flatten_util import ravel_pytree
 from pfljax import tree
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import accompanied, averaging
-from pfljax.learning import parts
-from pfljax.learning.classes import number, shares
-from pfljax.learning.parts import joined, parted
+from pfljax.learning.classes import head_of, number, shares
 from pfljax.learning.tasks import masked_mean
 from pfljax.types import (
     Algorithm,
@@ -28,8 +26,6 @@ from pfljax.types import (
     Task,
     Tree,
 )
-
-_PARTS = ("generic", "personal")
 
 
 class Heads(NamedTuple):
@@ -88,7 +84,7 @@ def fedrod(
     """
     if head_init not in ("copy", "zeros"):
         raise ValueError(f"head_init={head_init!r}: choose 'copy' or 'zeros'")
-    classes, head = number(model, "fedrod puts two heads on features"), parts.head(model)
+    classes, head = number(model, "fedrod puts two heads on features"), head_of(model)
 
     def start(w: Params) -> Params:
         own = head(w)
@@ -96,8 +92,9 @@ def fedrod(
 
     def client_update(w: Params, own: Params, data: ClientData, key: Array) -> Reply:
         loss = _loss(model, gamma, shares(data, classes, "fedrod"), lambda own: own)
-        both = local(loss, joined(generic=w, personal=own), data, jax.random.fold_in(key, 0))
-        result, own = parted(both, *_PARTS)
+        result, own = tree.parts(
+            local(loss, tree.joined(generic=w, personal=own), data, jax.random.fold_in(key, 0)), *Heads._fields
+        )
         return Reply(tree.sub(w, result), own)
 
     algorithm = accompanied(task, client_update, Heads, start, server=server)
@@ -140,7 +137,7 @@ def fedrod_hyper(
     >>> [scores[which, "test", "accuracy"][-1].mean().item() for which in ("global", "personal")]
     [0.5, 1.0]
     """
-    classes, head = number(model, "fedrod_hyper puts two heads on features"), parts.head(model)
+    classes, head = number(model, "fedrod_hyper puts two heads on features"), head_of(model)
 
     def init(key: Array) -> Params:
         w = task.init(key)
@@ -148,7 +145,7 @@ def fedrod_hyper(
         size = ravel_pytree(own.trainable)[0].size
         draw = jax.nn.initializers.lecun_normal()(jax.random.fold_in(key, 1), (classes, hidden), float)
         made = {"U": draw, "u": jnp.zeros(hidden), "V": jnp.zeros((hidden, size)), "v": jnp.zeros(size)}
-        return joined(generic=w, personal=Params(made, own.stats))
+        return tree.joined(generic=w, personal=Params(made, own.stats))
 
     def personal(g: Params, pi: Array) -> Params:
         net = g.trainable
@@ -163,13 +160,13 @@ def fedrod_hyper(
         return Reply(tree.sub(both, local(loss, both, data, jax.random.fold_in(key, 0))), client)
 
     def personalize(both: Params, client: tuple[()], data: ClientData, key: Array) -> Heads:
-        w, g = parted(both, *_PARTS)
+        w, g = tree.parts(both, *Heads._fields)
         return Heads(w, personal(g, shares(data, classes, "fedrod_hyper")))
 
     return averaging(task._replace(init=init), local, server=server)._replace(
         client_update=client_update,
         personalize=personalize,
-        server_model=lambda both, client: parted(both, *_PARTS)[0],
+        server_model=lambda both, client: tree.parts(both, "generic")[0],
         predict=_predict(model),
     )
 
@@ -178,7 +175,7 @@ def _loss(model: Model, gamma: Array | float, pi: Array, personal: Callable[[Par
     """The sum of the two losses: balanced softmax of the generic model, cross-entropy of it plus the personal head."""
 
     def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-        w, own = parted(both, *_PARTS)
+        w, own = tree.parts(both, *Heads._fields)
         mode = {"train": True, "mask": batch.mask, "key": key}
         z, stats = model.features(w, batch.x, **mode)  # pyright: ignore[reportOptionalCall]
         generic, stats = model.head(w._replace(stats=stats), z, **mode)

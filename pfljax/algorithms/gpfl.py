@@ -12,7 +12,6 @@ from pfljax.learning import classes
 from pfljax.learning.dense import layer_norm, linear
 from pfljax.learning.local import only
 from pfljax.learning.metrics import cross_entropy, masked_mean
-from pfljax.learning.parts import joined, parted
 from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, LossFn, Model, Params, Reply, Task, Tree
 
 
@@ -82,16 +81,16 @@ def gpfl(
         keys, d = jax.random.split(jax.random.fold_in(key, 1), 3), zeros.shape[1]
         valve = {"E": jax.random.normal(keys[0], zeros.shape, zeros.dtype)}
         valve |= {name: linear(own, d, d, zeros.dtype) for name, own in zip(("gamma", "beta"), keys[1:], strict=True)}
-        return joined(model=w, valve=Params(valve))
+        return tree.joined(model=w, valve=Params(valve))
 
     def halves(whole: Params) -> tuple[Params, Params]:
-        w, valve = parted(whole, "model", "valve")
+        w, valve = tree.parts(whole, "model", "valve")
         b, h = tree.split(body(w), w)
-        return joined(model=b, valve=valve), h
+        return tree.joined(model=b, valve=valve), h
 
     def whole(shared: Params, h: Params) -> Params:
-        b, valve = parted(shared, "model", "valve")
-        return joined(model=tree.merge(b, h), valve=valve)
+        b, valve = tree.parts(shared, "model", "valve")
+        return tree.joined(model=tree.merge(b, h), valve=valve)
 
     def conditions(shared: Params, data: ClientData) -> tuple[Array, Array, Array]:
         E = shared.trainable["valve"]["E"]
@@ -100,7 +99,7 @@ def gpfl(
 
     def loss(received: Array, g: Array, p: Array) -> LossFn:
         def of(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-            (w, own), mode = parted(both, "model", "valve"), {"train": True, "mask": batch.mask, "key": key}
+            (w, own), mode = tree.parts(both, "model", "valve"), {"train": True, "mask": batch.mask, "key": key}
             valve, y = own.trainable, batch.y.astype(int)
             z, stats = model.features(w, batch.x, **mode)  # pyright: ignore[reportOptionalCall]
             logits, stats = model.head(w._replace(stats=stats), _valve(valve, z, p), **mode)
@@ -123,7 +122,7 @@ def gpfl(
         return halves(found)[1]
 
     def personalize(shared: Params, h: Params, data: ClientData, key: Array) -> Conditioned:
-        w, valve = parted(whole(shared, h), "model", "valve")
+        w, valve = tree.parts(whole(shared, h), "model", "valve")
         return Conditioned(w, valve.trainable, conditions(shared, data)[2])
 
     def predict(own: Conditioned, x: Tree) -> Array:

@@ -1,13 +1,15 @@
 """IFCA: every client joins the cluster whose model fits it best."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
-from pfljax.federation.reduce import mean, uniform
+from pfljax import masks
+from pfljax.federation.clusters import Models, apart, by_loss, clustered
+from pfljax.federation.reduce import uniform
 from pfljax.federation.server import ServerOptimizer
-from pfljax.federation.skeletons import clustered
-from pfljax.learning.tasks import misfit
-from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Task
+from pfljax.types import Algorithm, Array, Cohort, LocalSolver, Mask, Task
 
 
 def ifca(
@@ -15,9 +17,18 @@ def ifca(
     local: LocalSolver,
     *,
     clusters: int = 2,
+    averaging: Literal["model", "gradient"] = "model",
+    own: Mask = masks.everything,
+    hysteresis: Array | float = 0.0,
     server: ServerOptimizer | None = None,
 ) -> Algorithm:
-    """K models; a client trains `w_k` with `k = argmin_k f_i(w_k)`, and each model averages its members.
+    """K models; a client trains `w_k` with `k = argmin_k f_i(w_k)`, and each model moves by what its members S_k do.
+
+    With `d_i = w_k - w_i` of the M clients of a round:
+
+    - `averaging="model"`: `w_k <- w_k - 1/|S_k| sum_{i in S_k} d_i`, the mean of its members;
+    - `averaging="gradient"`: `w_k <- w_k - 1/M sum_{i in S_k} d_i`. Where `local` is one step of plain SGD on all
+      examples, `d_i` is the learning rate times the gradient.
 
     The choice is by the loss that the task measures, see `tasks.misfit`.
 
@@ -25,19 +36,24 @@ def ifca(
       task: the model and its loss.
       local: solver of a client's round.
       clusters: K, static; 1 is FedAvg with equal weights.
+      averaging: see above, static.
+      own: leaves that each model has for itself, static; the others are common to all, and averaged over all clients:
+        the paper's shared representation, with the head as `own`.
+      hysteresis: a client leaves its cluster only for a loss that is lower by more than this part of the present one,
+        >= 0, traced; 0 in the paper.
       server: server optimizer of each model; plain averaging if None.
 
     Returns:
-      An algorithm whose clients keep nothing and upload |params| and their cluster; down: K |params|.
-      Ties go to the lower cluster; a model without members stays.
+      An algorithm whose clients keep and upload their cluster, and upload |params|; down: K |own| and the rest once.
+      The first choice of equal ones is the lower cluster; a model without members stays.
 
     Raises:
-      ValueError: if `clusters` is below 1.
+      ValueError: if `clusters` is below 1, or `averaging` is neither.
 
-    Deviations from the source: model averaging only; it weighs a cluster's members equally, as the authors' code does;
-    models start at random once, without a search for a good start.
-    Source: Ghosh et al., "An Efficient Framework for Clustered
-    Federated Learning", NeurIPS 2020, Algorithm 1 (model averaging).
+    Deviations from the source: a cluster's members count equally, as in the authors' code; models start at random
+    once, without a search for a good start.
+    Source: Ghosh et al., "An Efficient Framework for Clustered Federated Learning", NeurIPS 2020, Algorithm 1; the
+    shared representation: its experiments on FEMNIST.
 
     The means of the two clusters:
 
@@ -49,14 +65,21 @@ def ifca(
     >>> quadratics.deployed(ifca(task, step, clusters=2), task, data, rounds=100)
     {'w': [1.5, 1.5, 8.5, 8.5]}
     """
-    if clusters < 1:
-        raise ValueError(f"clusters={clusters}: it must be at least 1")
+    algorithm = clustered(
+        task,
+        local,
+        by_loss(task, "train", hysteresis),
+        lambda key: apart(task, clusters, key),
+        clusters=clusters,
+        shared=masks.negate(own),
+        server=server,
+    )
+    algorithm = algorithm._replace(reduce=uniform(algorithm.reduce))
 
-    def apart(key: Array) -> Params:
-        others = [jax.random.fold_in(key, cluster) for cluster in range(1, clusters)]
-        return jax.vmap(task.init)(jnp.stack([key, *others]))
+    def over_all(servers: Models, cohort: Cohort, key: Array) -> Models:
+        means, members = cohort.uploads
+        shares = members / jnp.sum(members)
+        moved = jax.tree.map(lambda leaf: jax.vmap(jnp.multiply)(shares.astype(leaf.dtype), leaf), means)
+        return algorithm.server_update(servers, cohort._replace(uploads=(moved, members)), key)
 
-    def closest(models: Params, data: ClientData, key: Array) -> Array:
-        return jnp.argmin(jax.vmap(lambda w: misfit(task, w, data, jax.random.fold_in(key, 1)))(models))
-
-    return clustered(task, local, closest, apart, clusters=clusters, server=server, reduce=uniform(mean))
+    return algorithm if averaging == "model" else algorithm._replace(server_update=over_all)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pfljax import data, engine
+from pfljax.algorithms import method
 from pfljax.benchmark import flops
 from pfljax.benchmark.examples import Clients, sizes
 from pfljax.benchmark.networks import network
@@ -23,7 +24,9 @@ from pfljax.experiment import recipe
 from pfljax.experiment.recipe import Recipe, SolverConfig
 from pfljax.federation import sampling
 from pfljax.learning import tasks
-from pfljax.types import Array, ClientData, Examples, Task, Tree
+from pfljax.types import Array, ClientData, Cohort, Examples, Rows, Task, Tree
+
+_FEW, _GROUPS = 100, 2
 
 _AT_MOST = 32
 """Rounds of one dispatch, as many as a program of `engine.simulate(eval_every=32)` runs."""
@@ -69,11 +72,20 @@ def prepare(workload: dict[str, Any], examples: Callable[[], Clients], source: s
       source: `"separate"` for a sweep whose points are compiled and run one by one.
     """
     task, made = _method(workload)
-    federation = data.from_clients(examples(), num_classes=workload["classes"], name=workload["name"])
+    federation = _federation(workload, examples())
     if workload["measures"] == "sweep":
         return functools.partial(_sweep, workload, task, made, federation, source == "separate")
     simulation = Simulation(task, made.make, federation, cohort=_cohort(workload))
     return _Rounds(simulation, made.hyper)
+
+
+def _federation(workload: dict[str, Any], clients: Clients) -> FederatedData:
+    """The clients, with what the method needs: examples to validate on, such as everybody sees, groups."""
+    needs = method(workload["method"]).needs
+    few = [(x[:_FEW], y[:_FEW]) for x, y in clients] if "validation examples" in needs else None
+    made = data.from_clients(clients, validation=few, num_classes=workload["classes"], name=workload["name"])
+    made = made.with_traits({"group": np.arange(len(clients)) % _GROUPS}) if "groups" in needs else made
+    return made.with_public(clients[0][0][:_FEW]) if "public data" in needs else made
 
 
 def _method(workload: dict[str, Any]) -> tuple[Task, Recipe]:
@@ -81,9 +93,10 @@ def _method(workload: dict[str, Any]) -> tuple[Task, Recipe]:
     task = tasks.classification(model)
     local = SolverConfig(lr=workload["lr"], epochs=workload["epochs"], batch_size=workload["batch_size"])
     options = dict(workload["options"])
-    if workload["method"] in ("pfedme", "scaffold"):
+    if "lr" in method(workload["method"]).sweep:
         options.setdefault("lr", workload["lr"])
-    return task, recipe.build(workload["method"], task, model, options=options, local=local)
+    known = {"capacity": int(sizes(workload).max()), "groups": _GROUPS}
+    return task, recipe.build(workload["method"], task, model, options=options, local=local, **known)
 
 
 def _cohort(workload: dict[str, Any]) -> sampling.Sampler:
@@ -120,7 +133,8 @@ def details(workload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _round_flops(workload: dict[str, Any], made: Recipe) -> float | None:
-    """Operations in the matrix products of a round: downloads and client updates of the cohort, its mean over cohorts.
+    """Operations in the matrix products of a round: downloads and updates of the cohort, its mean over cohorts, and the
+    server's update.
 
     Counted in the method itself, for each number of batches that a client has; None where the length of a loop depends
     on the training.
@@ -133,15 +147,30 @@ def _round_flops(workload: dict[str, Any], made: Recipe) -> float | None:
     key = jax.eval_shape(lambda: jax.random.key(0))
     server = jax.eval_shape(lambda key: algorithm.init_server(key, len(clients)), key)
 
+    def view(examples: Examples, size: Array | int) -> ClientData:
+        few, traits = Rows(jnp.asarray(0), jnp.asarray(_FEW)), {"group": jnp.asarray(0)}
+        return ClientData(examples, jnp.asarray(0), size, jnp.asarray(0), traits=traits, validation=few, public=few)
+
     def client(size: Array, server: Tree, examples: Examples, key: Array) -> Tree:
-        view = ClientData(examples, jnp.asarray(0), size, jnp.asarray(0))
-        download = algorithm.download(server, view.id)
-        return algorithm.client_update(download, algorithm.init_client(download, view.id, key), view, key)
+        own = view(examples, size)
+        download = algorithm.download(server, own.id)
+        return algorithm.client_update(download, algorithm.init_client(download, own.id, key), own, key).upload
+
+    def update(server: Tree, upload: Tree, examples: Examples, key: Array) -> Tree:
+        weights = jnp.ones(workload["cohort"])
+        terms = jax.vmap(algorithm.reduce.lift, (None, 0))(upload, weights)
+        if algorithm.reduce.summed:
+            terms = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), terms)
+        ids, uploads = jnp.arange(workload["cohort"]), algorithm.reduce.lower(terms, weights)
+        return algorithm.server_update(server, Cohort(ids, uploads, weights, view(examples, _FEW)), key)
 
     batches, counts = np.unique(-(-clients // workload["batch_size"]), return_counts=True)
     full = [int(number) * workload["batch_size"] for number in batches]
+    examples = Examples(x, y)
+    upload = jax.eval_shape(client, 0, server, examples, key)
     try:
-        each = [flops.count(client, 0, server, Examples(x, y), key, known={0: size}) for size in full]
+        each = [flops.count(client, 0, server, examples, key, known={0: size}) for size in full]
+        once = flops.count(update, server, upload, examples, key)
     except flops.Unknown:
         return None
-    return workload["cohort"] * float(np.average(each, weights=counts))
+    return workload["cohort"] * float(np.average(each, weights=counts)) + once

@@ -21,6 +21,10 @@ from pfljax.benchmark.workloads import Workload
 _NUMBERS = ("compile\ns", "first\nround s", "round\nms", "min-max\nms", "client-\nsteps/s", "client-\nrounds/s")
 
 
+_COSTLY = 1.3
+"""Times that a round may take for its matrix products, beside FedAvg's, before it is worth a look."""
+
+
 @dataclass(frozen=True)
 class Slower:
     """A workload that takes longer than it did.
@@ -79,6 +83,21 @@ class Report:
             if value is not None:
                 yield target, value
 
+    def costs(self) -> dict[str, tuple[float, float | None]]:
+        """What a round of each method takes beside one of FedAvg: its time, and its matrix products if they are known.
+
+        Of the workloads `method_*`; nothing without FedAvg's.
+        """
+        rows = {row.workload.removeprefix("method_"): row for row in self.rows if row.workload.startswith("method_")}
+        plain = rows.pop("fedavg", None)
+        if plain is None or not plain.median:
+            return {}
+        return {
+            name: (row.median / plain.median, row.flops / plain.flops if row.flops and plain.flops else None)
+            for name, row in rows.items()
+            if row.median
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
@@ -92,6 +111,7 @@ class Report:
                  "reached": target.reached(value)}
                 for target, value in self.judged()
             ],
+            "costs": {name: {"time": time, "products": products} for name, (time, products) in self.costs().items()},
             "slower": [dataclasses.asdict(each) for each in self.slower],
             "compared": list(self.compared),
         }  # fmt: skip
@@ -106,6 +126,8 @@ class Report:
                 kind, style = ("has no counterpart", "dim") if row.unsupported else ("failed", "red")
                 parts.append(Text(f"{row.workload}: {row.contender} {kind}: {row.failed}", style=style))
         parts += [Text(_divided(row)) for row in self.rows if row.parts]
+        if costs := self.costs():
+            parts.append(_costs(costs))
         judged = list(self.judged())
         if judged:
             parts.append(_targets(judged))
@@ -204,6 +226,19 @@ def _divided(row: Row) -> str:
         f"{row.workload} ({row.contender}): {row.first_round_seconds:.1f} s, of which {', '.join(shares)}; "
         f"{row.cpu_seconds:.1f} CPU seconds{each}"
     )
+
+
+def _costs(costs: Mapping[str, tuple[float, float | None]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="a round beside FedAvg's", title_justify="left")
+    table.add_column("method", no_wrap=True)
+    for name in ("time", "products", "time over\nproducts"):
+        table.add_column(name, justify="right")
+    for name, (seconds, products) in costs.items():
+        over = seconds / products if products else None
+        style = "red" if over and over > _COSTLY else ""
+        known = ["unknown", ""] if over is None else [f"{products:.2f}", f"{over:.2f}"]
+        table.add_row(name, f"{seconds:.2f}", *known, style=style)
+    return table
 
 
 def _digits(value: float) -> str:

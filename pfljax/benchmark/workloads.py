@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pfljax import checks
+from pfljax.algorithms import METHODS
 from pfljax.benchmark import examples
 
 Measures = Literal["round", "sweep", "startup", "cold", "warm"]
-Group = Literal["quick", "default", "all"]
-GROUPS: tuple[Group, ...] = ("quick", "default", "all")
+Group = Literal["quick", "default", "all", "methods"]
+GROUPS: tuple[Group, ...] = ("quick", "default", "all", "methods")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Workload:
         with compiled programs in the cache; or a command that finds no compiled programs, `cold`, or all, `warm`.
       points, rounds: of a sweep.
       command: of `pfljax`, see `stopwatch`.
-      group: the smallest selection that it belongs to.
+      group: the smallest selection that it belongs to; `methods` is one by itself.
       source: where the setting was published, if it was.
     """
 
@@ -173,12 +174,20 @@ _ALL = (
     ),
 )  # fmt: skip
 
-WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
+_METHODS = tuple(
+    Workload(
+        f"method_{name}", f"{name}, MLP", method=name, group="methods",
+        model="mlp_normed" if "norm layers" in row.needs else "mlp",
+    )
+    for name, row in METHODS.items() if row.prepare is None
+)  # fmt: skip
+
+WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in (*_ALL, *_METHODS)}
 """The workloads by name."""
 
 
 def select(names: Iterable[str | Workload]) -> list[Workload]:
-    """Workloads by name, pattern (`population_*`) or group (`quick`, `default`, `all`), in the order of the table.
+    """Workloads by name, pattern (`population_*`) or group (`quick`, `default`, `all`, `methods`), in their order.
 
     What is a `Workload` itself comes after them.
 
@@ -193,7 +202,7 @@ def select(names: Iterable[str | Workload]) -> list[Workload]:
         if isinstance(name, Workload):
             continue
         if name in GROUPS:
-            wider = GROUPS[: GROUPS.index(name) + 1]
+            wider = GROUPS[: GROUPS.index(name) + 1] if name != "methods" else (name,)
             found = [key for key, workload in WORKLOADS.items() if workload.group in wider]
         else:
             found = fnmatch.filter(WORKLOADS, name)

@@ -1,7 +1,8 @@
 """Data sets, and how their examples are dealt to clients."""
 
-from pfljax.data import heterogeneity, partition, synthetic
+from pfljax.data import drift, heterogeneity, partition, synthetic
 from pfljax.data.dataset import Dataset, from_arrays
+from pfljax.data.drift import drifting
 from pfljax.data.federated import FederatedData, federate, from_clients
 from pfljax.data.groups import grouped, kinds, num_groups
 from pfljax.data.partition import Partitioner
@@ -11,6 +12,8 @@ __all__ = [
     "Dataset",
     "FederatedData",
     "Partitioner",
+    "drift",
+    "drifting",
     "federate",
     "from_arrays",
     "from_clients",

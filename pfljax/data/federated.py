@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ from pfljax.types import Array, ClientData, Examples, Rows, Tree
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+FOREVER = np.iinfo(np.int32).max
+"""Rounds that no run has."""
 
 _PARTITION, _UNSEEN, _SPLIT, _MIRROR, _PUBLIC = range(5)
 
@@ -40,6 +43,25 @@ class Names:
         return 0
 
 
+class Drift(NamedTuple):
+    """Whose rows are whose in each round: segments that follow each other, S of them."""
+
+    train: Rows  # leaves [S, N + U]
+    validation: Rows  # leaves [S, N + U]
+    test: Rows  # leaves [S, N + U]
+    starts: Any  # [S] the round in which each segment begins, ascending from 0
+    delays: Any  # [N + U] rounds by which each client is late
+    period: Any  # [] rounds after which the first segment comes again
+
+    def at(self, round: Array | int) -> dict[Split, Rows]:
+        """The rows [N + U] of each split in a round, which may be traced."""
+        drift = jax.tree.map(jnp.asarray, self)
+        since = jnp.maximum(jnp.asarray(round, drift.delays.dtype) - drift.delays, 0) % drift.period
+        segment = jnp.sum(drift.starts[:, None] <= since[None], axis=0) - 1
+        own = segment, jnp.arange(len(drift.delays))
+        return {split: jax.tree.map(lambda leaf: leaf[own], getattr(drift, split)) for split in SPLITS}
+
+
 _STATIC = {"static": True}
 
 
@@ -53,7 +75,8 @@ class FederatedData:
     """All examples of a population, packed: first the training rows of clients 0, 1, ..., then validation, then test.
 
     Clients 0..N-1 train; clients N..N+U-1 are unseen, they only onboard and are evaluated. A pytree: the arrays are
-    its leaves, all else is static.
+    its leaves, all else is static. Where clients drift, `train`, `validation` and `test` are their rows of the first
+    round, and `at` has those of any other.
     """
 
     examples: Examples  # [T, ...] leaves in their storage dtype
@@ -65,11 +88,12 @@ class FederatedData:
     num_classes: int | None = _static()  # C, None for regression
     name: str = _static()
     fingerprint: str = _static()  # 16 hex digits of the bytes of all examples and of who holds them
-    capacity: int = _static()  # training examples of the largest client
+    capacity: int = _static()  # training examples of the largest client, in any round
     ignore: int | None = field(metadata=_STATIC, default=None)  # the label of what does not count
     called: Names = field(metadata=_STATIC, default_factory=Names)
     traits: Tree = ()  # what is known of each client, leaves [N + U, ...]
     public: Rows | None = None  # examples that everybody sees, after those of the clients
+    drift: Drift | None = None  # the rows of each round, where they are not always the same
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,6 +104,14 @@ class FederatedData:
     def class_names(self) -> tuple[str, ...] | None:
         """What each of the C classes is, where labels came as text, categories or Booleans."""
         return self.called.classes
+
+    def at(self, round: Array | int) -> FederatedData:
+        """The federation as it is in a round, counted from 0, which may be traced: itself unless clients drift."""
+        return self if self.drift is None else replace(self, drift=None, **self.drift.at(round))
+
+    def after(self, rounds: Array | int) -> FederatedData:
+        """The federation as it is in the last of so many rounds."""
+        return self if self.drift is None else self.at(jnp.maximum(rounds - 1, 0))
 
     def client(self, id: Array | int, split: Split = "train") -> ClientData:
         """The view of client `id` ([], may be traced). An id of N + U or more holds nothing."""
@@ -123,7 +155,7 @@ class FederatedData:
         for leaf in jax.tree.leaves(table):
             if len(leaf) != clients:
                 raise ValueError(f"traits of {self.name} have {len(leaf)} rows: give one for each of {clients} clients")
-        return replace(self, traits=table, fingerprint=_followed(self.fingerprint, "traits", table))
+        return replace(self, traits=table, fingerprint=followed(self.fingerprint, "traits", table))
 
     def with_public(self, x: Tree, y: Any = None) -> FederatedData:
         """The same federation with examples that everybody sees, the server too.
@@ -157,7 +189,7 @@ class FederatedData:
         public = Examples(x, aligned)
         examples = jax.tree.map(lambda *leaves: np.concatenate(leaves), self.examples, public)
         rows = Rows(np.int32(len(own)), np.int32(count))
-        fingerprint = _followed(self.fingerprint, "public", public)
+        fingerprint = followed(self.fingerprint, "public", public)
         return replace(self, examples=examples, public=rows, fingerprint=fingerprint)
 
     def pooled(self) -> FederatedData:
@@ -167,24 +199,56 @@ class FederatedData:
             size = np.asarray(rows.size)[: self.num_clients].sum(keepdims=True, dtype=np.int32)
             return Rows(np.asarray(rows.start)[:1], size)
 
-        train, validation, test = (pool(self._rows(split)) for split in SPLITS)
-        return replace(
+        if self.drift is None:
+            shared: dict[str, Any] = {split: pool(self._rows(split)) for split in SPLITS}
+        else:
+            shared = self._pooled_in_time(self.drift)
+        pooled = replace(
             self,
-            train=train,
-            validation=validation,
-            test=test,
+            **shared,
             num_clients=1,
             num_unseen=0,
             name=f"{self.name} (pooled)",
             fingerprint=sha256(f"pooled {self.fingerprint}".encode()).hexdigest()[:16],
-            capacity=int(train.size[0]),
             called=Names(("pooled",), self.class_names),
             traits=(),
         )
+        return replace(pooled, capacity=pooled.most())
+
+    def _pooled_in_time(self, drift: Drift) -> dict[str, Any]:
+        """What `pooled` holds where clients drift: a copy of all that they hold, for each time that one changes."""
+        late = np.unique(drift.delays[: self.num_clients])
+        late = late[late < FOREVER]
+        if drift.period < FOREVER and late.any():
+            raise ValueError(
+                f"clients of {self.name} drift at different times, again and again, and what all of them hold is "
+                "another in each period: leave delays or recurring out, or choose fedavg"
+            )
+        rounds = np.union1d([0], np.add.outer(drift.starts, late))
+        held = [getattr(self.at(int(round)), split) for split in SPLITS for round in rounds]
+        rows = [places(*(np.asarray(leaf)[: self.num_clients] for leaf in each)) for each in held]
+        size = np.array([len(mine) for mine in rows], np.int32).reshape(3, -1, 1)
+        start = (np.cumsum(size) - size.ravel()).astype(np.int32).reshape(size.shape)
+        shown = [] if self.public is None else [places(*self.public)]
+        examples = jax.tree.map(lambda leaf: np.asarray(leaf)[np.concatenate([*rows, *shown])], self.examples)
+        segments = [Rows(*pair) for pair in zip(start, size, strict=True)]
+        public = None if self.public is None else Rows(np.int32(size.sum()), np.asarray(self.public.size))
+        first = {split: Rows(of.start[0], of.size[0]) for split, of in zip(SPLITS, segments, strict=True)}
+        delays = np.zeros(1, np.int32)
+        return first | {
+            "examples": examples,
+            "drift": Drift(*segments, starts=rounds.astype(np.int32), delays=delays, period=drift.period),
+            "public": public,
+        }
 
     def sizes(self, split: Split = "train") -> np.ndarray:
         """[N + U] examples of each client."""
         return np.asarray(self._rows(split).size)
+
+    def most(self, split: Split = "train") -> int:
+        """Examples of the largest client, in any round."""
+        rows = self._rows(split) if self.drift is None else getattr(self.drift, split)
+        return int(np.max(rows.size))
 
     def label_counts(self, split: Split = "train") -> np.ndarray:
         """[N + U, C] examples of each class that each client holds; ignored labels are left out.
@@ -569,6 +633,12 @@ def _own(order: np.ndarray, groups: np.ndarray, clients: list[Any], name: str) -
     return [rows.get(client, order[:0]) for client in clients]
 
 
+def places(starts: Any, sizes: Any) -> np.ndarray:
+    """The numbers of neighbouring rows, one client after the other."""
+    starts, sizes = np.ravel(starts), np.ravel(sizes)
+    return np.arange(sizes.sum()) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+
+
 def _pairs(clients: Any, split: str) -> list[tuple[Tree, Any]]:
     if not isinstance(clients, Sequence) or isinstance(clients, str):
         raise ValueError(f"{split} is {brief(clients)}: give a list of pairs (x, y), one for each client")
@@ -628,15 +698,16 @@ def _pack(
 
 
 def _fingerprint(examples: Examples, sizes: np.ndarray, unseen: int) -> str:
-    return _digest(f"{jax.tree.structure(examples)} {sizes.tolist()} {unseen}", examples)
+    return digest(f"{jax.tree.structure(examples)} {sizes.tolist()} {unseen}", examples)
 
 
-def _followed(before: str, what: str, values: Tree) -> str:
+def followed(before: str, what: str, values: Tree) -> str:
     """The fingerprint of a federation that got something more."""
-    return _digest(f"{before} {what} {jax.tree.structure(values)}", values)
+    return digest(f"{before} {what} {jax.tree.structure(values)}", values)
 
 
-def _digest(text: str, arrays: Tree) -> str:
+def digest(text: str, arrays: Tree) -> str:
+    """16 hex digits of a text and of the bytes of arrays."""
     digest = sha256(text.encode())
     for leaf in map(np.asarray, jax.tree.leaves(arrays)):
         digest.update(f"{leaf.dtype} {leaf.shape}".encode())

@@ -14,8 +14,9 @@ from pfljax.types import Algorithm, Array, Params, Task, Tree
 def wire_bytes(algorithm: Algorithm, data: FederatedData) -> tuple[int, int]:
     """Bytes `(down, up)` of one participating client in one round.
 
-    Down is what `download` hands to it, up is the upload of `client_update`, both in their dtypes, without headers;
-    of an upload that is compressed, what is sent of it (`Algorithm.wire`).
+    Down is what `download` hands to it, or of that what it is sent (`Algorithm.sent`), up is the upload of
+    `client_update`, both in their dtypes, without headers; of an upload that is compressed, what is sent of it
+    (`Algorithm.wire`).
     A population of one, such as `FederatedData.pooled()`, sends nothing: there is no federation.
     """
     if data.num_clients == 1:
@@ -25,7 +26,8 @@ def wire_bytes(algorithm: Algorithm, data: FederatedData) -> tuple[int, int]:
         id = jnp.asarray(0)
         download = algorithm.download(algorithm.init_server(key, data.num_clients), id)
         client = algorithm.init_client(download, id, key)
-        return download, algorithm.client_update(download, client, data.client(id), key).upload
+        upload = algorithm.client_update(download, client, data.client(id), key).upload
+        return algorithm.sent(download) if algorithm.sent else download, upload
 
     download, upload = jax.eval_shape(wire, data, jax.random.key(0))
     return tree.nbytes(download), (algorithm.wire or tree.nbytes)(upload)

@@ -24,6 +24,8 @@ Record = dict[str, np.ndarray]
 
 _KEPT = 2
 
+_ANOTHER = "belongs to another method, model or federation"
+
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +68,7 @@ class Checkpoints:
         Raises:
           PermissionError, OSError: if it cannot be written.
         """
-        leaves = {str(n): leaf for n, leaf in enumerate(hosts.gathered(jax.tree.leaves(state)))}
+        leaves = dict(zip(_names(state), hosts.gathered(jax.tree.leaves(state)), strict=True))
         if not hosts.leads():
             return
         import orbax.checkpoint as ocp
@@ -155,7 +157,15 @@ class Checkpoints:
             (self._folder / str(number)).rename(aside)
 
     def _rebuild(self, leaves: dict[str, np.ndarray], like: State) -> State:
-        return placed([leaves[str(n)] for n in range(len(leaves))], like, f"the checkpoint in {self._folder}")
+        what, names = f"the checkpoint in {self._folder}", _names(like)
+        if strange := sorted(leaves.keys() ^ set(names)):
+            raise ValueError(f"{what} {_ANOTHER}: {strange[0]} is in one of the two only")
+        return placed([leaves[name] for name in names], like, what)
+
+
+def _names(state: State) -> list[str]:
+    """The path of each leaf, such as `server.params.trainable.dense.kernel`."""
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree.leaves_with_path(state)]
 
 
 def placed(leaves: Sequence[np.ndarray], like: State, what: str) -> State:
@@ -166,7 +176,7 @@ def placed(leaves: Sequence[np.ndarray], like: State, what: str) -> State:
     """
     wanted, structure = jax.tree.flatten(like)
     if [(x.shape, x.dtype) for x in leaves] != [(x.shape, x.dtype) for x in wanted]:
-        raise ValueError(f"{what} belongs to another method, model or federation")
+        raise ValueError(f"{what} {_ANOTHER}")
     copies = (
         np.array(leaf) if isinstance(model, np.ndarray) else jax.device_put(np.array(leaf), model.sharding)
         for leaf, model in zip(leaves, wanted, strict=True)

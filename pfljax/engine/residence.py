@@ -14,8 +14,9 @@ import numpy as np
 from pfljax import tree
 from pfljax.data import FederatedData
 from pfljax.engine import hosts, memory, rows
+from pfljax.engine.census import apart, of_all, together
 from pfljax.engine.course import Log
-from pfljax.engine.rounds import Rounds, apart, of_all, together
+from pfljax.engine.rounds import Rounds
 from pfljax.engine.site import Site, Traced
 from pfljax.types import Algorithm, Array, State, Tree
 
@@ -223,8 +224,9 @@ class OnHost:
 
         def cohorts(first: Array, memory: Tree, key: Array, hyper: Traced, train: FederatedData) -> Tree:
             def one(number: Array) -> Tree:
-                draw = site.rounds.draw(site.algorithm(hyper, number), memory, key, number, train)
-                return draw, site.rounds.seat(draw, train)
+                now = train.at(number)
+                draw = site.rounds.draw(site.algorithm(hyper, number), memory, key, number, now)
+                return draw, site.rounds.seat(draw, now)
 
             return jax.lax.map(one, first + jnp.arange(count))
 
@@ -250,7 +252,8 @@ class OnHost:
         def train(server: Tree, late: Tree, number: Array, memory: Tree, cohort: Tree, *rest: Tree) -> Tree:
             (draw, seats), (key, hyper, train) = cohort, rest
             own, algorithm = list(map(rows.patched, *late)), site.algorithm(hyper, number)
-            server, own, log = site.rounds.seated_round(algorithm, server, own, number, draw, seats, key, train)
+            now = train.at(number)
+            server, own, log = site.rounds.seated_round(algorithm, server, own, number, draw, seats, key, now)
             return server, own, log, number + 1, site.rounds.observe(memory, draw, log)
 
         out = site.everywhere, site.spread, *[site.everywhere] * 3

@@ -6,7 +6,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from jax.extend.core import jaxpr_as_fun
 
 from pfljax import tree
 from pfljax.data import FederatedData
-from pfljax.engine import walk
+from pfljax.engine import census, walk
+from pfljax.engine.census import Census, alike, apart, in_a_row, of_all, together
 from pfljax.engine.mesh import Axis
 from pfljax.learning import metrics
 from pfljax.results.scores import Score
@@ -79,7 +80,7 @@ class Rounds:
     axis: Axis | None
     onboard_rounds: int
     capacity: int
-    census: tuple[tuple[int, int], ...] = ()
+    census: Census = ()
 
     def members(self, data: FederatedData, *, unseen: bool = False) -> list[Array]:
         """The ids of the clients of each kind, ascending: those that train, or the unseen ones."""
@@ -87,7 +88,7 @@ class Rounds:
         ids = ids[data.num_clients :] if unseen else ids[: data.num_clients]
         if not self.census:
             return [ids]
-        own = _kinds(data)[ids]
+        own = census.numbers(data)[ids]
         counts = [count[unseen] for count in self.census]
         return [ids[jnp.nonzero(own == kind, size=count)[0]] for kind, count in enumerate(counts)]
 
@@ -133,6 +134,7 @@ class Rounds:
 
     def round(self, algorithm: Algorithm, state: State, key: Array, train: FederatedData) -> tuple[State, Logs]:
         """One round of a state whose clients are all at hand."""
+        train = train.at(state.round)
         draw = self.draw(algorithm, state.selector, key, state.round, train)
         seats, parts = self.seat(draw, train), apart(state.clients, self.census)
         rows = [
@@ -175,18 +177,14 @@ class Rounds:
             walked, back = self._seat(draw, train, self.blocks[0])
             return Seats((walked,), (walked.id,), back)
         empty = draw.ids >= train.num_clients
-        kinds = jnp.where(empty, -1, jnp.take(_kinds(train), draw.ids, mode="clip"))
+        kinds = jnp.where(empty, -1, jnp.take(census.numbers(train), draw.ids, mode="clip"))
         seated, places, back, first = [], [], jnp.zeros(draw.ids.shape, int), 0
         for kind, (count, _) in enumerate(self.census):
             mine = kinds == kind
-            chosen = jnp.argsort(~mine, stable=True)[: min(count, len(mine))]
-            here, own = mine[chosen], jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], draw)
-            ids = jnp.where(here, own.ids, train.num_clients)
-            own = own._replace(ids=ids, replied=own.replied & here, heard=own.heard & here)
+            own = census.of_kind(draw, mine, min(count, len(mine)), train.num_clients)
             walked, seats = self._seat(own, train, self.blocks[kind])
             back = jnp.where(mine, first + jnp.take(seats, jnp.cumsum(mine) - 1, mode="clip"), back)
-            before = jnp.cumsum(_kinds(train)[: train.num_clients] == kind) - 1
-            places.append(jnp.where(walked.id < train.num_clients, jnp.take(before, walked.id, mode="clip"), count))
+            places.append(census.places(train, walked.id, kind, count))
             seated.append(walked)
             first += len(walked.id)
         free = jnp.argmax(jnp.concatenate([walked.id for walked in seated]))  # where somebody is missing, an empty seat
@@ -220,6 +218,8 @@ class Rounds:
     ) -> tuple[Tree, list[Tree], Logs]:
         """Round `number` of the clients on `seats`, whose states are the `rows` [slots, ...] of each kind.
 
+        Like `draw` and `seat` it takes the federation as it is in that round.
+
         Returns:
           The new server, the new rows, and what happened.
         """
@@ -235,9 +235,9 @@ class Rounds:
         told = [(kept.finite, kept.metrics, walked.weight) for kept, walked in zip(stays, seats.walked, strict=True)]
         finite, reported, weights = jax.tree.map(lambda leaf: leaf[seats.back], in_a_row(told))
         if reduce.summed:
-            terms = functools.reduce(tree.add, alike(totals))
+            terms = functools.reduce(tree.add, alike(totals, rows=False))
         else:
-            terms = jax.tree.map(lambda leaf: leaf[seats.back], in_a_row(alike(totals)))
+            terms = jax.tree.map(lambda leaf: leaf[seats.back], in_a_row(alike(totals, rows=True)))
         view = Cohort(draw.ids, reduce.lower(terms, weights), weights, train.everybodys())
         updated = algorithm.server_update(server, view, jax.random.fold_in(key, _SERVER))
         updated = tree.where(jnp.any(weights > 0), updated, server)
@@ -304,7 +304,7 @@ class Rounds:
         def one(shared: Tree, client: Tree) -> dict[Score, Array]:
             return self._measured(algorithm.of(kind), self.tasks[kind], shared, *client)
 
-        return self._over(one, (server, data, self._evaluation_key(key, number)), clients, kind)
+        return self._over(one, self._shared(server, number, key, data), clients, kind)
 
     def unseen(
         self,
@@ -345,7 +345,7 @@ class Rounds:
                 row,
             )
 
-        return ids, self._over(one, (server, data, self._evaluation_key(key, number)), (ids, rows), kind)
+        return ids, self._over(one, self._shared(server, number, key, data), (ids, rows), kind)
 
     def personalized(
         self,
@@ -362,7 +362,7 @@ class Rounds:
         def one(shared: Tree, client: Tree) -> Tree:
             return self._deployed(algorithm.of(kind), shared, *client)[0]
 
-        return self._over(one, (server, data, self._evaluation_key(key, number)), clients, kind)
+        return self._over(one, self._shared(server, number, key, data), clients, kind)
 
     def unseen_personalized(
         self,
@@ -378,8 +378,12 @@ class Rounds:
         clients = self.newcomers(algorithm, server, ids, number, key, data, kind)
         return self.personalized(algorithm, server, clients, number, key, data, kind)
 
-    def _evaluation_key(self, key: Array, number: Array) -> Array:
-        return jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
+    def _shared(
+        self, server: Tree, number: Array, key: Array, data: FederatedData
+    ) -> tuple[Tree, FederatedData, Array]:
+        """What all clients read after `number` rounds: their examples are those of the last one."""
+        key = jax.random.fold_in(jax.random.fold_in(key, number), _EVALUATION)
+        return server, data.after(number), key
 
     def _deployed(self, algorithm: Algorithm, shared: Tree, id: Array, client: Tree) -> tuple[Tree, Params | None]:
         """What one client deploys, and the common model."""
@@ -417,50 +421,3 @@ class Rounds:
             clients = jax.tree.map(lambda leaf: leaf[seats], clients)
         _, kept = walk.walk(lambda shared, client: ((), one(shared, client)), shared, clients, plan)
         return jax.tree.map(lambda leaf: leaf[:count], kept)
-
-
-def together(parts: Sequence[Tree]) -> Tree:
-    """The states of all clients from those of each kind."""
-    return tuple(parts) if len(parts) > 1 else parts[0]
-
-
-def apart(clients: Tree, census: Sequence[Any]) -> Sequence[Tree]:
-    """Undoes `together`."""
-    return clients if census else [clients]
-
-
-def alike(parts: Sequence[Tree]) -> list[Tree]:
-    """What clients of each kind sent, by the names that it has in the first.
-
-    Raises:
-      ValueError: if kinds send different leaves.
-    """
-    structure, *others = [jax.tree.structure(part) for part in parts]
-    if any(other.num_leaves != structure.num_leaves for other in others):
-        counts = ", ".join(str(other.num_leaves) for other in (structure, *others))
-        raise ValueError(f"clients of different kinds send {counts} arrays: let them send the same to one server")
-    return [jax.tree.unflatten(structure, jax.tree.leaves(part)) for part in parts]
-
-
-def in_a_row(parts: Sequence[Tree]) -> Tree:
-    """Rows of the clients of each kind [n, ...], one kind after the other."""
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts) if len(parts) > 1 else parts[0]
-
-
-def of_all(scores: Sequence[tuple[Any, dict[Score, Array]]]) -> dict[Any, Array]:
-    """The scores of all clients from those of each kind with their ids; NaN where a kind has no such model."""
-    if len(scores) == 1:
-        return scores[0][1]
-    names = dict.fromkeys(name for _, found in scores for name in found)
-    order = jnp.argsort(jnp.concatenate([ids for ids, _ in scores]))
-
-    def everybodys(name: Score) -> Array:
-        parts = [found.get(name, jnp.full(len(ids), jnp.nan)) for ids, found in scores]
-        return jnp.concatenate(parts)[order]
-
-    return OrderedDict((name, everybodys(name)) for name in names)
-
-
-def _kinds(data: FederatedData) -> Array:
-    """[N + U] the kind of each client."""
-    return jnp.asarray(data.traits["kind"])

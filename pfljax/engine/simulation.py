@@ -12,8 +12,7 @@ import numpy as np
 
 from pfljax import checks, files
 from pfljax.data import FederatedData
-from pfljax.data import kinds as kinds_of
-from pfljax.engine import accounting, executors, hosts, mesh, process
+from pfljax.engine import accounting, census, executors, hosts, mesh, process
 from pfljax.engine.checkpoint import Record
 from pfljax.engine.course import Course, Log
 from pfljax.engine.executors import Executor
@@ -71,7 +70,7 @@ class Simulation:
             raise ValueError("store='host' serves one process; several spread the client states over their devices")
         process.begin(warn=devices is None)
         of_kinds = (task,) if isinstance(task, Task) else tuple(task)
-        kinds, census = _census(data, data if train is None else train, len(of_kinds))
+        kinds, counts = census.taken(data, data if train is None else train, len(of_kinds))
         for one in of_kinds:
             tasks.check(one, data)
         axis = mesh.clients(devices)
@@ -83,12 +82,12 @@ class Simulation:
             tasks=of_kinds,
             selector=sampling.selector(sampling.full() if cohort is None else cohort),
             blocks=tuple(
-                executors.block(executor, one, n, local) for one, (n, _) in zip(of_kinds, census, strict=True)
+                executors.block(executor, one, n, local) for one, (n, _) in zip(of_kinds, counts, strict=True)
             ),
             axis=axis,
             onboard_rounds=onboard_rounds,
-            capacity=max(int(data.sizes(split).max()) for split in ("validation", "test")),
-            census=census if len(of_kinds) > 1 else (),
+            capacity=max(data.most("validation"), data.most("test")),
+            census=counts if len(of_kinds) > 1 else (),
         )
         self.site = Site(build, placed, training, rounds, local, kinds, everywhere, spread, executor == "auto")
         self._store: Store = store
@@ -215,6 +214,8 @@ class Simulation:
         log = part("log:")
         sampled = log["ids"] < self.site.train.num_clients
         down, up = np.array(self._wire_bytes)[self.site.kinds[np.where(sampled, log["ids"], 0)]].transpose(2, 0, 1)
+        done = int(record["rounds"][-1])
+        last = self.data.after(done)
         return Result(
             method=method,
             hyper={name: schedules.plain(value) for name, value in hyper.items()},
@@ -222,11 +223,11 @@ class Simulation:
             reason=reason,
             rounds=record["rounds"],
             scores=part("score:"),
-            sizes={split: self.data.sizes(split) for split in ("train", "validation", "test")},
+            sizes={split: last.sizes(split) for split in ("train", "validation", "test")},
             log=log,
             seconds=float(record["seconds"]),
             compile_seconds=float(record["compile_seconds"]),
-            client_steps=0 if plan is None else self._steps(log, plan),
+            client_steps=0 if plan is None else self._steps(log, done, plan),
             bytes_up=int(up[log["heard"]].sum()),
             bytes_down=int(down[sampled].sum()),
             fingerprint=self.data.fingerprint,
@@ -248,27 +249,22 @@ class Simulation:
         text = str(jax.make_jaxpr(whole)(*args))
         return files.digest({"program": re.sub(r" at 0x\w+", "", text)})
 
-    def _steps(self, log: Log, plan: Plan) -> int:
-        """Local steps of a run: those of the clients that replied."""
+    def _steps(self, log: Log, done: int, plan: Plan) -> int:
+        """Local steps of the rounds up to `done`: those of the clients that replied."""
 
-        def count(ids: Array, work: Array, train: FederatedData) -> Array:
-            return jax.vmap(lambda id, work: plan.steps(train.client(id)._replace(work=work)))(ids, work)
+        def count(ids: Array, work: Array, numbers: Array, train: FederatedData) -> Array:
+            def steps(id: Array, work: Array, number: Array) -> Array:
+                return plan.steps(train.at(number).client(id)._replace(work=work))
 
+            return jax.vmap(steps)(ids, work, numbers)
+
+        rounds, seats = log["ids"].shape
+        numbers = np.repeat(np.arange(done - rounds, done, dtype=np.int32), seats)
         ids, work = log["ids"].ravel(), jnp.asarray(np.where(log["replied"], log["work"], 0).ravel(), float)
-        counts = self.site.programs.call(("steps", ids.size), count, ids, work, self.site.train, quick=True)
+        counts = self.site.programs.call(("steps", ids.size), count, ids, work, numbers, self.site.train, quick=True)
         return int(np.asarray(counts, np.int64).sum())
 
     def _home(self, hyper: Traced) -> Residence:
         if self._residence is None:
             self._residence = choose(self._store, self.site, hyper)
         return self._residence
-
-
-def _census(data: FederatedData, train: FederatedData, kinds: int) -> tuple[np.ndarray, tuple[tuple[int, int], ...]]:
-    """[N + U] the kind of each client, and how many of each train and are unseen."""
-    found = kinds_of(data, kinds)
-    known, unseen = found[: train.num_clients], found[data.num_clients :]
-    if (known != kinds_of(train, kinds)[: train.num_clients]).any():
-        raise ValueError(f"clients of {train.name} are of other kinds than those of {data.name}: give both one trait")
-    counts = (np.bincount(part, minlength=kinds).tolist() for part in (known, unseen))
-    return found, tuple(zip(*counts, strict=True))

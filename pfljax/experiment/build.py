@@ -15,7 +15,7 @@ from flax import linen as nn
 from pfljax import checks, models
 from pfljax import data as data_layer
 from pfljax.algorithms import POOLED, method
-from pfljax.data import FederatedData
+from pfljax.data import FederatedData, drift
 from pfljax.experiment.config import (
     PARTITIONS,
     SOLVED,
@@ -24,6 +24,7 @@ from pfljax.experiment.config import (
     CohortConfig,
     Config,
     DataConfig,
+    DriftConfig,
     RunConfig,
     from_config_dict,
 )
@@ -110,7 +111,7 @@ def prepare(
     cohort = sampling.full() if row.prepare is POOLED else _sampler(config.cohort)
     recipes = []
     for task, network in zip(learning, networks, strict=True):
-        recipe = build(config.algorithm.name, task, network, **sizes, **_ingredients(config))
+        recipe = build(config.algorithm.name, task, network, data=train, **sizes, **_ingredients(config))
         if isinstance(cohort, Selector):
             recipe = recipe._replace(make=_reporting(recipe.make, task))
         recipes.append(recipe)
@@ -143,9 +144,27 @@ def load_data(config: DataConfig | None) -> FederatedData:
         options = ("path", "source", "download", "groups", "units", "times")
         dataset = data_layer.load(config.name, **{option: getattr(config, option) for option in options})
     dealt = PARTITIONS[config.partition.name](**config.partition.options)
-    options = ("test", "validation", "unseen", "public", "stratify", "chronological", "seed", "min_size")
-    data = data_layer.federate(dataset, dealt, **{option: getattr(config, option) for option in options})
-    return data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
+    names = ("test", "validation", "unseen", "public", "stratify", "chronological", "seed", "min_size")
+    options = {name: getattr(config, name) for name in names}
+    if config.drift is not None and config.drift.kind == "time":
+        options["validation"] = 0.0  # of each part in time, later
+    data = data_layer.federate(dataset, dealt, **options)
+    data = data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
+    return data if config.drift is None else _drifting(data, config.drift, config)
+
+
+def _drifting(data: FederatedData, config: DriftConfig, of: DataConfig) -> FederatedData:
+    """The federation whose clients drift as the configuration says."""
+    numbers = range(config.concepts)
+    if config.kind == "time":
+        concepts = drift.in_time(data, config.concepts, validation=of.validation)
+    elif config.kind == "rotation":
+        concepts = [drift.rotated(data, number) for number in numbers]
+    else:
+        classes = np.arange(data.num_classes or 0)
+        concepts = [drift.relabeled(data, np.roll(classes, -number)) for number in numbers]
+    delays = drift.delayed(data, share=config.share, spread=config.spread, seed=of.seed)
+    return drift.drifting(concepts, config.changes, gradual=config.gradual, recurring=config.recurring, delays=delays)
 
 
 def _model(config: Choice | None, data: FederatedData, given: nn.Module | Model | None) -> Model:

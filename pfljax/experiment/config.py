@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from pfljax import checks, models
 from pfljax.algorithms import METHODS, POOLED, method
 from pfljax.checks import When
-from pfljax.data import partition, synthetic
+from pfljax.data import drift, partition, synthetic
 from pfljax.data.sources import NAMES
 from pfljax.engine.executors import Executor
 from pfljax.engine.residence import Store
@@ -56,6 +56,39 @@ class Choice:
 
 @checks.spelled()
 @dataclass(frozen=True)
+class DriftConfig:
+    """How clients drift: concepts that follow each other, see `data.drifting`.
+
+    Args:
+      kind: in the k-th concept, counted from 0, class c is called `(c + k) mod C` (`labels`), images are turned by k
+        quarters (`rotation`), or the training examples, in time, are the k-th part of them (`time`; see `data.in_time`,
+        whose share of validation is `data.validation`).
+      changes: rounds, counted from 0, in which the next concept begins, or begins to come in.
+      gradual: rounds over which a new one comes in.
+      recurring: the last change is back to the first concept, and then all comes again.
+      share: of the clients that drift.
+      spread: rounds by which a client may be late, at random.
+    """
+
+    kind: Literal["labels", "rotation", "time"] = "labels"
+    changes: tuple[checks.Count, ...] = (10,)
+    gradual: checks.Size = 0
+    recurring: bool = False
+    share: checks.Share = 1.0
+    spread: checks.Size = 0
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        drift.begins(self.changes, self.concepts, gradual=self.gradual, recurring=self.recurring)
+
+    @property
+    def concepts(self) -> int:
+        """How many there are."""
+        return len(self.changes) + (not self.recurring)
+
+
+@checks.spelled()
+@dataclass(frozen=True)
 class DataConfig:
     """Which examples, and who holds them.
 
@@ -78,6 +111,7 @@ class DataConfig:
       seed: of partition, unseen clients and splits.
       min_size: fewest examples of a client.
       clusters: groups of clients with like shares of the classes, see `data.grouped`; None: there are no groups.
+      drift: how examples change with the rounds; None: they do not.
     """
 
     name: str = "digits"
@@ -98,9 +132,12 @@ class DataConfig:
     seed: checks.Seed = 0
     min_size: checks.Size = 1
     clusters: checks.Count | None = None
+    drift: DriftConfig | None = None
 
     def __post_init__(self) -> None:
         checks.fields(self)
+        if self.drift is not None and self.drift.kind == "time" and not self.chronological:
+            raise ValueError("drift.kind='time' needs examples in time: set chronological=True, or another kind")
         dealt = self.partition
         checks.choice(dealt.name, PARTITIONS, "partition.name")
         options = checks.arguments(PARTITIONS[dealt.name], dealt.options, "partition")

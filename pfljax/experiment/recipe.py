@@ -10,6 +10,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import optax
@@ -17,10 +18,13 @@ import optax
 from pfljax import checks, masks
 from pfljax.algorithms import METHODS, POOLED, method
 from pfljax.checks import When
+from pfljax.data import FederatedData
 from pfljax.experiment.wrapping import WrappersConfig, numbers, wrapped
 from pfljax.federation.server import ServerOptimizer, fedopt
+from pfljax.federation.wrappers import persistent
 from pfljax.learning import losses, schedules
 from pfljax.learning.local import descent, proximal_descent
+from pfljax.learning.memory import Memory
 from pfljax.learning.plans import epochs, full_batch, steps
 from pfljax.learning.schedules import Schedule
 from pfljax.types import (
@@ -45,7 +49,7 @@ PLAIN: dict[str, Any] = {
     "personal": checks.Size | str | tuple[str, ...],
     "head": checks.Size | str | tuple[str, ...],
     "norms": Literal["all", "stats"],
-    "tuned": Literal["everything", "head", "body"],
+    **dict.fromkeys(("tuned", "own", "compared"), Literal["everything", "head", "body"]),
 }
 """What a configuration says for ingredients that are no numbers."""
 
@@ -73,6 +77,7 @@ class SolverConfig:
       steps: number of steps.
       batch_size: examples of a minibatch.
       drop_last: leave out the short last minibatch of an epoch.
+      persistent: go on with the optimizer state of the client's last round, see `wrappers.persistent`.
       solver: `proximal_descent` solves proximal problems (FedProx, Ditto, FedAMP) stably at any strength, with plain
         SGD; other problems are descended.
     """
@@ -88,6 +93,7 @@ class SolverConfig:
     batch_size: checks.Count = 10
     drop_last: Annotated[bool, When("plan", ("epochs",))] = False
     solver: Literal["descent", "proximal_descent"] = "descent"
+    persistent: Annotated[bool, When("solver", ("descent",))] = False
 
     def __post_init__(self) -> None:
         checks.fields(self)
@@ -143,6 +149,7 @@ def build(
     clients: int = 0,
     groups: int = 1,
     rounds: int = 1,
+    data: FederatedData | None = None,
 ) -> Recipe:
     """The method `name` from plain values.
 
@@ -151,8 +158,8 @@ def build(
       task: the model and its loss.
       model: the network, whose blocks and norm layers the masks mean.
       options: values for parameters of the factory. Numbers, strings and flags are given as they are; of ingredients,
-        `personal` and `head` are a number of top blocks (1) or paths, `norms` is `"all"` or `"stats"`, `tuned` is
-        `"everything"`, `"head"` or `"body"`, `adapt` is a number of steps (1),
+        `personal` and `head` are a number of top blocks (1) or paths, `norms` is `"all"` or `"stats"`, `tuned`, `own`
+        and `compared` are `"everything"`, `"head"` or `"body"`, `adapt` is a number of steps (1),
         `capacity` a number of examples (all), `groups` one of groups (all).
       local: solver of a client's round; also the minibatches and optimizer of methods that bring their own solver.
       tune, head_local, personal_local: solvers of those names; as `local` if None.
@@ -162,6 +169,7 @@ def build(
       clients: of the population, of whom wrappers let some attack.
       groups: that clients are in, see `data.num_groups`.
       rounds: of the run, which schedules last unless they say otherwise.
+      data: the federation that trains, for the shapes of optimizer states that persist.
 
     Raises:
       ValueError: if the method or an option is unknown, a value is none of the choices, or the model lacks what the
@@ -183,6 +191,10 @@ def build(
     )
     local = SolverConfig() if local is None else local
     solvers = _solvers(local, tune, head_local, personal_local)
+    lasting = [key for key, read in sections_of(name).items() if "persistent" in read and solvers[key].persistent]
+    lasts = data if lasting else None
+    if lasting and data is None:
+        raise ValueError(f"{lasting[0]}.persistent=True needs the federation that trains: give build(data=...)")
     if "norm layers" in row.needs and not model.norms:
         raise ValueError(f"{name} keeps normalisation layers, and the model has none: use one with, such as resnet8")
     if "features" in row.needs and model.features is None:
@@ -198,7 +210,7 @@ def build(
         "personal": lambda blocks: _top(model, blocks),
         "head": lambda blocks: _top(model, blocks),
         "norms": lambda which: masks.norms(model, affine=which == "all"),
-        "tuned": lambda which: _tuned(model, which),
+        **dict.fromkeys(("tuned", "own", "compared"), lambda which: _part(model, which)),
     }
     preset = {"task": None, "model": None, "capacity": capacity, "groups": groups, "plan": None}
     preset |= {"adapt": 1, "personal": 1, "head": 1, "norms": "all"}
@@ -214,18 +226,21 @@ def build(
                 )
             fixed[key] = options.get(key, parameter.default)
 
-    def make(**values: Any) -> Algorithm:
-        checks.names(values, hyper, name)
-        values = {**hyper, **values}
+    def of(values: Mapping[str, Any], memory: Memory | None) -> Algorithm:
         ingredients: dict[str, Any] = {key: values[key] for key in parameters if key in hyper}
         for key in parameters:
             if key in solvers:
-                ingredients[key] = _solver(solvers[key], values, key, capacity)
+                ingredients[key] = _solver(solvers[key], values, key, capacity, memory)
             elif key == "optimizer":
                 ingredients[key] = _optimizer(local, values, "local")
             elif key == "server":
                 ingredients[key] = _server(server or ServerConfig(), values)
-        algorithm = row.factory(**fixed, **ingredients)
+        return row.factory(**fixed, **ingredients)
+
+    def make(**values: Any) -> Algorithm:
+        checks.names(values, hyper, name)
+        values = {**hyper, **values}
+        algorithm = of(values, None) if lasts is None else persistent(partial(of, values), lasts)
         return algorithm if pooled else wrapped(algorithm, wrappers or WrappersConfig(), values, clients)
 
     return Recipe(make, hyper, _plan(local, capacity))
@@ -312,10 +327,11 @@ def sections_of(name: str) -> dict[str, set[str]]:
     reads = {
         "local": {"local": solver},
         "plan": {"local": plan},
-        "optimizer": {"local": solver - plan - {"solver"}},
+        "optimizer": {"local": solver - plan - {"solver", "persistent"}},
         "adapt": {"local": {"batch_size"}},
         "server": {"server": set(checks.hints(ServerConfig))},
-        **{section: {section: solver} for section in ("tune", "head_local", "personal_local")},
+        "tune": {"tune": solver - {"persistent"}},
+        **{section: {section: solver} for section in ("head_local", "personal_local")},
     }
     read: dict[str, set[str]] = {}
     for key in _parameters(name):
@@ -329,7 +345,7 @@ def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
 
 
 def _is_float(hint: Any) -> bool:
-    return hint is float or any(map(_is_float, typing.get_args(hint)))
+    return hint is float or (typing.get_origin(hint) is not tuple and any(map(_is_float, typing.get_args(hint))))
 
 
 def _solvers(local: SolverConfig, *others: SolverConfig | None) -> dict[str, SolverConfig]:
@@ -378,9 +394,11 @@ def _server(config: ServerConfig, values: Mapping[str, Array | float]) -> Server
     return fedopt(_optimizer(config, values, "server"))
 
 
-def _solver(config: SolverConfig, values: Mapping[str, Array | float], section: str, capacity: int) -> LocalSolver:
+def _solver(
+    config: SolverConfig, values: Mapping[str, Array | float], section: str, capacity: int, memory: Memory | None
+) -> LocalSolver:
     plan = _plan(config, capacity)
-    plain = descent(_optimizer(config, values, section), plan)
+    plain = descent(_optimizer(config, values, section), plan, memory if config.persistent else None)
     if config.solver == "descent":
         return plain
     proximal = proximal_descent(values[f"{section}.lr"], plan)
@@ -405,6 +423,6 @@ def _top(model: Model, blocks: int | str | Iterable[str]) -> Mask:
     return masks.named(*([blocks] if isinstance(blocks, str) else blocks))
 
 
-def _tuned(model: Model, which: str) -> Mask:
+def _part(model: Model, which: str) -> Mask:
     parts = {"everything": masks.everything, "head": masks.head(model), "body": masks.negate(masks.head(model))}
     return parts[which]

@@ -72,7 +72,12 @@ def handed(uploads: Tree, expected: Tree, needs: str) -> Tree:
     return uploads
 
 
-def _one_each(weight: Array) -> Array:
+def one_each(weight: Array) -> Array:
+    """1 for each client that replied.
+
+    >>> one_each(jnp.array([20.0, 0.0])).tolist()
+    [1.0, 0.0]
+    """
     return (weight > 0).astype(weight.dtype)
 
 
@@ -84,8 +89,8 @@ def uniform(reduce: Reduce) -> Reduce:
     [3.0]
     """
     return Reduce(
-        lambda upload, weight: reduce.lift(upload, _one_each(weight)),
-        lambda terms, weights: reduce.lower(terms, _one_each(weights)),
+        lambda upload, weight: reduce.lift(upload, one_each(weight)),
+        lambda terms, weights: reduce.lower(terms, one_each(weights)),
         reduce.summed,
         reduce.instead,
     )
@@ -208,7 +213,7 @@ def krum(f: checks.Size = 1, *, m: checks.Count = 1) -> Reduce:
 
         scores = jax.lax.map(score, (places, uploads))
         order = jnp.argsort(jnp.where(heard, scores, jnp.inf))
-        return _weighted(uploads, jnp.zeros_like(weights).at[order[:m]].set(1) * _one_each(weights))
+        return weighted(uploads, jnp.zeros_like(weights).at[order[:m]].set(1) * one_each(weights))
 
     return _of_all(lower)
 
@@ -236,7 +241,7 @@ def geometric_median(*, steps: checks.Count = 8, smoothing: checks.Positive | Ar
     def lower(uploads: Tree, weights: Array) -> Tree:
         def step(_: Array, z: Tree) -> Tree:
             away = jnp.sqrt(_distances(z, uploads, weights.shape))
-            return _weighted(uploads, weights / jnp.maximum(away, smoothing).astype(weights.dtype))
+            return weighted(uploads, weights / jnp.maximum(away, smoothing).astype(weights.dtype))
 
         return jax.lax.fori_loop(0, steps, step, median.lower(uploads, weights))
 
@@ -251,8 +256,12 @@ def _distances(upload: Tree, uploads: Tree, shape: tuple[int, ...]) -> Array:
     return jnp.broadcast_to(tree.row_distances(one, all_of_them), shape)
 
 
-def _weighted(uploads: Tree, weights: Array) -> Tree:
-    """The mean of uploads [M, ...] by weights [M], zeros if they are all 0."""
+def weighted(uploads: Tree, weights: Array) -> Tree:
+    """The mean of uploads [M, ...] by weights [M], zeros if they are all 0.
+
+    >>> float(weighted(jnp.array([3.0, 5.0]), jnp.array([3.0, 1.0])))
+    3.5
+    """
     total = jnp.sum(weights)
     shares = weights / jnp.where(total > 0, total, 1)
     return jax.tree.map(lambda rows: jnp.tensordot(shares.astype(rows.dtype), rows, 1), uploads)

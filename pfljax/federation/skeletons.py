@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from pfljax import masks, tree
-from pfljax.federation.reduce import grouped, handed, mean
-from pfljax.federation.server import Server, ServerOptimizer, fedopt
+from pfljax.federation.reduce import mean
+from pfljax.federation.server import ServerOptimizer, fedopt
 from pfljax.learning import local
 from pfljax.types import (
     Algorithm,
@@ -177,62 +176,46 @@ def decoupled(
     )
 
 
-def clustered(
-    task: Task,
-    local: LocalSolver,
-    choose: Callable[[Params, ClientData, Array], Array],
-    start: Callable[[Array], Params],
-    *,
-    clusters: int,
-    server: ServerOptimizer | None = None,
-    reduce: Reduce = mean,
-) -> Algorithm:
-    """K models: a client trains and deploys that of its cluster, and each model averages its members.
+class Announcing(NamedTuple):
+    """A server that tells its clients something beside the model."""
 
-    The clients keep nothing. Down: K |params|, up: |params| and the cluster. A model without members stays.
+    server: Tree
+    news: Tree
+
+
+def announced(algorithm: Algorithm, first: Callable[[Array], Tree], then: Callable[[Tree, Array], Tree]) -> Algorithm:
+    """`algorithm` whose `client_update`, `onboard` and `personalize` download `(what they did, news of the round)`.
+
+    The server decides what is news, so that it is the same for all clients of a round.
 
     Args:
-      task: the model and its loss.
-      local: solver of a client's round.
-      choose: `(models [K, ...], data, key) ->` the client's cluster [].
-      start: `key ->` the models before the first round [K, ...].
-      clusters: K, static.
-      server: server optimizer of each model; plain averaging if None.
-      reduce: how a cluster's uploads are averaged.
+      algorithm: its three functions take that pair.
+      first: `key ->` the news of the first round.
+      then: `(news, key) ->` those of the next.
 
-    >>> import jax.numpy as jnp, optax
-    >>> from pfljax.learning import local, plans
+    >>> import jax.numpy as jnp
     >>> from pfljax import quadratics
-    >>> task, data = quadratics.problem(w=[0.0, 8.0, 4.0])
-    >>> step, begin = local.descent(optax.sgd(0.5), plans.full_batch(1, 1)), lambda key: Params({"w": jnp.zeros(2)})
-    >>> odd = lambda models, data, key: data.id % 2
-    >>> quadratics.deployed(clustered(task, step, odd, begin, clusters=2), task, data, rounds=100)
-    {'w': [2.0, 8.0, 2.0]}
+    >>> task, data = quadratics.problem(w=[0.0, 8.0])
+    >>> told = lambda download, own, data, key: Reply(tree.scale(0, download[0]), download[1])
+    >>> counting = accompanied(task, told, lambda download, rounds: Params({"rounds": rounds}), lambda w: jnp.zeros(()))
+    >>> counting = announced(counting, lambda key: jnp.zeros(()), lambda rounds, key: rounds + 1)
+    >>> quadratics.deployed(counting, task, data, rounds=5)
+    {'rounds': [4.0, 4.0]}
     """
-    server = fedopt() if server is None else server
+    common = algorithm.server_model
 
-    def member(models: Params, data: ClientData, key: Array) -> tuple[Array, Params]:
-        cluster = choose(models, data, key)
-        return cluster, jax.tree.map(lambda leaf: leaf[cluster], models)
+    def server_update(state: Announcing, cohort: Cohort, key: Array) -> Announcing:
+        server = algorithm.server_update(state.server, cohort, jax.random.fold_in(key, 0))
+        return Announcing(server, then(state.news, jax.random.fold_in(key, 1)))
 
-    def client_update(models: Params, client: Tree, data: ClientData, key: Array) -> Reply:
-        key = jax.random.fold_in(key, 0)
-        cluster, w = member(models, data, key)
-        return Reply((cluster, tree.sub(w, local(task.loss, w, data, key))), client)
-
-    def server_update(servers: Server, cohort: Cohort, key: Array) -> Server:
-        expected = servers.params, jnp.zeros(clusters)
-        differences, weights = handed(cohort.uploads, expected, "one tree for each model, as `reduce.grouped` makes it")
-        return jax.vmap(tree.where)(weights > 0, jax.vmap(server.step)(servers, differences), servers)
-
-    return Algorithm(
-        init_server=lambda key, num_clients: jax.vmap(server.init)(start(key)),
-        download=lambda servers, id: servers.params,
-        init_client=lambda models, id, key: (),
-        client_update=client_update,
+    return algorithm._replace(
+        init_server=lambda key, num_clients: Announcing(
+            algorithm.init_server(key, num_clients), first(jax.random.fold_in(key, 1))
+        ),
+        download=lambda state, id: (algorithm.download(state.server, id), state.news),
+        init_client=lambda download, id, key: algorithm.init_client(download[0], id, key),
         server_update=server_update,
-        personalize=lambda models, client, data, key: member(models, data, key)[1],
-        reduce=grouped(clusters, reduce),
+        server_model=None if common is None else lambda download, client: common(download[0], client),
     )
 
 
@@ -253,6 +236,52 @@ def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask)
         return local.only(tuned, tune)(task.loss, start, data, jax.random.fold_in(key, 0))
 
     return algorithm._replace(personalize=personalize)
+
+
+class Both(NamedTuple):
+    """What a client of `keeping` keeps."""
+
+    client: Tree  # as before
+    more: Tree
+
+
+def keeping(
+    algorithm: Algorithm,
+    start: Callable[[Tree, Tree, Array], Tree],
+    client_update: Callable[[Tree, Both, ClientData, Array], Reply],
+) -> Algorithm:
+    """`algorithm` whose clients keep something more, which a newcomer's onboarding leaves as it starts.
+
+    Args:
+      algorithm: any.
+      start: `(download, client, key) ->` what more a client keeps at first.
+      client_update: a client's half of a round; receives and keeps `Both`.
+
+    >>> import optax
+    >>> from pfljax import quadratics
+    >>> from pfljax.learning import local, plans
+    >>> (task, data), step = quadratics.problem(w=[8.0]), local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
+    >>> counted = lambda w, kept, data, key: Reply(tree.scale(0, w), Both(kept.client, kept.more + 1))
+    >>> method, w = keeping(averaging(task, step), lambda w, client, key: 0, counted), task.init(None)
+    >>> method.client_update(w, method.init_client(w, None, None), data, None).client
+    Both(client=(), more=1)
+    """
+    common = algorithm.server_model
+
+    def init_client(download: Tree, id: Array, key: Array) -> Both:
+        client = algorithm.init_client(download, id, key)
+        return Both(client, start(download, client, key))
+
+    def onboard(download: Tree, kept: Both, data: ClientData, key: Array) -> Both:
+        return kept._replace(client=algorithm.onboard(download, kept.client, data, key))
+
+    return algorithm._replace(
+        init_client=init_client,
+        client_update=client_update,
+        onboard=onboard,
+        personalize=lambda download, kept, data, key: algorithm.personalize(download, kept.client, data, key),
+        server_model=None if common is None else lambda download, kept: common(download, kept.client),
+    )
 
 
 def initial(task: Task, init: Init) -> Callable[[Tree, Array, Array], Params]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from pfljax import checks
+from pfljax import checks, masks, tree
 from pfljax.learning.local import average
 from pfljax.learning.metrics import cross_entropy, masked_mean
 from pfljax.types import Array, Batch, ClientData, Examples, LossFn, Model, Params, Task, Tree
@@ -51,6 +51,17 @@ def number(model: Model, does: str) -> int:
     return jax.eval_shape(outputs).shape[-1]
 
 
+def head_of(model: Model) -> Callable[[Params], Params]:
+    """What gives the leaves of the head of `model`, None in the places of the others.
+
+    >>> model = Model(lambda key: Params({"body": 0.0, "top": 1.0}), None, lambda params, x: (x, {}), ("body", "top"))
+    >>> head_of(model)(model.init(jax.random.key(0))).trainable
+    {'body': None, 'top': 1.0}
+    """
+    top = masks.head(model)
+    return lambda w: tree.split(top(w), w)[0]
+
+
 def shares(data: ClientData, classes: int, method: str) -> Array:
     """[C] the share of each class among the client's examples, zeros without any.
 
@@ -72,9 +83,14 @@ def shares(data: ClientData, classes: int, method: str) -> Array:
     return average(of, data, batch_size=128)
 
 
+def dtype_of(task: Task) -> Any:
+    """Of the parameters of a task."""
+    return jnp.result_type(*jax.tree.leaves(jax.eval_shape(lambda: task.init(jax.random.key(0)).trainable)))
+
+
 def unseen(task: Task, model: Model, classes: int) -> Prototypes:
     """The prototypes before any is known: zeros, of the dtype of the parameters."""
-    dtype = jnp.result_type(*jax.tree.leaves(jax.eval_shape(lambda: task.init(jax.random.key(0)).trainable)))
+    dtype = dtype_of(task)
     return Prototypes(jnp.zeros((classes, prod(model.features_shape)), dtype), jnp.zeros(classes, dtype))
 
 

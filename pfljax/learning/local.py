@@ -10,6 +10,7 @@ import optax
 
 from pfljax import checks, tree
 from pfljax.learning import losses
+from pfljax.learning.memory import Memory
 from pfljax.learning.plans import gather
 from pfljax.types import Array, Batch, ClientData, LocalSolver, LossFn, Mask, Params, Plan, Tree
 
@@ -17,17 +18,20 @@ from pfljax.types import Array, Batch, ClientData, LocalSolver, LossFn, Mask, Pa
 _NOISE = 2**32 - 1
 
 
-def descent(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
+def descent(optimizer: optax.GradientTransformation, plan: Plan, memory: Memory | None = None) -> LocalSolver:
     """Minibatch descent: `w <- w + optimizer(grad f(w; batch))` for the client's own number of steps.
 
-    The optimizer's state is fresh at each call. Statistics are what the loss last measured.
+    The optimizer's state is fresh at each call, or goes on where a memory has it. Statistics are what the loss last
+    measured.
 
     Args:
       optimizer: any optax transformation; its hyperparameters may be traced.
       plan: which minibatches.
+      memory: of the client's optimizer states, which outlive the round, see `wrappers.persistent`.
 
     Raises:
-      ValueError: when traced, if the optimizer has a schedule of its own: it would begin anew in every round.
+      ValueError: when traced, if the optimizer has a schedule of its own, which would begin anew in every round; or if
+        a solver with a memory is called in a loop.
 
     >>> from pfljax import quadratics
     >>> from pfljax.learning.plans import full_batch
@@ -37,16 +41,17 @@ def descent(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
     7.0
     """
 
-    restarted = annealed(optimizer, plan)
+    steps = annealed(optimizer, plan, memory)
 
     def solve(loss: LossFn, params: Params, data: ClientData, key: Array) -> Params:
-        _refuse_schedules(optimizer, params.trainable)
-        return restarted(loss, params, data, key)
+        if memory is None:
+            _refuse_schedules(optimizer, params.trainable)
+        return steps(loss, params, data, key)
 
     return solve
 
 
-def annealed(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver:
+def annealed(optimizer: optax.GradientTransformation, plan: Plan, memory: Memory | None = None) -> LocalSolver:
     """`descent` by an optimizer that may have a schedule, over the steps of ONE call: it begins anew in the next.
 
     >>> from pfljax import quadratics
@@ -70,8 +75,12 @@ def annealed(optimizer: optax.GradientTransformation, plan: Plan) -> LocalSolver
                 updates, opt_state = optimizer.update(grads, opt_state, params.trainable)
             return Params(optax.apply_updates(params.trainable, updates), stats), opt_state
 
-        start = params, optimizer.init(params.trainable)
-        return jax.lax.fori_loop(0, plan.steps(data), step, start)[0]
+        fresh = optimizer.init(params.trainable)
+        start = params, fresh if memory is None else memory.recalled(fresh)
+        params, opt_state = jax.lax.fori_loop(0, plan.steps(data), step, start)
+        if memory is not None:
+            memory.keep(opt_state)
+        return params
 
     return solve
 
@@ -113,6 +122,21 @@ def proximal_descent(lr: Array | float, plan: Plan) -> LocalSolver:
         return descent(optax.chain(optax.sgd(lr), towards), plan)(loss.loss, params, data, key)
 
     return solve
+
+
+def within(low: float, high: float) -> optax.GradientTransformation:
+    """The end of a chain: what is trained stays in `[low, high]`.
+
+    >>> step = optax.chain(optax.sgd(1.0), within(0.0, 1.0))
+    >>> w = {"w": jnp.array([0.25, 0.5])}
+    >>> step.update({"w": jnp.array([2.0, 0.25])}, step.init(w), w)[0]["w"].tolist()
+    [-0.25, -0.25]
+    """
+
+    def cut(steps: Tree, params: Tree) -> Tree:
+        return jax.tree.map(lambda step, w: jnp.clip(w + step, low, high) - w, steps, params)
+
+    return optax.stateless(cut)
 
 
 def only(mask: Mask, solver: LocalSolver) -> LocalSolver:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -83,6 +84,43 @@ def tilted(loss: LossFn, tilt: Tree) -> LossFn:
         return value + tree.vdot(tilt, params.trainable), stats
 
     return tilted_loss
+
+
+def mixed(loss: LossFn, weight: Array | float, other: Params) -> LossFn:
+    """`f(weight w + (1 - weight) other)`: its gradient is `weight grad f` at the mixture.
+
+    >>> f = lambda params, batch, key: ((params.trainable["w"] - 1) ** 2 / 2, {})
+    >>> w, other = Params({"w": jnp.asarray(3.0)}), Params({"w": jnp.asarray(5.0)})
+    >>> float(gradient(mixed(f, 0.5, other), w, batch=None, key=None)[0]["w"])
+    1.5
+    """
+
+    def mixed_loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
+        return loss(tree.mix(weight, params, other), batch, key)
+
+    return mixed_loss
+
+
+def discrepancy(x: Array, y: Array, mask: Array, scales: Sequence[float] = (10.0, 15.0, 20.0, 50.0)) -> Array:
+    """`MMD^2` of the unmasked rows of x and y [B, d] (the V-statistic), by kernels of several widths.
+
+    `mean k(x, x') + mean k(y, y') - 2 mean k(x, y)`, `k(u, v) = sum_a exp(-||u - v||^2 / (2 a))`.
+
+    Source: Gretton et al., "A Kernel Two-Sample Test", Journal of Machine Learning Research 2012, equation 5.
+
+    >>> x, y = jnp.array([[0.0, 0.0], [1.0, 0.0]]), jnp.array([[0.0, 1.0], [2.0, 0.0]])
+    >>> round(float(discrepancy(x, y, jnp.ones(2))), 3)
+    0.122
+    """
+    x, y = (rows.reshape(rows.shape[0], -1) for rows in (x, y))
+    pairs = (mask[:, None] * mask[None]).astype(x.dtype)
+
+    def mean(u: Array, v: Array) -> Array:
+        apart = jnp.sum(u**2, axis=1)[:, None] + jnp.sum(v**2, axis=1)[None] - 2 * u @ v.T
+        kernel = sum(jnp.exp(-apart / (2 * scale)) for scale in scales)
+        return jnp.sum(pairs * kernel) / jnp.maximum(jnp.sum(pairs), 1)
+
+    return mean(x, x) + mean(y, y) - 2 * mean(x, y)
 
 
 def after_adaptation(loss: LossFn, alpha: Array | float, order: Order = "exact", delta: float = 1e-3) -> LossFn:

@@ -72,7 +72,18 @@ def steps(count: int, batch_size: int) -> Plan:
     7
     """
     checks.each(Count, count=count)
-    return Plan(lambda data: _worked(jnp.asarray(count), data), epochs(1, batch_size).batch)
+    return lasting(count, epochs(1, batch_size))
+
+
+def lasting(count: Array | int, plan: Plan) -> Plan:
+    """`count` steps along the minibatches of `plan`; it may be traced.
+
+    >>> from pfljax import quadratics
+    >>> data = quadratics.problem(w=[3.0], sizes=[10])[1].client(0)
+    >>> int(lasting(jnp.asarray(7), epochs(1, batch_size=4)).steps(data))
+    7
+    """
+    return plan._replace(steps=lambda data: _worked(jnp.asarray(count), data))
 
 
 def full_batch(count: int, capacity: int) -> Plan:

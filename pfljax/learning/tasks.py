@@ -70,6 +70,88 @@ def misfit(task: Task, params: Params, data: ClientData, key: Array) -> Array:
     return measures.measure(measured, {"w": lambda x: task.predict(params, x)}, data, batch_size=128)["w"]["loss"]
 
 
+def chosen(
+    task: Task, make: Callable[[Array], tuple[Params, Tree]], values: Sequence[float], data: ClientData, key: Array
+) -> tuple[Params, Tree]:
+    """`make(value)`, for that of `values` whose model fits the client's validation examples best.
+
+    Args:
+      task: whose `misfit` is compared.
+      make: value [] -> a model, and what comes with it.
+      values: static; the first of equals is taken, and the first if there are no validation examples.
+      data: of the client.
+      key: of the misfit.
+
+    Raises:
+      ValueError: if there are no values.
+
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[8.0])
+    >>> data = data.client(0)._replace(validation=data.client(0).public._replace(size=1))
+    >>> make = lambda value: (Params({"w": value}), ())
+    >>> float(chosen(task, make, (0.0, 7.0, 11.0), data, jax.random.key(0))[0].trainable["w"])
+    7.0
+    """
+    if not len(values):
+        raise ValueError("there is nothing to choose from: give at least one value")
+
+    def judged(value: Array) -> tuple[Array, tuple[Params, Tree]]:
+        made = make(value)
+        return misfit(task, made[0], data.on(data.validation), key), made
+
+    misfits, candidates = jax.lax.map(judged, jnp.asarray(values, float))
+    best = jnp.argmin(jnp.where(jnp.isnan(misfits), jnp.inf, misfits))
+    return jax.tree.map(lambda rows: rows[best], candidates)
+
+
+def invariant(
+    task: Task, model: Model, adversary: Model, attribute: Callable[[Tree], Array], *, lam: Array | float = 1.0
+) -> Task:
+    """`task` whose features do not tell a protected attribute a of the examples.
+
+    An adversary d learns to tell a from the features z, and what makes the features learns to mislead it:
+
+    `min_d CE(d(z), a)`, `min_w f(w) - lam CE(d(z), a)`, by one descent on `f(w) + CE(d(R(z)), a)` in `(w, d)`.
+
+    `R(z) = z`, and its gradient is reversed: `-lam`. The adversary lies below `"adversary"` beside the leaves of the
+    model, for masks: it may be shared or stay with the clients, as `masks.union(masks.head(model),
+    masks.named("adversary"))` shares it with the head of `lg_fedavg`.
+
+    Args:
+      task: of `model`.
+      model: the network, which must have features.
+      adversary: a classifier of features, such as `models.mlp(model.features_shape, 2, (16,))`.
+      attribute: inputs x [B, ...] -> a [B], whole numbers.
+      lam: strength, >= 0, may be traced; 0 lets the adversary look on.
+
+    Raises:
+      ValueError: if the model has no features.
+
+    Source: Liang et al., "Think Locally, Act Globally: Federated Learning with Local and Global Representations", 2020
+    (fair representations), by the gradient reversal of Ganin et al., "Domain-Adversarial Training of Neural Networks",
+    Journal of Machine Learning Research 2016.
+    """
+    features = model.features
+    if features is None:
+        raise ValueError("invariant is for features, and the model has none: see pfljax.models.from_linen")
+
+    def init(key: Array) -> Params:
+        w, d = task.init(key), adversary.init(jax.random.fold_in(key, 1))
+        return Params({**w.trainable, "adversary": d.trainable}, w.stats)
+
+    def own(params: Params) -> Params:
+        return params._replace(trainable={name: leaf for name, leaf in params.trainable.items() if name != "adversary"})
+
+    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
+        value, stats = task.loss(own(params), batch, key)
+        z = features(own(params), batch.x, train=True, mask=batch.mask, key=key)[0]
+        reversed_z = -lam * z + jax.lax.stop_gradient((1 + lam) * z)
+        told = adversary.apply(Params(params.trainable["adversary"]), reversed_z, train=True, key=key)[0]
+        return value + masked_mean(cross_entropy(told, attribute(batch.x)), batch.mask), stats
+
+    return task._replace(init=init, loss=loss, predict=lambda params, x: task.predict(own(params), x))
+
+
 def _check_metric(metric: Metric, outputs: Tree, y: Any) -> None:
     """Refuses a sum that keeps examples apart, and a finish that is not one number."""
     total = jax.eval_shape(metric.sum, outputs, y, jax.ShapeDtypeStruct(y.shape, float))

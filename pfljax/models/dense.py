@@ -8,29 +8,63 @@ from flax import linen as nn
 
 from pfljax import checks
 from pfljax.models import sizes
-from pfljax.models.layers import Classifier, flat
+from pfljax.models.layers import Adapter, Classifier, Vector, flat
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them; the last one is the classifier."""
+    """Dense layers with an activation after each but the last one, which is the classifier; see `mlp`."""
 
     hidden: Sequence[int]
     classes: int
+    linear: bool = False
+    vector: int = 0
+    bottleneck: int = 0
+    low_rank: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = flat(x)
-        for width in self.hidden:
-            x = nn.relu(nn.Dense(width)(x))
+        x = Vector(self.vector, name="vector")(x) if self.vector else flat(x)
+        for number, width in enumerate(self.hidden):
+            z = nn.Dense(width)(x)
+            if self.low_rank:
+                z += Adapter(width, self.low_rank, lambda few: few, name=f"low_rank_{number}")(x)
+            x = z if self.linear else nn.relu(z)
+            if self.bottleneck:
+                x += Adapter(width, self.bottleneck, name=f"bottleneck_{number}")(x)
         return Classifier(self.classes, name="classifier")(x)
 
 
 @checks.by_hints()
-def mlp(shape: Sequence[int], classes: checks.Count, hidden: Sequence[checks.Count] = (100,)) -> Model:
-    """A multilayer perceptron with ReLU on the flattened example; its blocks are its dense layers."""
-    return from_linen(MLP(tuple(hidden), classes), sizes.example(shape, "[...]"))
+def mlp(
+    shape: Sequence[int],
+    classes: checks.Count,
+    hidden: Sequence[checks.Count] = (100,),
+    *,
+    linear: bool = False,
+    vector: checks.Size = 0,
+    bottleneck: checks.Size = 0,
+    low_rank: checks.Size = 0,
+) -> Model:
+    """A multilayer perceptron on the flattened example; its blocks are its dense layers, and what is added to them.
+
+    Parts that start as nothing are there to be personal, by their paths:
+
+    Args:
+      shape: of one example.
+      classes: outputs.
+      hidden: widths of the hidden layers.
+      linear: hidden layers without ReLU.
+      vector: numbers beside the inputs, `"vector"`: an embedding of each client.
+      bottleneck: width of an adapter after each hidden layer, `"bottleneck_0"` and so on: `x + up(relu(down(x)))`.
+      low_rank: rank of what is added to the kernel of each hidden layer, `"low_rank_0"` and so on.
+
+    >>> mlp((4,), 2, (8,), vector=3, bottleneck=2).blocks
+    ('vector', 'Dense_0', 'bottleneck_0', 'classifier')
+    """
+    module = MLP(tuple(hidden), classes, linear, vector, bottleneck, low_rank)
+    return from_linen(module, sizes.example(shape, "[...]"))
 
 
 @checks.by_hints()

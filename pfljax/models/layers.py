@@ -88,3 +88,31 @@ class Classifier(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
         x, kernel, bias = promote_dtype(x, kernel, bias)
         return x @ kernel.T + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class Vector(nn.Module):
+    """Inputs [B, ...] with a vector of parameters beside each of them, zeros at first.
+
+    Where it stays with the clients, it is an embedding of each: the rest of the network knows who they are by it.
+    """
+
+    size: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        vector = self.param("vector", nn.initializers.zeros, (self.size,), jnp.float32)
+        x, vector = promote_dtype(flat(x), vector)
+        return jnp.concatenate([x, jnp.broadcast_to(vector, (x.shape[0], self.size))], axis=1)
+
+
+class Adapter(nn.Module):
+    """`up(activation(down(x)))`, a way through few units that is added to a layer; zeros at first."""
+
+    outputs: int
+    width: int
+    activation: Callable[[Array], Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        few = self.activation(nn.Dense(self.width, name="down")(x))
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros, name="up")(few)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,21 +16,31 @@ import pytest
 from pfljax import algorithms
 from pfljax.data import FederatedData
 from pfljax.engine import accounting
+from pfljax.engine.checkpoint import Checkpoints
 from pfljax.engine.simulation import Simulation
 from pfljax.federation import sampling
 from pfljax.types import Algorithm, Params, State, Task, keep
-from tests.zoo import CLASSES, CLIENTS, FEDERATED, GROUPS, MODEL, TASK, UNSEEN, VALIDATION, federation, recipe_of
+from tests.zoo import (
+    CLASSES,
+    CLIENTS,
+    FAMILIES,
+    GROUPS,
+    MODEL,
+    ORIGINALS,
+    TASK,
+    UNSEEN,
+    VALIDATION,
+    federation,
+    recipe_of,
+)
 
 KEY = jax.random.key(7)
 
-METHODS = [
-    pytest.param(name, marks=pytest.mark.slow if algorithms.METHODS[name].variant_of else []) for name in FEDERATED
-]
 AT_MOST = 4
 """Rounds of one call, so that any number of them is one program."""
 
 
-@pytest.fixture(params=METHODS, scope="module")
+@pytest.fixture(params=ORIGINALS, scope="module")
 def name(request: pytest.FixtureRequest) -> str:
     """A method; the tests of one follow each other, because they share its programs."""
     return request.param
@@ -117,7 +128,22 @@ def test_one_program_serves_all_values_and_a_dropped_clients_nan_does_not_leak(n
     assert changed(finals[0], finals[2]), "the values made no difference"
 
 
+def test_a_resumed_run_has_the_bits_of_one_that_was_left_alone(name: str, tmp_path: Path):
+    """The state after two rounds, written and read by others, goes on as if it had never left."""
+    (run, _), hyper = traced(name), recipe_of(name).hyper
+    state, _ = run.advance(run.init(KEY, **hyper), KEY, 2, AT_MOST, **hyper)
+    Checkpoints(tmp_path).save(state, {"rounds": np.arange(1)})
+    read, _ = Checkpoints(tmp_path).restore(run.init(KEY, **hyper))
+    whole, _ = run.advance(run.init(KEY, **hyper), KEY, 4, AT_MOST, **hyper)
+    resumed, _ = run.advance(read, KEY, 2, AT_MOST, **hyper)
+    same(whole, resumed)
+
+
+one_of_each_family = pytest.mark.parametrize("name", FAMILIES, scope="module")
+
+
 @pytest.mark.usefixtures("x64")
+@one_of_each_family
 def test_blocks_of_any_size_give_the_same(name: str):
     """One by one, and in blocks of which the last is short; cohort, work and steps differ from client to client."""
     cohort = sampling.stragglers(sampling.uniform(5), 0.5)
@@ -187,6 +213,7 @@ def test_traffic_is_that_of_the_paper(name: str):
 
 
 @pytest.mark.usefixtures("x64")
+@one_of_each_family
 def test_the_order_of_clients_does_not_matter(name: str):
     """Client i of the reversed federation is client N-1-i, when nothing is drawn: one batch a client, common start."""
     forward = federation()

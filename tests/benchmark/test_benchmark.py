@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from rich.console import Console
 
 from experiments.benchmark import __main__ as beside
 from experiments.benchmark.contenders import RIVALS, find_rivals
 from experiments.benchmark.targets import TARGETS
 from pfljax import benchmark, cli
+from pfljax.algorithms import METHODS
 from pfljax.benchmark import (
     WORKLOADS,
     Contender,
@@ -33,6 +37,7 @@ from pfljax.benchmark import (
     ours,
     paired,
     store,
+    workloads,
 )
 from pfljax.benchmark.contender import OURS, Failed, Process
 
@@ -292,6 +297,35 @@ def test_targets_and_tables(tmp_path: Path) -> None:
     assert benchmark.plot(report, tmp_path / "cohorts.png").stat().st_size > 1_000
     with pytest.raises(ValueError, match="nothing to draw"):
         benchmark.plot(_report([_row("mlp", 1.0)]), tmp_path / "none.png")
+
+
+def test_what_methods_cost_beside_fedavg() -> None:
+    """Time and products of a round, each over FedAvg's; one that takes more than its products explain is marked."""
+    rows = [
+        _row("method_fedavg", 0.1, flops=1e9), _row("method_ditto", 0.21, flops=2e9), _row("method_ifca", 0.3),
+        _row("method_apfl", 0.4, flops=2e9), _row("mlp", 9.0, flops=1e9),
+    ]  # fmt: skip
+    report = _report(rows)
+    assert report.costs() == {
+        "ditto": (pytest.approx(2.1), pytest.approx(2)),
+        "ifca": (pytest.approx(3), None),
+        "apfl": (pytest.approx(4), pytest.approx(2)),
+    }
+    console = Console(width=132, record=True, file=io.StringIO())
+    console.print(report.table())
+    told = console.export_text()
+    assert re.search(r"apfl +4\.00 +2\.00 +2\.00", told)
+    assert _report(rows[1:]).costs() == {}
+
+
+def test_workloads_of_methods() -> None:
+    """One for each method, by themselves."""
+    chosen = workloads.select(["methods"])
+    assert [workload.method for workload in chosen] == [name for name, row in METHODS.items() if row.prepare is None]
+    assert not any(workload.name.startswith("method_") for workload in workloads.select(["all"]))
+    found = {name: ours.details(WORKLOADS[f"method_{name}"].to_dict())["flops"] for name in ("fedavg", "feddf", "apfl")}
+    assert found["apfl"] == pytest.approx(2 * found["fedavg"])
+    assert found["feddf"] > 1.5 * found["fedavg"], "distillation on the server counts"
 
 
 def test_workloads_are_plain_data() -> None:

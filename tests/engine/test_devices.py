@@ -13,7 +13,7 @@ import pytest
 
 from pfljax.algorithms import METHODS
 from pfljax.engine import mesh
-from tests.zoo import FEDERATED, OPTIMIZERS
+from tests.zoo import FEDERATED, FIRSTS, OPTIMIZERS
 
 SHARED = """
 import json, sys
@@ -82,7 +82,10 @@ def takes(optimizer: str, name: str) -> bool:
 
 ALWAYS = ["fedamp momentum", "apfl adam"]
 BY_OPTIMIZER = {
-    optimizer: [f"{name} {optimizer}" for name in FEDERATED if takes(optimizer, name)] for optimizer in OPTIMIZERS
+    optimizer: [
+        f"{name} {optimizer}" for name in (FEDERATED if optimizer == "sgd" else FIRSTS) if takes(optimizer, name)
+    ]
+    for optimizer in OPTIMIZERS
 }
 
 

@@ -16,7 +16,7 @@ from pfljax.engine.ensemble import Ensemble, Point, simulate_many
 from pfljax.federation import sampling
 from pfljax.results.result import Result
 from pfljax.types import Algorithm
-from tests.zoo import FEDERATED, TASK, double, federation, recipe_of
+from tests.zoo import FAMILIES, TASK, double, federation, recipe_of
 
 RECIPE = recipe_of("ditto")
 OPTIONS: dict[str, Any] = {"rounds": 3, "eval_every": 2, "cohort": sampling.uniform(4), "method": "ditto"}
@@ -95,7 +95,7 @@ def test_at_once_they_are_the_same_and_a_diverging_point_harms_no_other(alone: l
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", FEDERATED)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_vmapped_points_of_every_method_are_its_runs(name: str):
     """Float64, three rounds: 1e-10."""
     recipe, task = recipe_of(name), double(TASK)

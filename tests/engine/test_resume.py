@@ -29,7 +29,7 @@ from pfljax.federation import sampling
 from pfljax.learning import local, plans
 from pfljax.results.comparison import Comparison
 from pfljax.results.result import Result
-from pfljax.types import Algorithm, State, Task
+from pfljax.types import Algorithm, Params, State, Task
 from tests.zoo import TASK, federation
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +104,18 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):
     checkpoints.save(State({"w": jax.numpy.zeros(3)}, (), jax.numpy.asarray(1)), {"rounds": np.asarray([1])})
     with pytest.raises(ValueError, match="belongs to another method, model or federation"):
         checkpoints.restore(State({"w": jax.numpy.zeros(4)}, (), jax.numpy.asarray(0)))
+    with pytest.raises(ValueError, match=r"belongs to another method, .*: server\.v is in one of the two only"):
+        checkpoints.restore(State({"v": jax.numpy.zeros(3)}, (), jax.numpy.asarray(0)))
+
+
+def test_leaves_of_a_checkpoint_have_the_names_of_the_state(tmp_path: Path):
+    """Other programs find a model in it."""
+    layers = {"dense": {"kernel": jax.numpy.ones((2, 1))}, "list": [jax.numpy.zeros(1), jax.numpy.ones(1)]}
+    Checkpoints(tmp_path).save(State(Params(layers), (), jax.numpy.asarray(3)), {"rounds": np.ones(1)})
+    reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler("state"))
+    stored = reader.restore(tmp_path / "3", args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+    assert list(stored) == ["round", *(f"server.trainable.{name}" for name in ("dense.kernel", "list.0", "list.1"))]
+    np.testing.assert_array_equal(stored["server.trainable.dense.kernel"], np.ones((2, 1)))
 
 
 def test_a_record_keeps_the_order_of_its_names(tmp_path: Path):

@@ -13,7 +13,7 @@ from pfljax.engine.checkpoint import Checkpoints
 from pfljax.engine.residence import Store
 from pfljax.engine.simulation import Simulation
 from pfljax.federation import sampling
-from tests.zoo import FEDERATED, TASK, federation, recipe_of
+from tests.zoo import FIRSTS, TASK, federation, recipe_of, slow_but_for
 
 pytestmark = pytest.mark.usefixtures("optimized")
 
@@ -32,11 +32,8 @@ def run(name: str, where: Store, executor: Any = "auto") -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(shown)]
 
 
-ALWAYS = ("ditto", "fedper")
-METHODS = [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.slow) for name in FEDERATED]
-
-
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("name", slow_but_for(("fedavg", "fedper"), FIRSTS))
 def test_host_memory_changes_no_bit(name: str):
     for on_device, on_host in zip(run(name, "device"), run(name, "host"), strict=True):
         np.testing.assert_array_equal(on_device, on_host)

@@ -30,6 +30,7 @@ from pfljax.experiment import sweeps
 from pfljax.experiment.config import Config, from_config_dict
 from pfljax.experiment.sweeps import Ledger, Point, Sweep, spaces
 from pfljax.results.result import Result
+from tests.zoo import FIRSTS, slow_but_for
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = 3
@@ -179,20 +180,13 @@ def _method_values(name: str) -> dict[str, Any]:
         data = {"partition": {"name": "iid", "clients": 2}}
     data |= {"validation": 0.25} if "validation examples" in METHODS[name].needs else {}
     data |= {"clusters": 2} if "groups" in METHODS[name].needs else {}
-    algorithm = {"name": name} | ({"clusters": 2} if name == "ifca" else {})
-    if "public data" in METHODS[name].needs:
-        data |= {"public": 0.2}
-        algorithm |= {"distil_steps": 3, "distil_batch_size": 4}
+    data |= {"public": 0.2} if "public data" in METHODS[name].needs else {}
+    algorithm = {"name": name} | dict(METHODS[name].example)
     return {"data": data, "model": model, "algorithm": algorithm, "local": BASE["local"], "run": {"rounds": 2}}
 
 
-_USUAL = ("scaffold", "centralized")
-
-
 @pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize(
-    "name", [name if name in _USUAL else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
-)
+@pytest.mark.parametrize("name", slow_but_for(("scaffold", "centralized"), ["centralized", *FIRSTS]))
 def test_every_method_is_that_of_the_loop(name: str) -> None:
     """Two points of every traced number of the method: one program, the bits of two runs."""
     values = _method_values(name)

@@ -19,15 +19,15 @@ from pfljax.data import FederatedData
 from pfljax.engine import accounting
 from pfljax.federation import wrappers
 from pfljax.federation.reduce import geometric_median, krum, mean, median, trimmed, uniform
+from pfljax.federation.skeletons import Both
 from pfljax.federation.wrappers import attacked, clipped, compressed, noised, reduced_by
-from pfljax.federation.wrappers.compression import Indebted
 from pfljax.learning import local, plans
 from pfljax.types import Algorithm, Array, ClientData, Cohort, Reduce, Reply, Tree
-from tests.algorithms.test_contract import KEY, METHODS, same
-from tests.zoo import CLIENTS, federation, recipe_of
+from tests.algorithms.test_contract import KEY, same
+from tests.zoo import CLIENTS, FAMILIES, FIRSTS, federation, recipe_of
 
 EVEN = uniform(mean)
-every_method = pytest.mark.parametrize("name", METHODS)
+every_method = pytest.mark.parametrize("name", FAMILIES)
 
 
 def refused(wrap: Callable[[], Any], message: str) -> bool:
@@ -118,8 +118,13 @@ def lengths(uploads: Tree) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("trains", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["feigned", "trained"])
-@every_method
+@pytest.mark.parametrize(
+    ("name", "trains"),
+    [
+        *(pytest.param(*name.values, False, marks=name.marks, id=f"{name.values[0]}-feigned") for name in FAMILIES),
+        *(pytest.param(name, True, marks=pytest.mark.slow, id=f"{name}-trained") for name in FIRSTS),
+    ],
+)
 def test_wrappers_without_effect_are_not_there_and_one_program_serves_all_values(name: str, trains: bool):
     """Nobody attacks, no upload is longer than the bound, noise is 0, all is kept: the numbers of the method alone."""
     recipe, data = recipe_of(name), federation()
@@ -172,7 +177,7 @@ def test_every_compressor_attack_and_reduction_fits_every_method(name: str):
         made = compressed(algorithm, compressor, feedback=False if unlike(algorithm) else None)
         made = clipped(attacked(made, wrappers.some(CLIENTS, 0.5), attack), 1.0)
         server, kept, uploads = _shapes(made if apart(algorithm) else reduced_by(made, reduction))
-        assert (server, kept.client if isinstance(kept, Indebted) else kept, uploads) == plain
+        assert (server, kept.client if isinstance(kept, Both) else kept, uploads) == plain
         received, sent = accounting.wire_bytes(made, data)
         assert received == down
         assert sent < up or name == "local_only"

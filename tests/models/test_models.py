@@ -711,3 +711,41 @@ def test_a_head_that_is_built_for_the_mode():
     z, _ = model.features(params, x)
     np.testing.assert_allclose(model.apply(params, x)[0], z / np.sqrt(1 + 1e-5), rtol=1e-5)
     np.testing.assert_allclose(model.apply(params, x, train=True)[0].mean(0), 0, atol=1e-6)
+
+
+def forward(w, x):
+    """A network with a vector, adapters beside and after two hidden layers, by hand."""
+
+    def layer(part, x):
+        return x @ part["kernel"] + part["bias"]
+
+    z = np.hstack([x, np.tile(w["vector"]["vector"], (len(x), 1))])
+    for number in (0, 1):
+        few = layer(w[f"low_rank_{number}"]["down"], z)
+        z = np.maximum(layer(w[f"Dense_{number}"], z) + layer(w[f"low_rank_{number}"]["up"], few), 0)
+        few = np.maximum(layer(w[f"bottleneck_{number}"]["down"], z), 0)
+        z = z + layer(w[f"bottleneck_{number}"]["up"], few)
+    return z @ w["classifier"]["kernel"].T + w["classifier"]["bias"]
+
+
+def test_parts_that_are_there_to_be_personal_compute_what_they_say_and_start_as_nothing():
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    model, plain = models.mlp((3,), 4, (5, 4), vector=2, bottleneck=3, low_rank=2), models.mlp((3,), 4, (5, 4))
+    start = jax.device_get(model.init(KEY).trainable)
+    same = {name: start[name] for name in ("Dense_0", "Dense_1", "classifier")}
+    same["Dense_0"] = {"kernel": start["Dense_0"]["kernel"][:3], "bias": start["Dense_0"]["bias"]}
+    np.testing.assert_allclose(model.apply(Params(start), x)[0], plain.apply(Params(same), x)[0], atol=1e-6)
+    moved = jax.tree.map(lambda leaf: leaf + np.float32(0.1) * np.cos(leaf + np.arange(leaf.shape[-1])), start)
+    moved = jax.tree.map(np.float32, moved)
+    np.testing.assert_allclose(model.apply(Params(moved), x)[0], forward(moved, x), atol=1e-5)
+    for part in ("vector", "low_rank_0", "low_rank_1", "bottleneck_0", "bottleneck_1"):
+        without = forward({**moved, part: start[part]}, x)
+        assert np.abs(forward(moved, x) - without).max() > 0.01
+
+
+def test_a_body_without_relu_is_a_product_of_matrices():
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    model = models.mlp((3,), 4, (5, 4), linear=True)
+    w = model.init(KEY).trainable
+    product = w["Dense_0"]["kernel"] @ w["Dense_1"]["kernel"] @ w["classifier"]["kernel"].T
+    np.testing.assert_allclose(model.apply(Params(w), x)[0], x @ product, atol=1e-6)

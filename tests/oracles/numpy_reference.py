@@ -272,6 +272,8 @@ def apfl(
     *,
     lr: float,
     alpha_lr: float = 0.0,
+    alpha_reg: float = 0.0,
+    chain: bool = True,
 ) -> tuple[Tree, list[Tree], list[float]]:
     """All gradients at the start of a step; alpha moves at the first step of a round."""
     v, alpha = list(v), list(alpha)
@@ -283,10 +285,10 @@ def apfl(
                 mixture = {name: alpha[i] * v[i][name] + (1 - alpha[i]) * y[name] for name in y}
                 at_mixture, at_y = f.gradient(mixture, rows), f.gradient(y, rows)
                 slope = inner(axpy(-1.0, y, v[i]), at_mixture)
-                v[i] = axpy(-lr * alpha[i], at_mixture, v[i])
+                v[i] = axpy(-lr * (alpha[i] if chain else 1), at_mixture, v[i])
                 y = axpy(-lr, at_y, y)
                 if k == 0:
-                    alpha[i] = float(np.clip(alpha[i] - alpha_lr * slope, 0, 1))
+                    alpha[i] = float(np.clip(alpha[i] - alpha_lr * (slope + alpha_reg * alpha[i]), 0, 1))
             results.append(y)
         w = average(results, _weights(f, cohort, True))
     return w, v, alpha

@@ -26,6 +26,7 @@ class Played(NamedTuple):
     state: State
     cohorts: list[list[int]]
     hyper: dict[str, Any]
+    log: dict[str, np.ndarray]
 
     def personalized(self) -> Any:
         """Params with leaves [N, ...]."""
@@ -47,8 +48,8 @@ def play(
     simulation = Simulation(task, build, data, train=train, cohort=sampling.full() if cohort is None else some(cohort))
     start = begin(simulation.init(jax.random.key(KEY + 1), **hyper))
     before = jax.device_get(start)
-    state, _ = simulation.run(start, jax.random.key(KEY), rounds, **hyper)
-    return Played(simulation, before, jax.device_get(state), cohorts(train or data, rounds, cohort), hyper)
+    state, log = simulation.run(start, jax.random.key(KEY), rounds, **hyper)
+    return Played(simulation, before, jax.device_get(state), cohorts(train or data, rounds, cohort), hyper, log)
 
 
 def some(size: int) -> sampling.Sampler:

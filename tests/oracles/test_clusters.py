@@ -1,17 +1,20 @@
-"""IFCA, and clusters by context."""
+"""IFCA, HypCluster, and clusters by context."""
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from pfljax import algorithms
+from pfljax import algorithms, masks
 from pfljax.data import from_clients
 from pfljax.federation.reduce import mean, uniform
+from pfljax.federation.server import fedopt
 from pfljax.federation.wrappers import reduced_by
 from pfljax.learning import local, plans
+from pfljax.types import State
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
 from tests.oracles import quadratics as q
@@ -24,11 +27,18 @@ def solver(steps: int = q.STEPS) -> local.LocalSolver:
     return local.descent(optax.sgd(q.LR), plans.full_batch(steps, 60))
 
 
+def beginning(state: State, models: np.ndarray) -> State:
+    """The state, but with these models [K, d] of quadratics."""
+    own = state.server.own
+    own = own._replace(params=own.params._replace(trainable={"w": models}))
+    return state._replace(server=state.server._replace(own=own))
+
+
 def test_equal_models_go_to_the_first_cluster():
     task = q.task((0.5, 0.5))
     run = play.play(task, algorithms.ifca(task, solver(), clusters=3), q.data())
     expected = q.descended(np.array((0.5, 0.5)), q.A, q.C, q.LR, q.STEPS).mean(0)
-    models = run.state.server.params.trainable["w"]
+    models = run.state.server.own.params.trainable["w"]
     close(models[0], expected)
     np.testing.assert_array_equal(models[1:], np.full((2, 2), 0.5))
 
@@ -42,8 +52,7 @@ def test_groups_far_apart_find_their_own_optima(by_n):
     task, data = q.task(np.zeros(3), spread=1.0), q.data(matrices, centers, sizes)
 
     def begin(state):
-        models = state.server.params._replace(trainable={"w": np.array([[0.1] * 3, [-0.1] * 3])})
-        return state._replace(server=state.server._replace(params=models))
+        return beginning(state, np.array([[0.1] * 3, [-0.1] * 3]))
 
     run = play.play(
         task,
@@ -54,7 +63,7 @@ def test_groups_far_apart_find_their_own_optima(by_n):
     )
     blend = np.asarray(sizes) if by_n else np.ones(4)
     optima = [q.weighted(blend * (group == k), matrices, centers) for k in (0, 1)]
-    close(run.state.server.params.trainable["w"], optima)
+    close(run.state.server.own.params.trainable["w"], optima)
     close(run.personalized().trainable["w"], np.stack(optima)[group])
 
 
@@ -62,8 +71,8 @@ def test_ifca_against_loops():
     solve = local.descent(optax.sgd(network.LR), network.plan())
     run = network.train(algorithms.ifca(network.task(), solve, clusters=3))
     f = network.federation()
-    models = reference.ifca(f, play.rows(run.start.server.params.trainable, 3), lr=network.LR)
-    for k, row in enumerate(play.rows(run.state.server.params.trainable, 3)):
+    models = reference.ifca(f, play.rows(run.start.server.own.params.trainable, 3), lr=network.LR)
+    for k, row in enumerate(play.rows(run.state.server.own.params.trainable, 3)):
         play.assert_trees_close(row, models[k])
     chosen = [reference.nearest(f, models, i) for i in range(5)]
     assert len(set(chosen)) > 1
@@ -71,22 +80,119 @@ def test_ifca_against_loops():
         play.assert_trees_close(row, models[chosen[i]])
 
 
+def test_a_shared_body_and_hysteresis_against_loops():
+    """Heads are those of clusters, the body is that of all; a client stays unless another loss is lower by a fifth."""
+    solve, part = local.descent(optax.sgd(network.LR), network.plan()), 0.2
+    head = masks.named(*network.HEAD)
+    run = network.train(
+        lambda **hyper: algorithms.ifca(network.task(), solve, clusters=3, own=head, **hyper),
+        begin=lambda state: state._replace(clients=jnp.array([0, 1, 2, 0, -1])),
+        hysteresis=part,
+    )
+    f, start = network.federation(), run.start.server
+    body = {name: start.common.params.trainable[name] for name in network.BODY}
+    models = [row | body for row in play.rows(start.own.params.trainable, 3)]
+    last, kept, moved = [0, 1, 2, 0, -1], 0, 0
+    for t, cohort in enumerate(f.cohorts):
+        for i in cohort:
+            losses = [f.loss(model, f.everything[i]) for model in models]
+            best = int(np.argmin(losses))
+            stays = last[i] >= 0 and losses[last[i]] - losses[best] <= part * losses[last[i]]
+            kept += stays and best != last[i]
+            moved += not stays and last[i] >= 0
+            last[i] = last[i] if stays else best
+        results = [reference.descend(models[last[i]], f.gradient, f.batches(t, i, 0), network.LR) for i in cohort]
+        body = reference.average([{name: result[name] for name in network.BODY} for result in results])
+        for k in range(3):
+            mine = [result for result, i in zip(results, cohort, strict=True) if last[i] == k]
+            models[k] = (reference.average(mine) if mine else models[k]) | body
+    assert kept
+    assert moved
+    np.testing.assert_array_equal(run.state.clients, last)
+    for k, row in enumerate(play.rows(run.state.server.own.params.trainable, 3)):
+        play.assert_trees_close(row, {name: models[k][name] for name in network.HEAD})
+    play.assert_trees_close(run.state.server.common.params.trainable, {name: models[0][name] for name in network.BODY})
+    logged = np.array([0, 1, 2, 0, -1])
+    for ids, clusters in zip(run.log["ids"], run.log["reported/cluster"], strict=True):
+        logged[ids] = clusters
+    np.testing.assert_array_equal(logged, last)
+
+
+def test_averages_of_gradients_are_over_all_that_take_part():
+    """`w_k <- w_k - lr/M sum_{i in S_k} A_i (w_k - c_i)` for the M clients of a round."""
+    matrices, centers, sizes = q.random(6)
+    models = np.array([[0.4] * 3, [-0.4] * 3])
+    data = q.data(matrices, centers, sizes)
+    run = play.play(
+        q.task(np.zeros(3), spread=1.0),
+        algorithms.ifca(q.task(np.zeros(3), spread=1.0), solver(1), clusters=2, averaging="gradient"),
+        data,
+        12,
+        cohort=3,
+        begin=lambda state: beginning(state, models),
+    )
+    off = np.zeros(2)
+    for cohort in run.cohorts:
+        gaps = models[:, None] - centers[None]
+        chosen = np.einsum("kni,nij,knj->kn", gaps, matrices, gaps).argmin(0)
+        slopes = np.einsum("nij,nj->ni", matrices, models[chosen] - centers)
+        models = np.stack([models[k] - q.LR / 3 * sum(slopes[i] for i in cohort if chosen[i] == k) for k in (0, 1)])
+        off += np.bincount(chosen[cohort], minlength=2)
+    assert off.all()
+    close(run.state.server.own.params.trainable["w"], models)
+
+
+def test_hypcluster_against_loops():
+    """Who has validation examples chooses by them; averages by n; the server moves with momentum, empty models rest."""
+    matrices, centers, sizes = q.random(8, clients=5)
+    seen = centers[[3, 0, 1, 2, 4]] * 2
+    counts = [(sizes, centers), ([1, 1, 1, 1, 0], seen)]
+    train, validation = (
+        [
+            ({"A": np.repeat(a[None], n, 0), "c": np.repeat(c[None], n, 0)}, np.zeros(n))
+            for a, c, n in zip(matrices, at, numbers, strict=True)
+        ]
+        for numbers, at in counts
+    )
+    data, models = from_clients(train, train, validation), np.array([[1.0] * 3, [-1.0] * 3, [50.0] * 3])
+    build = algorithms.hypcluster(
+        q.task(np.zeros(3)), solver(), clusters=3, split="validation", server=fedopt(optax.sgd(0.5, momentum=0.5))
+    )
+    run = play.play(q.task(np.zeros(3)), build, data, 5, cohort=3, begin=lambda state: beginning(state, models))
+    velocity, seen[4], used = np.zeros((3, 3)), centers[4], set()
+    for cohort in run.cohorts:
+        gaps = models[:, None] - seen[None]
+        chosen = np.einsum("kni,nij,knj->kn", gaps, matrices, gaps).argmin(0)
+        results = q.descended(models[chosen], matrices, centers, q.LR, q.STEPS)
+        for k in range(3):
+            mine = [i for i in cohort if chosen[i] == k]
+            used |= {k} if mine else set()
+            if mine:
+                moved = models[k] - np.average(results[mine], axis=0, weights=np.array(sizes)[mine])
+                velocity[k] = moved + 0.5 * velocity[k]
+                models[k] = models[k] - 0.5 * velocity[k]
+    assert used == {0, 1}
+    close(run.state.server.own.params.trainable["w"], models)
+
+
 # Clusters by context
 
 
 @pytest.mark.usefixtures("optimized")
-def test_one_group_is_fedavg_bit_for_bit():
+def test_one_cluster_is_fedavg_bit_for_bit():
     solve = local.descent(optax.sgd(network.LR), network.plan())
     data = network.data().with_traits({"group": [0] * 5})
     runs = [
         play.play(network.task(), build, data, network.ROUNDS, cohort=network.COHORT)
         for build in (
-            algorithms.context_clustered(network.task(), solve, 1),
             algorithms.fedavg(network.task(), solve),
+            algorithms.context_clustered(network.task(), solve, 1),
+            algorithms.hypcluster(network.task(), solve, clusters=1),
         )
     ]
-    first, second = (run.personalized() for run in runs)
-    play.assert_bitwise(first, second)
+    first, *others = (run.personalized() for run in runs)
+    for other in others:
+        play.assert_bitwise(first, other)
 
 
 def test_groups_against_loops():
@@ -95,7 +201,7 @@ def test_groups_against_loops():
     data = network.data().with_traits({"group": group, "age": np.arange(5.0)})
     build = algorithms.context_clustered(network.task(), solve, 3)
     run = play.play(network.task(), build, data, network.ROUNDS, cohort=network.COHORT)
-    f, start = network.federation(), play.rows(run.start.server.params.trainable, 3)
+    f, start = network.federation(), play.rows(run.start.server.own.params.trainable, 3)
     play.assert_trees_close(start[0], start[1])
     models = [
         reference.fedavg(
@@ -103,7 +209,7 @@ def test_groups_against_loops():
         )
         for k in (0, 1)
     ]
-    for k, row in enumerate(play.rows(run.state.server.params.trainable, 3)):
+    for k, row in enumerate(play.rows(run.state.server.own.params.trainable, 3)):
         play.assert_trees_close(row, [*models, start[2]][k])
     for i, row in enumerate(play.rows(run.personalized().trainable, 5)):
         play.assert_trees_close(row, models[group[i]])
@@ -125,7 +231,8 @@ def test_groups_end_where_fedavg_of_their_members_ends():
     blend = np.array(sizes) * (np.arange(5) < 4)
     ends = np.stack([q.weighted(blend * (group == k), moved, centers) for k in (0, 1)])
     close(run.personalized().trainable["w"], ends[group[:4]])
-    newcomer = build.personalize(run.state.server.params, (), data.client(4), jax.random.key(0))
+    download = build.download(run.state.server, 4)
+    newcomer = build.personalize(download, np.asarray(-1), data.client(4), jax.random.key(0))
     close(newcomer.trainable["w"], ends[1])
 
 

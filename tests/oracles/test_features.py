@@ -13,9 +13,8 @@ import optax
 import pytest
 
 from pfljax import algorithms
-from pfljax.algorithms.fedcp import _mmd
 from pfljax.algorithms.fedpac import collaboration
-from pfljax.learning import local, tasks
+from pfljax.learning import local, losses, tasks
 from pfljax.types import ClientData, Examples
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
@@ -286,7 +285,7 @@ def test_the_distance_of_fedcp():
     """x = (0, 0), (1, 0), y = (0, 1), (2, 0): 0.121950067051; padding counts for nothing."""
     x, y = np.array([[0.0, 0], [1, 0], [7, 7]]), np.array([[0.0, 1], [2, 0], [8, 8]])
     close(mmd(x[:2], y[:2]), 0.121950067051)
-    close(_mmd(jnp.asarray(x), jnp.asarray(y), jnp.array([1.0, 1, 0])), 0.121950067051)
+    close(losses.discrepancy(jnp.asarray(x), jnp.asarray(y), jnp.array([1.0, 1, 0])), 0.121950067051)
 
 
 def policy(w: Any, own: Any, z: np.ndarray, u: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -41,21 +42,38 @@ def test_one_step_moves_along_three_gradients():
     close(run.personalized().trainable["w"], mixed, 1e-14)
 
 
-@pytest.mark.parametrize("alpha_lr", [0.0, 3.0])
-def test_apfl_against_loops(alpha_lr):
-    build = algorithms.apfl(network.task(), optax.sgd(network.LR), network.plan(), alpha=0.4, alpha_lr=alpha_lr)
+@pytest.mark.parametrize(
+    "hyper",
+    [{"alpha_lr": 0.0}, {"alpha_lr": 3.0}, {"alpha_lr": 1.0, "alpha_reg": 0.5, "chain": False}],
+    ids=["fixed", "adaptive", "as in code"],
+)
+def test_apfl_against_loops(hyper):
+    build = algorithms.apfl(network.task(), optax.sgd(network.LR), network.plan(), alpha=0.4, **hyper)
     run = network.train(build)
     start = run.start.server.params.trainable
     w, v, alpha = reference.apfl(
-        network.federation(),
-        start,
-        play.rows(run.start.clients.v.trainable, 5),
-        [0.4] * 5,
-        lr=network.LR,
-        alpha_lr=alpha_lr,
+        network.federation(), start, play.rows(run.start.clients.v.trainable, 5), [0.4] * 5, lr=network.LR, **hyper
     )
-    assert (np.std(alpha) > 1e-3) == (alpha_lr > 0)
+    assert (np.std(alpha) > 1e-3) == (hyper["alpha_lr"] > 0)
     play.assert_trees_close(run.state.server.params.trainable, w)
     close(run.state.clients.alpha, alpha)
     for i, row in enumerate(play.rows(run.state.clients.v.trainable, 5)):
         play.assert_trees_close(row, v[i])
+
+
+def test_outputs_are_mixed():
+    """Of the two models that are trained as ever; where outputs are linear in the weights it makes no difference."""
+    x = np.random.default_rng(3).normal(size=(6, network.INPUTS))
+    for hidden in (False, True):
+        task = network.task(hidden)
+        build = algorithms.apfl(task, optax.sgd(network.LR), network.plan(), alpha=0.3, mix="outputs")
+        pairs = network.train(build, hidden=hidden).personalized()
+        for i in range(5):
+            pair = jax.tree.map(lambda leaf, i=i: leaf[i], pairs)
+            v, w = (np.asarray(task.predict(part, x)) for part in (pair.own.v, pair.w))
+            assert np.abs(v - w).max() > 1e-3
+            said, single = build.predict(pair, x), jax.tree.map(lambda v, w: 0.3 * v + 0.7 * w, pair.own.v, pair.w)
+            close(said, 0.3 * v + 0.7 * w)
+            assert np.allclose(said, task.predict(single, x), rtol=0, atol=1e-12) != hidden
+    with pytest.raises(ValueError, match=r"apfl: mix='output': did you mean 'outputs'\?"):
+        algorithms.apfl(TASK, optax.sgd(0.1), plans.full_batch(1, 60), mix="output")

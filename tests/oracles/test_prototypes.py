@@ -1,4 +1,4 @@
-"""FedProto, FedTGP, FedGH."""
+"""FedProto, FedTGP, FedGH, FedMD."""
 
 from __future__ import annotations
 
@@ -223,7 +223,53 @@ def test_the_servers_step_of_fedgh():
     close(h.trainable["top"]["b2"], [-1 / 6, 1 / 6])
 
 
-@pytest.mark.parametrize("name", ["fedproto", "fedtgp", "fedgh"])
-def test_what_they_need(name):
-    with pytest.raises(ValueError, match=f"{name} averages features, and the model has none"):
+@pytest.mark.parametrize(
+    ("name", "does"), [("fedproto", "averages"), ("fedtgp", "averages"), ("fedgh", "averages"), ("fedmd", "counts")]
+)
+def test_what_they_need(name, does):
+    with pytest.raises(ValueError, match=f"{name} {does} .*, and the model has none"):
         getattr(algorithms, name)(TASK, solver(), MODEL._replace(features=None))
+
+
+PUBLIC = np.random.default_rng(9).normal(size=(7, network.INPUTS))
+
+
+def digested(w: Any, x: np.ndarray, logits: np.ndarray, lr: float, steps: int) -> Any:
+    """Adam on `mean |h(z) - logits|`, all examples at once."""
+    m, v = ({name: np.zeros_like(leaf) for name, leaf in w.items()} for _ in range(2))
+    for t in range(1, steps + 1):
+        z = features(w, x)
+        signs = np.sign(z @ w["W2"] + w["b2"] - logits) / logits.shape[1]
+        grads = pull(w, (x, np.zeros(len(x), int)), signs @ w["W2"].T)
+        grads |= {"W2": z.T @ signs / len(x), "b2": signs.mean(0)}
+        m = {name: 0.9 * m[name] + 0.1 * grads[name] for name in w}
+        v = {name: 0.999 * v[name] + 0.001 * grads[name] ** 2 for name in w}
+        w = {name: w[name] - lr * m[name] / (1 - 0.9**t) / (np.sqrt(v[name] / (1 - 0.999**t)) + 1e-8) for name in w}
+    return w
+
+
+@pytest.mark.parametrize("kinds", [1, 2])
+def test_fedmd_against_loops(kinds):
+    """The alignment is all public examples, in the order in which each round draws them."""
+    given: dict[str, Any] = {"alignment": 9, "digest_lr": 0.02, "digest_epochs": 3, "digest_batch_size": 16}
+    made = [algorithms.fedmd(t, solver(), m, **given) for t, m in zip(TASKS, MODELS, strict=True)]
+    task: Any = TASKS if kinds == 2 else TASK
+    shared = data().with_public(PUBLIC)
+    run = play.play(task, of_kinds(made) if kinds == 2 else made[0], shared, ROUNDS, cohort=COHORT)
+    f, v, logits = network.federation(ROUNDS, COHORT), models_of(run, run.start), None
+    for t, cohort in enumerate(f.cohorts):
+        said = []
+        for i in cohort:
+            own = v[i] if logits is None else digested(v[i], PUBLIC, logits, 0.02, 3)
+            v[i] = reference.descend(own, gradient, f.batches(t, i, 0), LR)
+            said.append(features(v[i], PUBLIC) @ v[i]["W2"] + v[i]["b2"])
+        logits = np.mean(said, axis=0)
+    for found, wanted in zip(models_of(run, run.state), v, strict=True):
+        play.assert_trees_close(found, wanted, 1e-9)
+    found = run.state.server.logits[:7]
+    close(found[np.lexsort(found.T)], logits[np.lexsort(logits.T)], 1e-9)
+
+
+def test_fedmd_needs_public_examples():
+    with pytest.raises(ValueError, match="fedmd compares outputs on examples that everybody sees, and there are none"):
+        play.play(TASK, algorithms.fedmd(TASK, solver(), MODEL), data(), 1)

@@ -93,6 +93,13 @@ ALTERNATING = [(network.HEAD, 0.1), (network.BODY, network.LR)]
 # method -> what makes it, private leaves, phases, weights by examples, per-client start
 SHARINGS = {
     "FedPer": (lambda t: algorithms.fedper(t, _solver(), HEAD), network.HEAD, JOINT, True, True),
+    "FedPer, head first": (
+        lambda t: algorithms.fedper(t, _solver(), HEAD, head_first=True),
+        network.HEAD,
+        [(network.HEAD, network.LR), *JOINT],
+        True,
+        True,
+    ),
     "FedRep": (
         lambda t: reduced_by(algorithms.fedrep(t, _solver(), _solver(0.1), HEAD, init="common"), uniform(mean)),
         network.HEAD,

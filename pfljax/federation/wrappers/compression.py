@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from pfljax import checks, masks, tree
 from pfljax.checks import Bounds
+from pfljax.federation.skeletons import Both, keeping
 from pfljax.federation.wrappers.uploads import COMPRESSION, by_leaf, sending
 from pfljax.printing import in_brief
 from pfljax.types import Algorithm, Array, ClientData, Reply, Tree
@@ -25,13 +26,6 @@ class Compressor(NamedTuple):
     through: Callable[[Array, Array], Array]  # (leaf, key) -> the leaf as it arrives
     bits: Callable[[int, int], int]  # (numbers of a leaf, bits of each) -> bits on the wire
     contracts: bool = True  # ||u - through(u)|| <= ||u||, on average: what error feedback needs
-
-
-class Indebted(NamedTuple):
-    """What a client keeps."""
-
-    client: Tree
-    residual: Tree  # e, what was not sent so far
 
 
 @checks.by_hints()
@@ -88,30 +82,19 @@ def compressed(algorithm: Algorithm, compressor: Compressor, *, feedback: bool |
 
 
 def _with_feedback(algorithm: Algorithm, through: Callable[[Tree, ClientData, Array], Tree]) -> Algorithm:
-    def init_client(download: Tree, id: Array, key: Array) -> Indebted:
-        debt = tree.scale(0, tree.split(masks.trained(download), download)[0])
-        return Indebted(algorithm.init_client(download, id, key), debt)
+    def nothing(download: Tree, client: Tree, key: Array) -> Tree:
+        return tree.scale(0, tree.split(masks.trained(download), download)[0])
 
-    def client_update(download: Tree, kept: Indebted, data: ClientData, key: Array) -> Reply:
+    def client_update(download: Tree, kept: Both, data: ClientData, key: Array) -> Reply:
         reply = algorithm.client_update(download, kept.client, data, key)
         part, rest = tree.split(masks.trained(reply.upload), reply.upload)
-        if jax.tree.map(jnp.shape, part) != jax.tree.map(jnp.shape, kept.residual):
+        if jax.tree.map(jnp.shape, part) != jax.tree.map(jnp.shape, kept.more):
             raise ValueError("feedback needs an upload shaped as the download, and here it is not: say feedback=False")
-        due = tree.add(part, kept.residual)
+        due = tree.add(part, kept.more)
         sent = through(due, data, jax.random.fold_in(key, COMPRESSION))
-        return reply._replace(upload=tree.merge(sent, rest), client=Indebted(reply.client, tree.sub(due, sent)))
+        return reply._replace(upload=tree.merge(sent, rest), client=Both(reply.client, tree.sub(due, sent)))
 
-    def onboard(download: Tree, kept: Indebted, data: ClientData, key: Array) -> Indebted:
-        return kept._replace(client=algorithm.onboard(download, kept.client, data, key))
-
-    common = algorithm.server_model
-    return algorithm._replace(
-        init_client=init_client,
-        client_update=client_update,
-        onboard=onboard,
-        personalize=lambda download, kept, data, key: algorithm.personalize(download, kept.client, data, key),
-        server_model=None if common is None else lambda download, kept: common(download, kept.client),
-    )
+    return keeping(algorithm, nothing, client_update)
 
 
 def _entries(share: float, size: int) -> int:

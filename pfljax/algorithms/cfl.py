@@ -1,0 +1,133 @@
+"""CFL: clusters split in two where clients pull apart although their mean has come to rest."""
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pfljax import tree
+from pfljax.federation.clustering import agglomerated, averaged, cosines, cut
+from pfljax.federation.clusters import Clusters, Sight, alike, assigning, heard, misfits
+from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Task, Tree
+
+
+class Split(NamedTuple):
+    """What the server of CFL remembers."""
+
+    round: Array  # [] rounds done
+    active: Array  # [] clusters that there are
+    moves: Tree  # [N, ...] the last `w - w_i` of each client
+    heard: Array  # [N] whether there is one
+
+
+def cfl(
+    task: Task,
+    local: LocalSolver,
+    *,
+    clusters: int = 8,
+    eps1: Array | float = 0.4,
+    eps2: Array | float = 1.6,
+    warm_up: int = 20,
+    gamma: Array | float = 0.0,
+    floor: int = 1,
+    linkage: Literal["optimal", "complete"] = "optimal",
+) -> Algorithm:
+    """FedAvg in each cluster c, from one cluster on; a cluster splits by the cosines of its members' updates.
+
+    With `D_i` the update of client i, cluster c splits where `||mean_{i in c} D_i|| < eps1` and
+    `max_{i in c} ||D_i|| > eps2`, into the two parts with the smallest largest cosine across,
+
+        `alpha_cross = min_{c = c1 + c2} max_{i in c1, j in c2} <D_i, D_j> / (||D_i|| ||D_j||)`,
+
+    if also `sqrt((1 - alpha_cross) / 2) > gamma`. Then `w_c <- w_c + mean_{i in c} D_i`, in each part.
+
+    Args:
+      task: the model and its loss.
+      local: solver of a client's round.
+      clusters: K at most, static.
+      eps1: norm of the mean update below which a cluster is at rest, traced; 0 is FedAvg with equal weights.
+      eps2: norm of an update above which a client is not at rest, traced.
+      warm_up: rounds before the first split, static.
+      gamma: see above, traced; 0 lets every split be that is one.
+      floor: members that each part must have, static; no cluster of two splits.
+      linkage: parts are the best there are ("optimal": the weakest edge of the maximum spanning tree of cosines is
+        cut), or those of complete linkage, as in the authors' code ("complete"), static.
+
+    Returns:
+      An algorithm whose server holds the last updates [N, ...]; clients keep nothing and deploy the model of their
+      cluster. Down and up: |params|. A newcomer deploys the model with the smallest loss on its training examples.
+
+    Raises:
+      ValueError: if a count is below 1, `linkage` is neither, or the reduction hands on anything but the uploads.
+
+    Deviations from the source: means and norms count members equally, as in the authors' code; `alpha_cross` of
+    complete linkage is that of its two parts. Clients outside the cohort count with their last update, and a cluster
+    splits when all its members were heard. Newcomers do not walk a tree of splits.
+    Source: Sattler et al., "Clustered Federated Learning: Model-Agnostic Distributed Multitask Optimization Under
+    Privacy Constraints", IEEE Transactions on Neural Networks and Learning Systems 2020, Algorithms 1 and 4.
+
+    Opposite updates whose mean is at rest: two clusters.
+
+    >>> import optax
+    >>> from pfljax.learning import local, plans
+    >>> from pfljax import quadratics
+    >>> task, data = quadratics.problem(w=[-5.0, -4.0, 4.0, 5.0])
+    >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
+    >>> quadratics.deployed(cfl(task, step, eps1=0.1, eps2=1.0, warm_up=3), task, data, rounds=50)
+    {'w': [-4.5, -4.5, 4.5, 4.5]}
+    """
+    kind = "single" if linkage == "optimal" else linkage
+
+    def begin(key: Array, num_clients: int) -> Clusters:
+        w, nobody = task.init(key), jnp.zeros(num_clients, bool)
+        moves = alike(tree.scale(0, w.trainable), num_clients)
+        memory = Split(jnp.asarray(0), jnp.asarray(1), moves, nobody)
+        return Clusters(alike(w, clusters), jnp.zeros(num_clients, int), memory)
+
+    def fires(members: Array, memory: Split) -> Array:
+        """Whether the cluster of `members` [N] shall split."""
+        counts = members.astype(float)
+        mean = jax.tree.map(lambda leaf: jnp.tensordot(counts.astype(leaf.dtype), leaf, 1), memory.moves)
+        rests = jnp.sqrt(tree.squared_norm(mean)) < eps1 * jnp.sum(counts)
+        pulls = jnp.max(jnp.where(members, jnp.sqrt(tree.row_products(memory.moves, memory.moves)), 0)) > eps2
+        return rests & pulls & (jnp.sum(members) > 2) & jnp.all(memory.heard | ~members)
+
+    def halved(similar: Array, members: Array, wanted: Array) -> tuple[Array, Array]:
+        """The members of the second part [N], and whether there shall be one."""
+        merges = jnp.where(wanted, jnp.sum(members) - 2, 0)
+        second = cut(agglomerated(1 - similar, members, kind, merges), members, merges) == 1
+        across = jnp.where((members & ~second)[:, None] & second[None], similar, -1)
+        large = jnp.minimum(jnp.sum(second), jnp.sum(members & ~second)) >= floor
+        return second, wanted & large & (jnp.sqrt(jnp.maximum(1 - jnp.max(across), 0) / 2) > gamma)
+
+    def regroup(server: Clusters, cohort: Cohort, results: Params, key: Array) -> Clusters:
+        models, assigned, known = server
+        rows = jnp.where(cohort.weights > 0, cohort.ids, assigned.size)
+        moves = jax.tree.map(
+            lambda leaf, new: leaf.at[rows].set(new, mode="drop"), known.moves, cohort.uploads.trainable
+        )
+        known = Split(known.round + 1, known.active, moves, known.heard.at[rows].set(True, mode="drop"))
+        members = assigned[None] == jnp.arange(clusters)[:, None]
+        wanted = jax.vmap(fires, (0, None))(members, known) & (known.round > warm_up)
+
+        def split(c: Array, carry: tuple[Params, Array, Array], similar: Array) -> tuple[Params, Array, Array]:
+            models, assigned, active = carry
+            second, splits = halved(similar, members[c], wanted[c] & (active < clusters))
+            copied = jax.tree.map(lambda leaf: leaf.at[active].set(leaf[c], mode="drop"), models)
+            after = copied, jnp.where(second, active, assigned), active + 1
+            return tree.where(splits, after, carry)
+
+        def parted(carry: tuple[Params, Array, Array]) -> tuple[Params, Array, Array]:
+            return jax.lax.fori_loop(0, clusters, partial(split, similar=cosines(moves, moves)), carry)
+
+        carry = models, assigned, known.active
+        models, assigned, active = jax.lax.cond(jnp.any(wanted), parted, lambda carry: carry, carry)
+        models = averaged(models, results, jnp.take(assigned, cohort.ids, mode="clip"), heard(cohort))
+        return Clusters(models, assigned, known._replace(active=active))
+
+    def join(sight: Sight, data: ClientData, key: Array) -> Array:
+        losses = misfits(task, sight.models, data, key)
+        return jnp.argmin(jnp.where(jnp.arange(clusters) < sight.memory.active, losses, jnp.inf))
+
+    return assigning(task, local, begin, regroup, join)

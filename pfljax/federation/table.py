@@ -1,0 +1,84 @@
+"""Tables: what a server keeps of every client, as rows of leaves [N, ...]."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from pfljax.types import Array, Cohort, Tree
+
+T = TypeVar("T")
+
+
+def repeated(row: T, num_clients: int) -> T:
+    """A table of equal rows.
+
+    >>> repeated({"w": jnp.array([1, 2])}, 2)["w"].tolist()
+    [[1, 2], [1, 2]]
+    """
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], num_clients, axis=0), row)
+
+
+def row(table: T, id: Array) -> T:
+    """The row of client `id`; the mean of all rows for a newcomer, whose id is N or more.
+
+    >>> [float(row(jnp.array([3.0, 5.0]), jnp.asarray(id))) for id in (0, 1, 2)]
+    [3.0, 5.0, 4.0]
+    """
+    known = id < size(table)
+
+    def leaf(rows: Array) -> Array:
+        return jnp.where(known, jnp.take(rows, id, axis=0, mode="clip"), jnp.mean(rows, axis=0))
+
+    return jax.tree.map(leaf, table)
+
+
+def mixed(weights: Array, table: T) -> T:
+    """`sum_j weights_j row_j`, for weights [N].
+
+    >>> float(mixed(jnp.array([0.25, 0.75]), jnp.array([0.0, 8.0])))
+    6.0
+    """
+    return jax.tree.map(lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, 1), table)
+
+
+def gram(table: Tree) -> Array:
+    """Inner products [N, N] of all pairs of rows, in full precision.
+
+    >>> gram({"w": jnp.array([[1.0, 2.0], [3.0, 0.0]])}).tolist()
+    [[5.0, 3.0], [3.0, 9.0]]
+    """
+
+    def leaf(rows: Array) -> Array:
+        flat = rows.reshape(rows.shape[0], -1)
+        return jnp.matmul(flat, flat.T, precision="highest")
+
+    return sum(map(leaf, jax.tree.leaves(table)), start=jnp.zeros(()))
+
+
+def replaced(table: T, cohort: Cohort, rows: Tree) -> T:
+    """The table with new `rows` [M, ...] of the clients that replied.
+
+    >>> cohort = Cohort(ids=jnp.array([0, 2, 3]), uploads=(), weights=jnp.array([1.0, 0.0, 0.0]))
+    >>> replaced(jnp.zeros(3), cohort, jnp.array([5.0, 7.0, 9.0])).tolist()
+    [5.0, 0.0, 0.0]
+    """
+    clients = heard(table, cohort)
+    return jax.tree.map(lambda leaf, new: leaf.at[clients].set(new, mode="drop"), table, rows)
+
+
+def heard(table: Tree, cohort: Cohort) -> Array:
+    """The clients [M] that replied; N in the place of one that did not, which is no row of the table.
+
+    >>> cohort = Cohort(ids=jnp.array([0, 2, 3]), uploads=(), weights=jnp.array([1.0, 0.0, 0.0]))
+    >>> heard(jnp.zeros(3), cohort).tolist()
+    [0, 3, 3]
+    """
+    return jnp.where(cohort.weights > 0, cohort.ids, size(table))
+
+
+def size(table: Tree) -> int:
+    """N, the number of rows."""
+    return jax.tree.leaves(table)[0].shape[0]
