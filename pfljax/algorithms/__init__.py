@@ -33,26 +33,34 @@ from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
 from pfljax.algorithms.fedcac import fedcac
 from pfljax.algorithms.fedcl import fedcl
+from pfljax.algorithms.fedcp import fedcp
 from pfljax.algorithms.fedcurv import fedcurv
+from pfljax.algorithms.feddbe import feddbe
 from pfljax.algorithms.feddecorr import feddecorr
 from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.feddyn import feddyn
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
+from pfljax.algorithms.fedgh import fedgh
 from pfljax.algorithms.fedgroup import fedgroup
 from pfljax.algorithms.fedhealth import fedhealth
 from pfljax.algorithms.fedlc import fedlc
+from pfljax.algorithms.fedmd import fedmd
 from pfljax.algorithms.fedmeta import fedmeta
 from pfljax.algorithms.fednova import fednova
+from pfljax.algorithms.fedpac import fedpac
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedphp import fedphp
+from pfljax.algorithms.fedproto import fedproto
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
 from pfljax.algorithms.fedsr import fedsr
+from pfljax.algorithms.fedtgp import fedtgp
 from pfljax.algorithms.fenda import fenda, perfcl
 from pfljax.algorithms.fesem import fesem
 from pfljax.algorithms.fl_hc import fl_hc
+from pfljax.algorithms.gpfl import gpfl
 from pfljax.algorithms.hcfl import hcfl
 from pfljax.algorithms.hypcluster import hypcluster
 from pfljax.algorithms.ifca import ifca
@@ -114,28 +122,36 @@ __all__ = [
     "fedbn",
     "fedcac",
     "fedcl",
+    "fedcp",
     "fedcurv",
+    "feddbe",
     "feddecorr",
     "feddf",
     "feddyn",
     "fedem",
     "fedfomo",
+    "fedgh",
     "fedgroup",
     "fedhealth",
     "fedlc",
+    "fedmd",
     "fedmeta",
     "fednova",
+    "fedpac",
     "fedper",
     "fedphp",
+    "fedproto",
     "fedprox",
     "fedrep",
     "fedrod",
     "fedrod_hyper",
     "fedsr",
+    "fedtgp",
     "fedyogi",
     "fenda",
     "fesem",
     "fl_hc",
+    "gpfl",
     "hcfl",
     "heurfedamp",
     "hypcluster",
@@ -531,6 +547,74 @@ METHODS: dict[str, Method] = {
         needs=("public data", "class labels"),
         bounds={"distil_steps": Bounds(least=0)},
         example={"distil_steps": 2, "distil_batch_size": 4, "distil_lr": 0.01},
+    ),
+    "fedmd": Method(
+        fedmd,
+        "distillation",
+        sweep={"digest_lr": (1e-4, 1e-2)},
+        needs=(*_STATE, *_FEATURES, "public data"),
+        down="alignment * classes + 3",
+        up="alignment * classes",
+        example={"alignment": 4, "digest_lr": 0.01},
+    ),
+    "fedproto": Method(
+        fedproto,
+        "prototypes",
+        sweep={"lam": (0.1, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="classes * (features + 1)",
+        up="classes * (features + 1)",
+    ),
+    "fedtgp": Method(
+        fedtgp,
+        "prototypes",
+        sweep={"lam": (0.1, 10.0), "server_lr": (1e-3, 0.1)},
+        needs=(*_STATE, *_FEATURES),
+        down="classes * (features + 1)",
+        up="classes * (features + 1)",
+        example={"server_epochs": 2, "server_batch_size": 64},
+    ),
+    "fedgh": Method(
+        fedgh,
+        "prototypes",
+        sweep={"server_lr": (1e-3, 1.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="head",
+        up="classes * (features + 1)",
+        example={"server_epochs": 2, "server_batch_size": 64},
+    ),
+    "fedpac": Method(
+        fedpac,
+        "prototypes",
+        sweep={"lam": (0.1, 10.0)},
+        needs=_FEATURES,
+        down="w + classes * (features + 1)",
+        up="w + classes * (2 * features + 1) + 1",
+    ),
+    "feddbe": Method(
+        feddbe,
+        "features",
+        sweep={"kappa": (0.1, 100.0), "mu": _UNIT},
+        needs=(*_STATE, *_FEATURES),
+        bounds={"mu": _SHARE},
+        down="w + features + 1",
+        up="w + features",
+    ),
+    "fedcp": Method(
+        fedcp,
+        "features",
+        sweep={"lam": (0.1, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="w + 2 * features**2 + 6 * features",
+        up="w + 2 * features**2 + 6 * features",
+    ),
+    "gpfl": Method(
+        gpfl,
+        "features",
+        sweep={"lam": (1e-4, 1.0), "mu": (1e-3, 1.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="w - head + classes * features + 2 * features**2 + 6 * features",
+        up="w - head + classes * features + 2 * features**2 + 6 * features",
     ),
     "fedamp": Method(fedamp, "relational", {"lam": (0.01, 10.0)}, _STATE, {"sigma": _POSITIVE}),
     "heurfedamp": Method(
