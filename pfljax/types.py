@@ -252,6 +252,11 @@ class Algorithm(NamedTuple):
     predict: Callable[[Tree, Tree], Tree] | None = None  # (deployed, x) -> outputs; None: the task's, of `Params`
     wire: Callable[[Tree], int] | None = None  # shapes of an upload -> its bytes, if not those of the leaves
     sent: Callable[[Tree], Tree] | None = None  # download -> what of it one of the cohort is sent; None: all of it
+    kinds: tuple[Algorithm, ...] = ()  # where clients are of several kinds: what those of each do, see federation.kinds
+
+    def of(self, kind: int) -> Algorithm:
+        """What clients of a kind do; its server half counts for nothing."""
+        return self.kinds[kind] if self.kinds else self
 
 
 @in_brief
@@ -259,6 +264,6 @@ class State(NamedTuple):
     """A run between two rounds."""
 
     server: Tree
-    clients: Tree  # leaves [N, ...]
+    clients: Tree  # leaves [N, ...]; of several kinds a tuple of such trees, each of the clients of its kind
     round: Array  # [] rounds done
     selector: Tree = ()  # what the selector remembers

@@ -55,6 +55,12 @@ def test_the_model():
     assert model.apply(params, np.zeros((3, 8, 8, 1), np.uint8))[0].shape == (3, 10)
 
 
+def test_two_networks():
+    result = program("run: kinds")["result"]
+    layers = [len([leaf for leaf in jax.tree.leaves(result.models[n].params) if leaf.ndim == 2]) for n in range(2)]
+    assert layers == [2, 3]
+
+
 def test_the_callback():
     names = program("run: callback")
     result = names["result"]

@@ -14,6 +14,7 @@ from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.apple import apple
 from pfljax.algorithms.aruba import aruba
 from pfljax.algorithms.cbfl import cbfl
+from pfljax.algorithms.ccvr import ccvr
 from pfljax.algorithms.cda_fedavg import cda_fedavg
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.cfl import cfl
@@ -32,25 +33,34 @@ from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
 from pfljax.algorithms.fedcac import fedcac
 from pfljax.algorithms.fedcl import fedcl
+from pfljax.algorithms.fedcp import fedcp
 from pfljax.algorithms.fedcurv import fedcurv
+from pfljax.algorithms.feddbe import feddbe
 from pfljax.algorithms.feddecorr import feddecorr
 from pfljax.algorithms.feddf import feddf
 from pfljax.algorithms.feddyn import feddyn
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
+from pfljax.algorithms.fedgh import fedgh
 from pfljax.algorithms.fedgroup import fedgroup
 from pfljax.algorithms.fedhealth import fedhealth
 from pfljax.algorithms.fedlc import fedlc
+from pfljax.algorithms.fedmd import fedmd
 from pfljax.algorithms.fedmeta import fedmeta
 from pfljax.algorithms.fednova import fednova
+from pfljax.algorithms.fedpac import fedpac
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedphp import fedphp
+from pfljax.algorithms.fedproto import fedproto
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
+from pfljax.algorithms.fedsr import fedsr
+from pfljax.algorithms.fedtgp import fedtgp
 from pfljax.algorithms.fenda import fenda, perfcl
 from pfljax.algorithms.fesem import fesem
 from pfljax.algorithms.fl_hc import fl_hc
+from pfljax.algorithms.gpfl import gpfl
 from pfljax.algorithms.hcfl import hcfl
 from pfljax.algorithms.hypcluster import hypcluster
 from pfljax.algorithms.ifca import ifca
@@ -84,6 +94,7 @@ __all__ = [
     "apple",
     "aruba",
     "cbfl",
+    "ccvr",
     "cda_fedavg",
     "centralized",
     "cfl",
@@ -111,27 +122,36 @@ __all__ = [
     "fedbn",
     "fedcac",
     "fedcl",
+    "fedcp",
     "fedcurv",
+    "feddbe",
     "feddecorr",
     "feddf",
     "feddyn",
     "fedem",
     "fedfomo",
+    "fedgh",
     "fedgroup",
     "fedhealth",
     "fedlc",
+    "fedmd",
     "fedmeta",
     "fednova",
+    "fedpac",
     "fedper",
     "fedphp",
+    "fedproto",
     "fedprox",
     "fedrep",
     "fedrod",
     "fedrod_hyper",
+    "fedsr",
+    "fedtgp",
     "fedyogi",
     "fenda",
     "fesem",
     "fl_hc",
+    "gpfl",
     "hcfl",
     "heurfedamp",
     "hypcluster",
@@ -172,12 +192,10 @@ class Method(NamedTuple):
       bounds: of numbers, where they are not at least 0, and counts at least 1.
       prepare: a federation -> the one that trains; None: itself.
       down, up: numbers that a client receives in a round, and sends: formulas of the numbers of a model `w`, of its
-        `head`, its `norms` and their statistics `stats`, of `inputs`, `features`, `clients`, `classes`,
-        `head`, its `norms` and their statistics `stats`, of its trained `leaves`, of `features`, `clients`, `classes`,
-        `groups`, and of options.
-        `head`, its `norms` and their statistics `stats`, of its `leaves` that are trained, of `features`, `clients`,
+        `head`, its `norms` and their statistics `stats`, of its trained `leaves`, of `inputs`, `features`, `clients`,
         `classes`, `groups`, and of options.
       variant_of: another row whose clients do the same.
+      draws: clients draw random numbers besides their minibatches.
       example: options that make it small.
     """
 
@@ -190,6 +208,7 @@ class Method(NamedTuple):
     down: str = "w"
     up: str = "w"
     variant_of: str = ""
+    draws: bool = False
     example: Mapping[str, Any] = {}
 
     def hints(self) -> dict[str, Any]:
@@ -288,6 +307,14 @@ METHODS: dict[str, Method] = {
         bounds={"threshold": _POSITIVE},
         up="w + 1",
     ),
+    "ccvr": Method(
+        ccvr,
+        "averaging",
+        needs=_FEATURES,
+        down="w + head",
+        up="w + classes * (1 + features + features**2)",
+        example={"samples": 3},
+    ),
     "fedlc": Method(fedlc, "averaging", {"tau": (0.1, 2.0)}, _FEATURES),
     "feddecorr": Method(feddecorr, "averaging", {"beta": (0.01, 1.0)}, ("features",)),
     "elastic_aggregation": Method(
@@ -296,6 +323,15 @@ METHODS: dict[str, Method] = {
         sweep={"tau": (0.1, 1.0)},
         bounds={"mu": _BELOW_1, "share": _BELOW_1},
         up="w + leaves",
+    ),
+    "fedsr": Method(
+        fedsr,
+        "averaging",
+        sweep={"alpha": (1e-3, 0.1), "beta": (1e-5, 1e-2)},
+        needs=_FEATURES,
+        down="w + features * (features + 1 + 2 * classes)",
+        up="w + features * (features + 1 + 2 * classes)",
+        draws=True,
     ),
     "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
     "scaffold": Method(
@@ -421,7 +457,8 @@ METHODS: dict[str, Method] = {
         needs=_STATE,
         bounds={"lam": _SHARE},
         down="w + 1",
-        example={"start": 2.0},
+        draws=True,
+        example={"start": 1.0},
     ),
     "fedala": Method(
         fedala,
@@ -474,7 +511,6 @@ METHODS: dict[str, Method] = {
     "fl_hc": Method(
         fl_hc,
         "clustering",
-        sweep={"threshold": (0.1, 10.0)},
         bounds={"warm_up": Bounds(least=0)},
         example={"clusters": 3, "warm_up": 0},
     ),
@@ -496,7 +532,7 @@ METHODS: dict[str, Method] = {
         bounds={"lam": _SHARE, "warm_up": Bounds(least=0)},
         example={"clusters": 3, "warm_up": 0},
     ),
-    "context_clustered": Method(context_clustered, "clustering", needs=("groups",), down="groups * w", up="w + 1"),
+    "context_clustered": Method(context_clustered, "clustering", needs=("groups",), up="w + 1"),
     "knn_per": Method(
         knn_per,
         "memory",
@@ -511,6 +547,74 @@ METHODS: dict[str, Method] = {
         needs=("public data", "class labels"),
         bounds={"distil_steps": Bounds(least=0)},
         example={"distil_steps": 2, "distil_batch_size": 4, "distil_lr": 0.01},
+    ),
+    "fedmd": Method(
+        fedmd,
+        "distillation",
+        sweep={"digest_lr": (1e-4, 1e-2)},
+        needs=(*_STATE, *_FEATURES, "public data"),
+        down="alignment * classes + 3",
+        up="alignment * classes",
+        example={"alignment": 4, "digest_lr": 0.01},
+    ),
+    "fedproto": Method(
+        fedproto,
+        "prototypes",
+        sweep={"lam": (0.1, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="classes * (features + 1)",
+        up="classes * (features + 1)",
+    ),
+    "fedtgp": Method(
+        fedtgp,
+        "prototypes",
+        sweep={"lam": (0.1, 10.0), "server_lr": (1e-3, 0.1)},
+        needs=(*_STATE, *_FEATURES),
+        down="classes * (features + 1)",
+        up="classes * (features + 1)",
+        example={"server_epochs": 2, "server_batch_size": 64},
+    ),
+    "fedgh": Method(
+        fedgh,
+        "prototypes",
+        sweep={"server_lr": (1e-3, 1.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="head",
+        up="classes * (features + 1)",
+        example={"server_epochs": 2, "server_batch_size": 64},
+    ),
+    "fedpac": Method(
+        fedpac,
+        "prototypes",
+        sweep={"lam": (0.1, 10.0)},
+        needs=_FEATURES,
+        down="w + classes * (features + 1)",
+        up="w + classes * (2 * features + 1) + 1",
+    ),
+    "feddbe": Method(
+        feddbe,
+        "features",
+        sweep={"kappa": (0.1, 100.0), "mu": _UNIT},
+        needs=(*_STATE, *_FEATURES),
+        bounds={"mu": _SHARE},
+        down="w + features + 1",
+        up="w + features",
+    ),
+    "fedcp": Method(
+        fedcp,
+        "features",
+        sweep={"lam": (0.1, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="w + 2 * features**2 + 6 * features",
+        up="w + 2 * features**2 + 6 * features",
+    ),
+    "gpfl": Method(
+        gpfl,
+        "features",
+        sweep={"lam": (1e-4, 1.0), "mu": (1e-3, 1.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="w - head + classes * features + 2 * features**2 + 6 * features",
+        up="w - head + classes * features + 2 * features**2 + 6 * features",
     ),
     "fedamp": Method(fedamp, "relational", {"lam": (0.01, 10.0)}, _STATE, {"sigma": _POSITIVE}),
     "heurfedamp": Method(
@@ -564,7 +668,7 @@ METHODS: dict[str, Method] = {
     ),
     "mocha": Method(
         mocha,
-        "relational",
+        "multi-task",
         sweep={"lam": (1e-3, 10.0)},
         needs=(*_STATE, *_FEATURES),
         bounds={"lam": _POSITIVE, "omega_every": Bounds(least=0)},
@@ -573,11 +677,11 @@ METHODS: dict[str, Method] = {
         example={"omega_every": 2},
     ),
     "mocha_primal": Method(
-        mocha_primal, "relational", sweep={"lam": (1e-3, 1.0)}, needs=_STATE, down="w + 1", example={"omega_every": 2}
+        mocha_primal, "multi-task", sweep={"lam": (1e-3, 1.0)}, needs=_STATE, down="w + 1", example={"omega_every": 2}
     ),
     "virtual": Method(
         virtual,
-        "relational",
+        "multi-task",
         sweep={"prior": (1.0, 1e4), "beta": (0.01, 1.0), "damping": (0.05, 1.0)},
         needs=_STATE,
         bounds={"prior": _POSITIVE, "damping": _SHARE},

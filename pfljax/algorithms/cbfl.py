@@ -123,7 +123,9 @@ def cbfl(
     def within(server: Communities, k: Array) -> LossFn:
         def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
             mine = jnp.where(community(server, batch.x) == k, batch.mask, 0)
-            return task.loss(params, batch._replace(mask=mine), key)
+            some = jnp.any(mine > 0)  # norm layers do not bear a batch of nobody
+            value, stats = task.loss(params, batch._replace(mask=jnp.where(some, mine, batch.mask)), key)
+            return jnp.where(some, value, 0), tree.where(some, stats, params.stats)
 
         return loss
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.federation.reduce import handed, stack
-from pfljax.federation.table import mixed, repeated, replaced, size
+from pfljax.federation.table import distances, mixed, repeated, replaced, size
 from pfljax.learning.losses import proximal
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reply, Task, Tree
 
@@ -35,11 +35,11 @@ def fedamp(
       task: the model and its loss.
       local: solver of the proximal problem; `local.proximal_descent` allows any `lam / alpha`.
       lam: strength of the pull `lam / alpha`, traced; in units of alpha, so the pull itself, if that is None.
-      alpha: step size of the attention, traced. The paper wants it small enough for `xi_ii >= 0`; None is
-        `sigma / (N - 1)`, the largest that is so at any distances. If a larger one makes the `xi_ij` of a client sum
-        to more than 1, they are scaled to 1: its own step is as large as it can be, and `xi_ii = 0`.
+      alpha: step size of the attention, traced. The paper wants it small enough for `xi_ii >= 0`; None is the largest
+        that is so for all clients in this round. If a larger one makes the `xi_ij` of a client sum to more than 1, they
+        are scaled to 1: its own step is as large as it can be, and `xi_ii = 0`.
       sigma: scale of the squared distances, > 0, traced. Far below them every client is alone, far above them all
-        attract alike. None follows the models: ten times the mean of `||w_i - w_j||^2` over all pairs.
+        attract alike. None follows the models: a fifth of the mean of `||w_i - w_j||^2` over all pairs.
       start: where the solver starts: from `u_i` ("cloud") or from the client's own model ("own").
 
     Returns:
@@ -65,9 +65,9 @@ def fedamp(
     """
 
     def attention(row: Tree, table: Tree) -> Array:
-        scale = _wide(table) if sigma is None else sigma
+        scale = _fifth(table) if sigma is None else sigma
         near = jnp.exp(-tree.row_distances(row, table) / scale)
-        return near / max(near.size - 1, 1) if alpha is None else alpha / scale * near
+        return near / _most(table, scale) if alpha is None else alpha / scale * near
 
     def cloud(others: Array, own: Array) -> Array:
         others = jnp.where(own, 0, others)
@@ -132,11 +132,17 @@ def heurfedamp(
     return _attentive(task, local, attention, cloud, lam / alpha, start)
 
 
-def _wide(table: Tree) -> Array:
-    """Ten times the mean of `||w_i - w_j||^2` over all pairs of rows; 1 if all are equal."""
-    distances = tree.row_distances(jax.tree.map(lambda rows: jnp.mean(rows, axis=0, keepdims=True), table), table)
-    spread = 2 * jnp.sum(distances) / max(distances.size - 1, 1)
-    return jnp.where(spread > 0, 10 * spread, 1)
+def _fifth(table: Tree) -> Array:
+    """A fifth of the mean of `||w_i - w_j||^2` over all pairs of rows; 1 if all are equal."""
+    apart = distances(table)
+    spread = jnp.sum(apart) / max(apart.size - len(apart), 1)
+    return jnp.where(spread > 0, spread / 5, 1)
+
+
+def _most(table: Tree, scale: Array | float) -> Array:
+    """`max_i sum_{j != i} exp(-||w_i - w_j||^2 / sigma)`, sigma over the largest alpha; not 0."""
+    near = jnp.exp(-distances(table) / scale)
+    return jnp.maximum(jnp.max(jnp.sum(near, axis=1) - jnp.diagonal(near)), jnp.finfo(near.dtype).tiny)
 
 
 def _attentive(

@@ -74,16 +74,52 @@ def num_groups(data: FederatedData) -> int:
     >>> num_groups(from_clients([([[0.0]], [0])] * 3).with_traits({"group": [0, 2, 1]}))
     3
     """
-    group = data.traits.get("group") if isinstance(data.traits, dict) else None
+    group = _numbered(data, "group")
     if group is None:
         raise ValueError(f"clients of {data.name} are in no groups: set data.clusters=2, or use data.grouped")
-    group = np.asarray(group)
-    if group.ndim != 1 or group.dtype.kind not in "iu" or group.min() < 0:
+    return int(group.max()) + 1
+
+
+def kinds(data: FederatedData, count: int) -> np.ndarray:
+    """[N + U] which of `count` networks each client has, by its trait `kind`; 0 where there is only one.
+
+    Raises:
+      ValueError: if clients have no such trait, it is not one of the whole numbers below `count`, or no client that
+        trains is of a kind.
+
+    >>> from pfljax.data import from_clients
+    >>> kinds(from_clients([([[0.0]], [0])] * 3).with_traits({"kind": [0, 1, 1]}), count=2).tolist()
+    [0, 1, 1]
+    """
+    if count == 1:
+        return np.zeros(data.num_clients + data.num_unseen, int)
+    kind = _numbered(data, "kind")
+    if kind is None:
         raise ValueError(
-            f"the trait 'group' of {data.name} is {brief(group)} from {group.min()} on: give each client one whole "
+            f"there are {count} networks, and clients of {data.name} have no trait 'kind' that says which is theirs: "
+            "give data.with_traits({'kind': [0, 1, ...]})"
+        )
+    present = np.unique(kind[: data.num_clients])
+    if kind.max() >= count or len(present) < count:
+        raise ValueError(
+            f"the trait 'kind' of {data.name} goes up to {kind.max()}, and clients that train are of the kinds "
+            f"{present.tolist()}: give each of the {count} networks, counted from 0, to at least one of them"
+        )
+    return kind
+
+
+def _numbered(data: FederatedData, trait: str) -> np.ndarray | None:
+    """A trait that is a whole number from 0 on, None where clients have none of this name."""
+    found = data.traits.get(trait) if isinstance(data.traits, dict) else None
+    if found is None:
+        return None
+    found = np.asarray(found)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or found.min() < 0:
+        raise ValueError(
+            f"the trait {trait!r} of {data.name} is {brief(found)} from {found.min()} on: give each client one whole "
             "number, counted from 0"
         )
-    return int(group.max()) + 1
+    return found
 
 
 def featurized(data: FederatedData) -> FederatedData:

@@ -23,9 +23,9 @@ Measure = Literal["l1", "l2", "cosine"]
 class Merges(NamedTuple):
     """Clusters that became one, in this order. A cluster has the number of its first row."""
 
-    kept: Array  # [n - 1] the cluster that goes on
-    gone: Array  # [n - 1] the one that it takes in
-    heights: Array  # [n - 1] their distance, infinity where nothing was left to merge
+    kept: Array  # [n] the cluster that goes on
+    gone: Array  # [n] the one that it takes in
+    heights: Array  # [n] their distance, infinity where nothing was left to merge
 
 
 def squared_distances(rows: Tree) -> Array:
@@ -88,8 +88,8 @@ def agglomerated(distances: Array, members: Array, linkage: Linkage, merges: Arr
 
     >>> line = jnp.array([0.0, 1.0, 3.0, 9.0])
     >>> made = agglomerated(jnp.abs(line[:, None] - line[None]), jnp.ones(4, bool), "single")
-    >>> made.kept.tolist(), made.gone.tolist(), made.heights.tolist()
-    ([0, 0, 0], [1, 2, 3], [1.0, 2.0, 6.0])
+    >>> made.kept.tolist()[:3], made.gone.tolist()[:3], made.heights.tolist()
+    ([0, 0, 0], [1, 2, 3], [1.0, 2.0, 6.0, inf])
     """
     n, places = members.size, jnp.arange(members.size)
     paired = members[:, None] & members[None] & (places[:, None] != places[None])
@@ -116,7 +116,7 @@ def agglomerated(distances: Array, members: Array, linkage: Linkage, merges: Arr
         new = Merges(kept, gone, height)
         return apart, sizes, jax.tree.map(lambda all, one: all.at[step].set(one.astype(all.dtype)), made, new)
 
-    none = Merges(jnp.zeros(n - 1, int), jnp.zeros(n - 1, int), jnp.full(n - 1, jnp.inf, distances.dtype))
+    none = Merges(jnp.zeros(n, int), jnp.zeros(n, int), jnp.full(n, jnp.inf, distances.dtype))
     start = jnp.where(paired, distances, jnp.inf), jnp.ones(n, distances.dtype), none
     return jax.lax.fori_loop(0, n - 1 if merges is None else merges, merge, start)[2]
 
@@ -150,7 +150,7 @@ def merges_until(made: Merges, members: Array, most: int, threshold: Array | flo
     size = jnp.sum(members)
     if threshold is None:
         gaps = jnp.where(jnp.isfinite(made.heights[1:]), made.heights[1:] - made.heights[:-1], -jnp.inf)
-        enough = jnp.argmax(gaps) + 1 if gaps.size else jnp.asarray(1)
+        enough = jnp.argmax(gaps) + 1 if gaps.size else 1
     else:
         enough = jnp.sum(made.heights <= threshold)
     return jnp.clip(enough, jnp.maximum(size - most, 0), jnp.maximum(size - 1, 0))

@@ -144,8 +144,7 @@ def decoupled(
     {'body': [4.0, 4.0], 'head': [1.0, 5.0]}
     """
     server = fedopt() if server is None else server
-    if init not in ("common", "per_client"):
-        raise ValueError(f"init={init!r}: choose 'common' or 'per_client'")
+    _check_init(init)
 
     def halves(params: Params) -> tuple[Params, Params]:
         return tree.split(shared(params), params)
@@ -305,6 +304,21 @@ def keeping(
         personalize=lambda download, kept, data, key: algorithm.personalize(download, kept.client, data, key),
         server_model=None if common is None else lambda download, kept: common(download, kept.client),
     )
+
+
+def initial(task: Task, init: Init) -> Callable[[Tree, Array, Array], Params]:
+    """`init_client` of clients that keep a whole model: the same one for all of them, or a random one for each.
+
+    Raises:
+      ValueError: if `init` is neither.
+    """
+    _check_init(init)
+    return lambda download, id, key: task.init(key if init == "common" else jax.random.fold_in(key, id))
+
+
+def _check_init(init: str) -> None:
+    if init not in ("common", "per_client"):
+        raise ValueError(f"init={init!r}: choose 'common' or 'per_client'")
 
 
 def alone(client_update: Update) -> Callable[..., Tree]:

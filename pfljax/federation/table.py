@@ -58,6 +58,17 @@ def gram(table: Tree) -> Array:
     return sum(map(leaf, jax.tree.leaves(table)), start=jnp.zeros(()))
 
 
+def distances(table: Tree) -> Array:
+    """`||row_i - row_j||^2` [N, N], from rows less their mean, as nearly equal ones would cancel.
+
+    >>> distances({"w": jnp.array([[1.0, 2.0], [3.0, 0.0]])}).tolist()
+    [[0.0, 8.0], [8.0, 0.0]]
+    """
+    products = gram(jax.tree.map(lambda rows: rows - jnp.mean(rows, axis=0, keepdims=True), table))
+    own = jnp.diagonal(products)
+    return jnp.maximum(own[:, None] + own[None] - 2 * products, 0)
+
+
 def replaced(table: T, cohort: Cohort, rows: Tree) -> T:
     """The table with new `rows` [M, ...] of the clients that replied.
 

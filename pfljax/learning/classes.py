@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,9 +72,14 @@ def shares(data: ClientData, classes: int, method: str) -> Array:
     return average(of, data, batch_size=128)
 
 
+def dtype_of(task: Task) -> Any:
+    """Of the parameters of a task."""
+    return jnp.result_type(*jax.tree.leaves(jax.eval_shape(lambda: task.init(jax.random.key(0)).trainable)))
+
+
 def unseen(task: Task, model: Model, classes: int) -> Prototypes:
     """The prototypes before any is known: zeros, of the dtype of the parameters."""
-    dtype = jnp.result_type(*jax.tree.leaves(jax.eval_shape(lambda: task.init(jax.random.key(0)).trainable)))
+    dtype = dtype_of(task)
     return Prototypes(jnp.zeros((classes, prod(model.features_shape)), dtype), jnp.zeros(classes, dtype))
 
 

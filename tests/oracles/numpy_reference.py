@@ -146,7 +146,7 @@ def sharing(
     w: Tree,
     private: Sequence[Tree],
     *,
-    phases: Sequence[tuple[Sequence[str], float]],
+    phases: Sequence[tuple[Sequence[str] | None, float]],
     by_n: bool = True,
     **sgd: Any,
 ) -> tuple[Tree, list[Tree]]:

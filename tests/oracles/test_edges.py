@@ -273,11 +273,11 @@ ALONE: dict[str, dict[str, Any]] = {
 }
 
 
-# VIRTUAL is pulled by its prior.
+# VIRTUAL is pulled by its prior, CBFL deploys several models.
 LONELY = [
     name
     for name, row in algorithms.METHODS.items()
-    if not {"class labels", "features"} & {*row.needs} and name != "virtual"
+    if not {"class labels", "features"} & {*row.needs} and name not in ("virtual", "cbfl")
 ]
 
 

@@ -112,13 +112,15 @@ def test_a_self_weight_is_never_negative(alpha):
 
 @pytest.mark.parametrize("sigma", [0.5, None], ids=["given", "of the models"])
 @pytest.mark.parametrize("clients", [1, 2, 5])
-def test_the_step_of_fedamp_follows_the_number_of_clients(clients, sigma):
-    """alpha = sigma / (N - 1), sigma ten times the mean squared distance; a client alone is its own cloud."""
+def test_the_step_of_fedamp_is_the_largest_that_leaves_everybody_a_weight(clients, sigma):
+    """sigma is a fifth of the mean squared distance; the client with the nearest others has no weight left."""
     table = SCATTER[:clients]
-    pairs = [np.sum((table[i] - table[j]) ** 2) for i in range(clients) for j in range(clients) if i != j]
-    scale = sigma or 10 * float(np.mean(pairs or [0.1]))
-    xi = reference.fedamp_weights([{"w": row} for row in table], alpha=scale / max(clients - 1, 1), sigma=scale)
-    assert np.diag(xi).min() >= 0
+    apart = np.array([[np.sum((a - b) ** 2) for b in table] for a in table])
+    scale = sigma or float(apart.sum() / max(clients * (clients - 1), 1) / 5) or 1.0
+    near = np.exp(-apart / scale) - np.eye(clients)
+    alpha = scale / (near.sum(1).max() or 1.0)
+    xi = reference.fedamp_weights([{"w": row} for row in table], alpha=alpha, sigma=scale)
+    assert abs(np.diag(xi).min()) < 1e-12 or clients == 1
     close(cloud(algorithms.fedamp(TASK, STANDING, sigma=sigma), table), xi @ table)
 
 
