@@ -133,7 +133,7 @@ def test_regression(tmp_path: Path) -> None:
             "data": {"name": name, "path": str(tmp_path / f"{name}.npz"), "partition": {"name": "iid", "clients": 4}}
         }
         values |= {"model": {"name": "logistic"}, "run": {"rounds": 1, "metric": "squared_error"}}
-        task = experiment.prepare(from_config_dict(values)).task
+        task: Any = experiment.prepare(from_config_dict(values)).task
         outputs = task.predict(task.init(jax.random.key(0)), jnp.ones((5, 3)))
         assert outputs.shape == (5, y[:1].size)
         assert [metric.name for metric in task.metrics] == ["loss", "squared_error"]
