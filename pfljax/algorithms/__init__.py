@@ -235,7 +235,8 @@ FAMILIES = {
     "meta-learning": "a start from which a few steps on little data suffice, newcomers too",
     "adaptation": "a good server model is there, and each client has data to adapt it",
     "partial sharing": "labels differ, inputs do not (personal heads), or the other way round (personal bodies, norms)",
-    "heads and prototypes": "classes mean the same everywhere, but clients have few of them",
+    "prototypes": "classes mean the same everywhere, and clients have few of them; networks may differ",
+    "features": "what clients see differs in ways that a part of the network can take out",
     "mixture": "clients mix common and own, each to its own degree",
     "clustering": "there are groups of clients, known or to be found",
     "relational": "some clients help each other more than others, which is to be learned",
@@ -302,7 +303,6 @@ METHODS: dict[str, Method] = {
     "cda_fedavg": Method(
         cda_fedavg,
         "adaptation",
-        sweep={"threshold": (1.0, 100.0)},
         needs=_STATE,
         bounds={"threshold": _POSITIVE},
         up="w + 1",

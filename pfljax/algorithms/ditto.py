@@ -1,6 +1,6 @@
 """Ditto: a personal model held near the server model."""
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,6 @@ from pfljax.federation.skeletons import accompanied
 from pfljax.learning.losses import proximal
 from pfljax.learning.tasks import chosen
 from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reply, Task
-
-Personal = Callable[[Params, Params, ClientData, Array], Params]
-"""`(w, v, data, key) -> v`."""
 
 
 def ditto(
@@ -54,10 +51,12 @@ def ditto(
     {'w': [3.0, 5.0]}
     """
 
-    def personal(w: Params, v: Params, data: ClientData, key: Array) -> Params:
-        return personal_local(proximal(task.loss, lam, w.trainable), v, data, key)
+    def client_update(w: Params, v: Params, data: ClientData, key: Array) -> Reply:
+        key = jax.random.fold_in(key, 0)
+        v = personal_local(proximal(task.loss, lam, w.trainable), v, data, key)
+        return Reply(tree.sub(w, local(task.loss, w, data, key)), v)
 
-    return _beside(task, local, personal, server)
+    return accompanied(task, client_update, lambda w, v: v, server=server)
 
 
 def ditto_by_size(
@@ -95,11 +94,10 @@ def ditto_by_size(
     {'w': [4.5, 7.0]}
     """
 
-    def personal(w: Params, v: Params, data: ClientData, key: Array) -> Params:
-        own = lam / jnp.maximum(data.size, 1).astype(float)
-        return personal_local(proximal(task.loss, own, w.trainable), v, data, key)
+    def weaker(loss: Any, v: Params, data: ClientData, key: Array) -> Params:
+        return personal_local(loss._replace(lam=loss.lam / jnp.maximum(data.size, 1).astype(float)), v, data, key)
 
-    return _beside(task, local, personal, server)
+    return ditto(task, local, weaker, lam=lam, server=server)
 
 
 def ditto_validated(
@@ -139,21 +137,10 @@ def ditto_validated(
     {'w': [0.0, 8.0]}
     """
 
-    def personal(w: Params, v: Params, data: ClientData, key: Array) -> Params:
+    def best(loss: Any, v: Params, data: ClientData, key: Array) -> Params:
         def near(lam: Array) -> tuple[Params, tuple[()]]:
-            return personal_local(proximal(task.loss, lam, w.trainable), v, data, key), ()
+            return personal_local(loss._replace(lam=lam), v, data, key), ()
 
         return chosen(task, near, lams, data, jax.random.fold_in(key, 1))[0]
 
-    return _beside(task, local, personal, server)
-
-
-def _beside(task: Task, local: LocalSolver, personal: Personal, server: ServerOptimizer | None) -> Algorithm:
-    """FedAvg for w, and beside it `v <- personal(w, v, data, key)`; both see the same minibatches."""
-
-    def client_update(w: Params, v: Params, data: ClientData, key: Array) -> Reply:
-        key = jax.random.fold_in(key, 0)
-        v = personal(w, v, data, key)
-        return Reply(tree.sub(w, local(task.loss, w, data, key)), v)
-
-    return accompanied(task, client_update, lambda w, v: v, server=server)
+    return ditto(task, local, best, server=server)

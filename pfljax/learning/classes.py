@@ -109,22 +109,14 @@ def flat_features(model: Model, params: Params, x: Tree) -> Array:
     return z.reshape(z.shape[0], -1)
 
 
-def trained_pass(model: Model, params: Params, batch: Batch, key: Array) -> tuple[Array, Array, Tree]:
-    """Features [B, d], logits [B, C] and new statistics of a minibatch, as in training."""
-    mode = {"train": True, "mask": batch.mask, "key": key}
-    z, stats = model.features(params, batch.x, **mode)  # pyright: ignore[reportOptionalCall]
-    logits, stats = model.head(params._replace(stats=stats), z, **mode)
-    return z.reshape(z.shape[0], -1), logits, stats
-
-
 def aligned(model: Model, lam: Array | float, prototypes: Prototypes) -> LossFn:
     """`CE(h(z), y) + lam mean_d (z - P_y)^2` with z the features, the second of classes that have a prototype."""
     P, seen = prototypes
 
     def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-        z, logits, stats = trained_pass(model, params, batch, key)
+        z, logits, stats = model.apply_in_parts(params, batch.x, train=True, mask=batch.mask, key=key)
         y = batch.y.astype(int)
-        gaps = jnp.mean(jnp.square(z - P[y]), axis=1)
+        gaps = jnp.mean(jnp.square(z.reshape(len(y), -1) - P[y]), axis=1)
         return masked_mean(cross_entropy(logits, y) + jnp.where(seen[y] > 0, lam * gaps, 0), batch.mask), stats
 
     return loss
