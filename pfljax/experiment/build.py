@@ -102,6 +102,11 @@ def prepare(
             f"{config.algorithm.name} compares models on validation examples, and no client has any: set "
             "data.validation=0.2"
         )
+    if "lasting examples" in row.needs and data.drift is not None:
+        raise ValueError(
+            f"{config.algorithm.name} keeps a number for each example, and those of {data.name} change: leave "
+            "data.drift out, or choose mocha_primal"
+        )
     if len(networks) > 1 and row.prepare is POOLED:
         raise ValueError(
             f"{config.algorithm.name} trains one network on all data, not one for each kind of clients: give one model"
