@@ -303,7 +303,6 @@ METHODS: dict[str, Method] = {
     "cda_fedavg": Method(
         cda_fedavg,
         "adaptation",
-        sweep={"threshold": (1.0, 100.0)},
         needs=_STATE,
         bounds={"threshold": _POSITIVE},
         up="w + 1",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.federation.clustering import agglomerated, averaged, cosines, cut
-from pfljax.federation.clusters import Clusters, Sight, alike, assigning, heard, misfits
+from pfljax.federation.clusters import Clusters, Sight, alike, assigning, clusters_of, heard, misfits, written
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Task, Tree
 
 
@@ -103,11 +103,8 @@ def cfl(
 
     def regroup(server: Clusters, cohort: Cohort, results: Params, key: Array) -> Clusters:
         models, assigned, known = server
-        rows = jnp.where(cohort.weights > 0, cohort.ids, assigned.size)
-        moves = jax.tree.map(
-            lambda leaf, new: leaf.at[rows].set(new, mode="drop"), known.moves, cohort.uploads.trainable
-        )
-        known = Split(known.round + 1, known.used, moves, known.heard.at[rows].set(True, mode="drop"))
+        moves = written(known.moves, cohort, cohort.uploads.trainable)
+        known = Split(known.round + 1, known.used, moves, written(known.heard, cohort, cohort.weights > 0))
         members = assigned[None] == jnp.arange(clusters)[:, None]
         wanted = jax.vmap(fires, (0, None))(members, known) & (known.round > warm_up)
 
@@ -123,8 +120,8 @@ def cfl(
 
         carry = models, assigned, known.used
         models, assigned, used = jax.lax.cond(jnp.any(wanted), parted, lambda carry: carry, carry)
-        models = averaged(models, results, jnp.take(assigned, cohort.ids, mode="clip"), heard(cohort))
-        return Clusters(models, assigned, known._replace(used=used))
+        server = Clusters(models, assigned, known._replace(used=used))
+        return server._replace(models=averaged(models, results, clusters_of(server, cohort.ids), heard(cohort)))
 
     def join(sight: Sight, data: ClientData, key: Array) -> Array:
         losses = misfits(task, sight.models, data, key)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pfljax import masks, tree
+from pfljax import checks, masks, tree
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import Both, Init, decoupled, keeping
 from pfljax.learning import tasks
@@ -43,7 +43,7 @@ def fenda(
       trains `R_i` and `h_i` while R rests.
 
     Raises:
-      ValueError: if the model has no features.
+      ValueError: if the model has no features; when traced, if labels are not one class for each example.
 
     Deviations from the source: none known; the head is linear.
     Source: Kim et al., "FENDA-FL: Personalized Federated Learning on Heterogeneous Clinical Datasets", 2023, as
@@ -58,7 +58,12 @@ def fenda(
     """
     both = tasks.classification(_side_by_side(task, model))
     algorithm = decoupled(both, [(masks.everything, local)], shared=_SHARED, init=init, server=server)
-    return algorithm._replace(predict=both.predict)
+
+    def client_update(w: Params, own: Params, data: ClientData, key: Array) -> Reply:
+        checks.classes(data.examples.y, "fenda")
+        return algorithm.client_update(w, own, data, key)
+
+    return algorithm._replace(client_update=client_update, predict=both.predict)
 
 
 def perfcl(
@@ -116,6 +121,7 @@ def perfcl(
         return z_s, z_p
 
     def client_update(w: Params, kept: Both, data: ClientData, key: Array) -> Reply:
+        checks.classes(data.examples.y, "perfcl")
         received, last = (tree.merge(shared, kept.client) for shared in (w, kept.more))
 
         def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:

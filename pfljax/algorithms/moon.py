@@ -2,7 +2,7 @@
 
 import jax
 
-from pfljax import tree
+from pfljax import checks, tree
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import accompanied
 from pfljax.learning.losses import contrastive
@@ -39,6 +39,9 @@ def moon(
       An algorithm whose clients keep `y_prev` (|params|), at first the initial model, and upload |params|. Every client
       deploys the server model, newcomers too.
 
+    Raises:
+      ValueError: when traced, if the model has no features, or labels are not one class for each example.
+
     Deviations from the source: networks are as they are, without a projection head of their own. `z_glob` and `z_prev`
     are those of an evaluation, as in the authors' code. Source: Li et al., "Model-Contrastive Federated Learning",
     CVPR 2021, equation 3 and Algorithm 1.
@@ -54,6 +57,8 @@ def moon(
     """
 
     def client_update(w: Params, previous: Params, data: ClientData, key: Array) -> Reply:
+        checks.classes(data.examples.y, "moon")
+
         def loss(y: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
             z, logits, stats = model.apply_in_parts(y, batch.x, train=True, mask=batch.mask, key=key)
             z_glob, z_prev = (model.apply_in_parts(other, batch.x)[0] for other in (w, previous))

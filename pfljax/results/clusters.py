@@ -10,8 +10,8 @@ import numpy as np
 _REPORTED = "reported/cluster"
 
 
-class Clusters(NamedTuple):
-    """The clusters of a run after each of its rounds."""
+class Memberships(NamedTuple):
+    """Whose cluster is which after each round of a run."""
 
     assigned: np.ndarray  # [rounds, N] in which each client last trained, -1 before it was in one
     clusters: np.ndarray  # [rounds] how many have members
@@ -19,7 +19,7 @@ class Clusters(NamedTuple):
     ari: np.ndarray  # [rounds] adjusted Rand index against the true groups, NaN if they are not known
 
 
-def followed(log: Mapping[str, np.ndarray], clients: int, groups: np.ndarray | None = None) -> Clusters | None:
+def followed(log: Mapping[str, np.ndarray], clients: int, groups: np.ndarray | None = None) -> Memberships | None:
     """What `log` tells of the clusters of N clients; None if they reported none.
 
     Args:
@@ -45,7 +45,7 @@ def followed(log: Mapping[str, np.ndarray], clients: int, groups: np.ndarray | N
     table = np.stack(assigned)
     numbers = np.array([len(set(row[row >= 0])) for row in table])
     ari = [np.nan if groups is None else adjusted_rand(row[row >= 0], groups[row >= 0]) for row in table]
-    return Clusters(table, numbers, np.array(moved), np.array(ari))
+    return Memberships(table, numbers, np.array(moved), np.array(ari))
 
 
 def adjusted_rand(one: np.ndarray, other: np.ndarray) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from pfljax.printing import Shown
 from pfljax.results import scores, statistics
-from pfljax.results.clusters import Clusters, followed
+from pfljax.results.clusters import Memberships, followed
 from pfljax.results.columns import SHOWN, column, tabulated
 from pfljax.results.deployed import Models
 from pfljax.results.scores import Score, Scores, Yardstick
@@ -113,7 +113,7 @@ class Result(Stored, Shown):
         return scores.names(self.scores)
 
     @property
-    def clusters(self) -> Clusters | None:
+    def clusters(self) -> Memberships | None:
         """Of methods with clusters: who was in which after each round, how many moved, how near it is to `groups`."""
         clients = next((rows.shape[1] for score, rows in self.scores.items() if not score.is_unseen), len(self.names))
         return followed(self.log, clients, np.array(self.groups)[:clients] if len(self.groups) else None)

@@ -40,7 +40,10 @@ def test_without_a_pull_they_are_fedavg(make: Callable[..., Any]):
     play.assert_trees_close(run.state.server.model.params.trainable, fedavg.state.server.params.trainable)
 
 
-def test_the_minimisers_of_fedcurv():
+@pytest.mark.parametrize(
+    "descent", [lambda lr, plan: local.descent(optax.sgd(lr), plan), local.proximal_descent], ids=["plain", "proximal"]
+)
+def test_the_minimisers_of_fedcurv(descent: Callable[..., Any]):
     """Of `f_i(y) + 0.1 sum_j (y - theta_j)' diag(A_j) (y - theta_j)`, with theta_j after five local steps from 0."""
     curvatures = np.stack([np.diag(a) for a in q.A])
     theta = q.descended(np.zeros(2), q.A, q.C, q.LR, q.STEPS)
@@ -51,7 +54,7 @@ def test_the_minimisers_of_fedcurv():
         server = state.server._replace(sums=sums, members=jnp.ones(3))
         return state._replace(server=server, clients=state.clients._replace(u=u, v=v))
 
-    solve = local.descent(optax.sgd(0.2), plans.full_batch(200, 60))
+    solve = descent(0.2, plans.full_batch(200, 60))
     run = play.play(q.task(), algorithms.fedcurv(q.task(), solve, lam=0.1), q.data(), begin=informed)
     reference.close(
         run.state.clients.v["w"] / run.state.clients.u["w"],

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from pfljax import algorithms, masks
+from pfljax.data import from_clients
 from pfljax.learning import local, tasks
 from pfljax.types import Params, State
 from tests.oracles import contrast, network, play
@@ -157,3 +158,10 @@ def test_perfcl_without_contrasts_is_fenda():
     play.assert_trees_close(shared(run), shared(fenda))
     own, expected = run.state.clients.client.trainable["own"], fenda.state.clients.trainable["own"]
     play.assert_trees_close(leaves(own), leaves(expected))
+
+
+@pytest.mark.parametrize("make", [algorithms.fenda, algorithms.perfcl, algorithms.moon])
+def test_labels_that_are_no_classes_are_refused(make: Any):
+    data = from_clients([(np.zeros((2, network.INPUTS)), np.zeros((2, network.CLASSES)))])
+    with pytest.raises(ValueError, match=f"{make.__name__} needs one class for each example"):
+        play.play(tasks.regression(NET), make(TASK, SOLVE, NET), data)

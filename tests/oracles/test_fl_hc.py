@@ -80,6 +80,11 @@ def test_clusters_of_a_cohort_and_cold_starts_against_scipy(
     close(newcomer.trainable["w"], deployed[COUNT])
 
 
+def test_ward_needs_distances_that_are_euclidean():
+    with pytest.raises(ValueError, match=r"linkage='ward' needs measure='l2', not 'cosine': choose 'average'"):
+        algorithms.fl_hc(groups.task(), groups.solver(), linkage="ward", measure="cosine")
+
+
 def test_one_cluster_is_fedavg_and_one_for_each_client_is_local_training():
     """T infinite: FedAvg, which pauses for the round of the clustering. T = 0: all train alone from the warm-up on."""
     build = partial(algorithms.fl_hc, groups.task(), groups.solver(), clusters=COUNT, warm_up=WARM_UP)
