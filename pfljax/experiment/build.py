@@ -82,6 +82,8 @@ def prepare(
       FileNotFoundError: if the data are not found.
     """
     data = load_data(config.data) if data is None else data
+    if config.kinds and model is None:
+        data, model = data_layer.in_turn(data, len(config.kinds)), config.kinds
     networks = [models.compute_in(network, config.run.precision) for network in _networks(config.model, data, model)]
     learned: Any = tasks.regression if data.num_classes is None else tasks.classification
     if config.run.metrics is not None:
