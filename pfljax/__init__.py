@@ -29,6 +29,7 @@ from pfljax.experiment.door import compare, simulate
 from pfljax.experiment.runs import compare_methods, resume, run
 from pfljax.experiment.sweeps import Sweep, spaces, sweep
 from pfljax.federation import reduce, sampling, wrappers
+from pfljax.federation.kinds import of_kinds
 from pfljax.federation.server import fedopt
 from pfljax.federation.skeletons import averaging, decoupled, fine_tuned
 from pfljax.learning import losses, metrics, schedules, tasks
@@ -102,7 +103,6 @@ __all__ = [
     "federate",
     "fedopt",
     "fine_tuned",
-    "fl_hc",
     "from_arrays",
     "from_clients",
     "full_batch",
@@ -114,6 +114,7 @@ __all__ = [
     "metrics",
     "models",
     "natural",
+    "of_kinds",
     "only",
     "plots",
     "power_law",

@@ -226,7 +226,12 @@ def _parser() -> argparse.ArgumentParser:
     compare = command("compare", _compare, "run several methods on the same data")
     configured(compare)
     several(compare)
-    compare.add_argument("--methods", required=True, metavar="A,B,...", help="names of methods, see pfljax methods")
+    compare.add_argument(
+        "--methods",
+        required=True,
+        metavar="A,B,...",
+        help="names of methods or of families, or all; see pfljax methods",
+    )
     tabled = command("table", _table, "write the table of a run, comparison or sweep")
     tabled.add_argument("folder", metavar="DIR", help="its folder")
     tabled.add_argument("--format", choices=("text", "latex", "markdown", "csv"), default="text")
@@ -308,7 +313,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     config = read_config(options.config, options.overrides)
-    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
+    methods = catalogue.named(name.strip() for name in options.methods.split(",") if name.strip())
     experiment.check_effect(config, methods, _changes(options.overrides))
     _report(experiment.compare_methods(config, methods, options.out, progress=not options.quiet), config, options.out)
 

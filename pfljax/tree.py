@@ -8,7 +8,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from pfljax.types import Array, Params, Tree
+from pfljax.types import Array, Tree
 
 T = TypeVar("T")
 
@@ -49,24 +49,6 @@ def without(tree: T, half: Tree) -> T:
     {'a': None, 'b': 2}
     """
     return jax.tree.map(lambda leaf, h: leaf if h is None else None, tree, half, is_leaf=_none)
-
-
-def joined(**parts: Params) -> Params:
-    """Models as one that a solver descends together, by their names.
-
-    >>> joined(body=Params(1.0), head=Params(2.0)).trainable
-    {'body': 1.0, 'head': 2.0}
-    """
-    return Params(*({name: part[half] for name, part in parts.items()} for half in (0, 1)))
-
-
-def parts(whole: Params, *names: str) -> tuple[Params, ...]:
-    """The models of these names in one that `joined` has made.
-
-    >>> parts(joined(body=Params(1.0), head=Params(2.0)), "head")
-    (Params(trainable=2.0, stats={}),)
-    """
-    return tuple(Params(whole.trainable[name], whole.stats[name]) for name in names)
 
 
 def sub(a: T, b: T) -> T:

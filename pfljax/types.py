@@ -104,8 +104,19 @@ class Model(NamedTuple):
         """Outputs [B, ...] and new statistics; `mode` is `train`, `mask` and `key`."""
         if self.features is None:
             return self.head(params, x, **mode)
+        _, outputs, stats = self.apply_in_parts(params, x, **mode)
+        return outputs, stats
+
+    def apply_in_parts(self, params: Params, x: Tree, **mode: Any) -> tuple[Tree, Tree, Tree]:
+        """Features z [B, *features_shape], outputs [B, ...] and new statistics.
+
+        Raises:
+          ValueError: if the model has no features.
+        """
+        if self.features is None:
+            raise ValueError("the model has no features: it must end with a block, see pfljax.models.from_linen")
         z, stats = self.features(params, x, **mode)
-        return self.head(params._replace(stats=stats), z, **mode)
+        return z, *self.head(params._replace(stats=stats), z, **mode)
 
 
 @in_brief
@@ -241,6 +252,11 @@ class Algorithm(NamedTuple):
     predict: Callable[[Tree, Tree], Tree] | None = None  # (deployed, x) -> outputs; None: the task's, of `Params`
     wire: Callable[[Tree], int] | None = None  # shapes of an upload -> its bytes, if not those of the leaves
     sent: Callable[[Tree], Tree] | None = None  # download -> what of it one of the cohort is sent; None: all of it
+    kinds: tuple[Algorithm, ...] = ()  # where clients are of several kinds: what those of each do, see federation.kinds
+
+    def of(self, kind: int) -> Algorithm:
+        """What clients of a kind do; its server half counts for nothing."""
+        return self.kinds[kind] if self.kinds else self
 
 
 @in_brief
@@ -248,6 +264,6 @@ class State(NamedTuple):
     """A run between two rounds."""
 
     server: Tree
-    clients: Tree  # leaves [N, ...]
+    clients: Tree  # leaves [N, ...]; of several kinds a tuple of such trees, each of the clients of its kind
     round: Array  # [] rounds done
     selector: Tree = ()  # what the selector remembers

@@ -101,9 +101,9 @@ def test_memory_is_foreseen_and_the_advice_works(monkeypatch: pytest.MonkeyPatch
         simulate(TASK, fedavg(), federation(), rounds=1, executor="vmap")
     simulate(TASK, fedavg(), federation(), rounds=1, executor=5)
     simulation = Simulation(TASK, fedavg(), federation())
-    assert simulation.rounds.block == 8
+    assert simulation.rounds.blocks == (8,)
     simulation.evaluate(simulation.init(jax.random.key(0)), jax.random.key(0))
-    assert simulation.rounds.block < 6
+    assert simulation.rounds.blocks < (6,)
 
 
 SOLVER = local.descent(optax.sgd(0.1), PLAN)

@@ -16,7 +16,6 @@ import pytest
 
 from pfljax import algorithms, quadratics
 from pfljax.engine.runs import simulate
-from pfljax.federation.server import fedopt
 from pfljax.learning import local, plans
 from tests.oracles import test_identities
 
@@ -56,6 +55,12 @@ def test_the_model():
     assert model.apply(params, np.zeros((3, 8, 8, 1), np.uint8))[0].shape == (3, 10)
 
 
+def test_two_networks():
+    result = program("run: kinds")["result"]
+    layers = [len([leaf for leaf in jax.tree.leaves(result.models[n].params) if leaf.ndim == 2]) for n in range(2)]
+    assert layers == [2, 3]
+
+
 def test_the_callback():
     names = program("run: callback")
     result = names["result"]
@@ -73,14 +78,12 @@ def test_the_selector():
 
 @pytest.mark.usefixtures("x64")
 def test_the_method(monkeypatch: pytest.MonkeyPatch):
-    """The file of FedDyn, its limit and its closed form."""
-    feddyn = program("file: pfljax/algorithms/feddyn.py")["feddyn"]
-    monkeypatch.setattr(algorithms, "feddyn", feddyn, raising=False)
+    """The file of the example, its limit and its closed form."""
+    shrunken = program("file: pfljax/algorithms/shrunken.py")["shrunken"]
+    monkeypatch.setattr(algorithms, "shrunken", shrunken, raising=False)
     limit = re.search(r"<!-- append: tests/oracles/test_identities.py -->\n```python\n(.*?)```", TEXT, re.DOTALL)
     assert limit
-    names = {**vars(test_identities), "fedopt": fedopt}
+    names = {**vars(test_identities)}
     exec(limit[1], names)
-    names["test_the_first_round_of_feddyn_is_twice_that_of_fedprox"]()
-    oracle = program("file: tests/oracles/test_feddyn.py")["test_the_minimiser_of_the_sum_and_the_gradients_there"]
-    for cohort in (None, 2):
-        oracle(cohort)
+    names["test_shrunken_all_the_way_is_fedavg"]()
+    program("file: tests/oracles/test_shrunken.py")["test_each_client_goes_its_share_of_the_way"]()

@@ -22,7 +22,7 @@ SIMULATION = pfl.Simulation(
 
 
 def start(key: jax.Array) -> pfl.State:
-    return SIMULATION.rounds.init(SIMULATION.site.algorithm({}), key, 6)
+    return SIMULATION.rounds.init(SIMULATION.site.algorithm({}), key, SIMULATION.site.train)
 
 
 SHOWN: dict[str, Any] = {

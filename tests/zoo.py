@@ -81,6 +81,7 @@ def recipe_of(name: str, local: SolverConfig = LOCAL, model: Model = MODEL, **op
         local=local,
         capacity=max(SIZES),
         groups=GROUPS,
+        inputs=FEATURES,
         data=federation() if local.persistent else None,
     )
 

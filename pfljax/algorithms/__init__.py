@@ -12,30 +12,55 @@ from typing import Annotated, Any, NamedTuple, get_args
 from pfljax import checks
 from pfljax.algorithms.apfl import apfl
 from pfljax.algorithms.apple import apple
+from pfljax.algorithms.aruba import aruba
+from pfljax.algorithms.cbfl import cbfl
+from pfljax.algorithms.ccvr import ccvr
+from pfljax.algorithms.cda_fedavg import cda_fedavg
 from pfljax.algorithms.centralized import centralized
 from pfljax.algorithms.cfl import cfl
 from pfljax.algorithms.cgpfl import cgpfl
+from pfljax.algorithms.chosen_steps import fedavg_chosen_steps, fedavg_common_steps
 from pfljax.algorithms.context_clustered import context_clustered
 from pfljax.algorithms.dapper import dapper
-from pfljax.algorithms.ditto import ditto
+from pfljax.algorithms.ditto import ditto, ditto_by_size, ditto_validated
+from pfljax.algorithms.elastic import elastic_aggregation
 from pfljax.algorithms.fcf import fcf
 from pfljax.algorithms.fedala import fedala
 from pfljax.algorithms.fedamp import fedamp, heurfedamp
+from pfljax.algorithms.fedas import fedas
 from pfljax.algorithms.fedavg import fedadagrad, fedadam, fedavg, fedavg_finetuned, fedavgm, fedyogi
 from pfljax.algorithms.fedbabu import fedbabu
 from pfljax.algorithms.fedbn import fedbn
 from pfljax.algorithms.fedcac import fedcac
+from pfljax.algorithms.fedcl import fedcl
+from pfljax.algorithms.fedcp import fedcp
+from pfljax.algorithms.fedcurv import fedcurv
+from pfljax.algorithms.feddbe import feddbe
+from pfljax.algorithms.feddecorr import feddecorr
 from pfljax.algorithms.feddf import feddf
+from pfljax.algorithms.feddyn import feddyn
 from pfljax.algorithms.fedem import fedem
 from pfljax.algorithms.fedfomo import fedfomo
+from pfljax.algorithms.fedgh import fedgh
 from pfljax.algorithms.fedgroup import fedgroup
+from pfljax.algorithms.fedhealth import fedhealth
+from pfljax.algorithms.fedlc import fedlc
+from pfljax.algorithms.fedmd import fedmd
+from pfljax.algorithms.fedmeta import fedmeta
+from pfljax.algorithms.fednova import fednova
+from pfljax.algorithms.fedpac import fedpac
 from pfljax.algorithms.fedper import fedper
 from pfljax.algorithms.fedphp import fedphp
+from pfljax.algorithms.fedproto import fedproto
 from pfljax.algorithms.fedprox import fedprox
 from pfljax.algorithms.fedrep import fedrep
 from pfljax.algorithms.fedrod import fedrod, fedrod_hyper
+from pfljax.algorithms.fedsr import fedsr
+from pfljax.algorithms.fedtgp import fedtgp
+from pfljax.algorithms.fenda import fenda, perfcl
 from pfljax.algorithms.fesem import fesem
 from pfljax.algorithms.fl_hc import fl_hc
+from pfljax.algorithms.gpfl import gpfl
 from pfljax.algorithms.hcfl import hcfl
 from pfljax.algorithms.hypcluster import hypcluster
 from pfljax.algorithms.ifca import ifca
@@ -46,11 +71,14 @@ from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
 from pfljax.algorithms.mapper import mapper
 from pfljax.algorithms.mocha import mocha, mocha_primal
+from pfljax.algorithms.moon import moon
+from pfljax.algorithms.mr_mtl import mr_mtl
 from pfljax.algorithms.per_fedavg import per_fedavg
 from pfljax.algorithms.pfedhn import pfedhn, pfedhn_pc
 from pfljax.algorithms.pfedme import pfedme
 from pfljax.algorithms.pfedsim import pfedsim
 from pfljax.algorithms.reptile import reptile
+from pfljax.algorithms.salvaging import fedavg_distilled, fedavg_ewc
 from pfljax.algorithms.scaffold import scaffold
 from pfljax.algorithms.superfed import superfed
 from pfljax.algorithms.virtual import virtual
@@ -64,36 +92,66 @@ __all__ = [
     "Method",
     "apfl",
     "apple",
+    "aruba",
+    "cbfl",
+    "ccvr",
+    "cda_fedavg",
     "centralized",
     "cfl",
     "cgpfl",
     "context_clustered",
     "dapper",
     "ditto",
+    "ditto_by_size",
+    "ditto_validated",
+    "elastic_aggregation",
     "fcf",
     "fedadagrad",
     "fedadam",
     "fedala",
     "fedamp",
+    "fedas",
     "fedavg",
+    "fedavg_chosen_steps",
+    "fedavg_common_steps",
+    "fedavg_distilled",
+    "fedavg_ewc",
     "fedavg_finetuned",
     "fedavgm",
     "fedbabu",
     "fedbn",
     "fedcac",
+    "fedcl",
+    "fedcp",
+    "fedcurv",
+    "feddbe",
+    "feddecorr",
     "feddf",
+    "feddyn",
     "fedem",
     "fedfomo",
+    "fedgh",
     "fedgroup",
+    "fedhealth",
+    "fedlc",
+    "fedmd",
+    "fedmeta",
+    "fednova",
+    "fedpac",
     "fedper",
     "fedphp",
+    "fedproto",
     "fedprox",
     "fedrep",
     "fedrod",
     "fedrod_hyper",
+    "fedsr",
+    "fedtgp",
     "fedyogi",
+    "fenda",
     "fesem",
     "fl_hc",
+    "gpfl",
     "hcfl",
     "heurfedamp",
     "hypcluster",
@@ -107,7 +165,10 @@ __all__ = [
     "method",
     "mocha",
     "mocha_primal",
+    "moon",
+    "mr_mtl",
     "per_fedavg",
+    "perfcl",
     "pfedhn",
     "pfedhn_pc",
     "pfedme",
@@ -127,12 +188,15 @@ class Method(NamedTuple):
       factory: makes the algorithm.
       family: of methods that are shown together.
       sweep: the usual ranges of what may be tuned.
-      needs: client state, norm layers, features, class labels, validation examples, groups, public data.
+      needs: client state, norm layers, features, class labels, validation examples, groups, public data,
+        lasting examples (those of a client never change).
       bounds: of numbers, where they are not at least 0, and counts at least 1.
       prepare: a federation -> the one that trains; None: itself.
       down, up: numbers that a client receives in a round, and sends: formulas of the numbers of a model `w`, of its
-        `head`, its `norms` and their statistics `stats`, of `features`, `clients`, `classes`, `groups`, and of options.
+        `head`, its `norms` and their statistics `stats`, of its trained `leaves`, of `inputs`, `features`, `clients`,
+        `classes`, `groups`, and of options.
       variant_of: another row whose clients do the same.
+      draws: clients draw random numbers besides their minibatches.
       example: options that make it small.
     """
 
@@ -145,6 +209,7 @@ class Method(NamedTuple):
     down: str = "w"
     up: str = "w"
     variant_of: str = ""
+    draws: bool = False
     example: Mapping[str, Any] = {}
 
     def hints(self) -> dict[str, Any]:
@@ -171,7 +236,8 @@ FAMILIES = {
     "meta-learning": "a start from which a few steps on little data suffice, newcomers too",
     "adaptation": "a good server model is there, and each client has data to adapt it",
     "partial sharing": "labels differ, inputs do not (personal heads), or the other way round (personal bodies, norms)",
-    "heads and prototypes": "classes mean the same everywhere, but clients have few of them",
+    "prototypes": "classes mean the same everywhere, and clients have few of them; networks may differ",
+    "features": "what clients see differs in ways that a part of the network can take out",
     "mixture": "clients mix common and own, each to its own degree",
     "clustering": "there are groups of clients, known or to be found",
     "relational": "some clients help each other more than others, which is to be learned",
@@ -203,6 +269,71 @@ METHODS: dict[str, Method] = {
     "fedadam": Method(fedadam, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
     "fedyogi": Method(fedyogi, "averaging", _ADAPTIVE, bounds=_MOMENTS, variant_of="fedavg"),
     "fedavg_finetuned": Method(fedavg_finetuned, "averaging"),
+    "fedavg_chosen_steps": Method(
+        fedavg_chosen_steps,
+        "adaptation",
+        needs=("validation examples",),
+        bounds={"passes": Bounds(least=0)},
+        example={"passes": 2},
+    ),
+    "fedavg_common_steps": Method(
+        fedavg_common_steps,
+        "adaptation",
+        needs=("validation examples",),
+        bounds={"passes": Bounds(least=0)},
+        down="w + passes + 1",
+        up="w + passes + 1",
+        example={"passes": 2},
+    ),
+    "fedavg_distilled": Method(
+        fedavg_distilled,
+        "adaptation",
+        sweep={"alpha": _UNIT, "temperature": (1.0, 10.0)},
+        needs=("class labels",),
+        bounds={"alpha": _SHARE, "temperature": _POSITIVE},
+        example={"alpha": 0.5},
+    ),
+    "fedavg_ewc": Method(fedavg_ewc, "adaptation", {"lam": (1.0, 1e4)}, example={"lam": 1.0}),
+    "fedhealth": Method(
+        fedhealth,
+        "adaptation",
+        sweep={"lam": (1e-3, 10.0)},
+        needs=("public data", "features"),
+        example={"lam": 1.0},
+    ),
+    "cda_fedavg": Method(
+        cda_fedavg,
+        "adaptation",
+        needs=_STATE,
+        bounds={"threshold": _POSITIVE},
+        up="w + 1",
+    ),
+    "ccvr": Method(
+        ccvr,
+        "averaging",
+        needs=_FEATURES,
+        down="w + head",
+        up="w + classes * (1 + features + features**2)",
+        example={"samples": 3},
+    ),
+    "fedlc": Method(fedlc, "averaging", {"tau": (0.1, 2.0)}, _FEATURES),
+    "feddecorr": Method(feddecorr, "averaging", {"beta": (0.01, 1.0)}, ("features",)),
+    "elastic_aggregation": Method(
+        elastic_aggregation,
+        "averaging",
+        sweep={"tau": (0.1, 1.0)},
+        bounds={"mu": _BELOW_1, "share": _BELOW_1},
+        up="w + leaves",
+    ),
+    "fedsr": Method(
+        fedsr,
+        "averaging",
+        sweep={"alpha": (1e-3, 0.1), "beta": (1e-5, 1e-2)},
+        needs=_FEATURES,
+        down="w + features * (features + 1 + 2 * classes)",
+        up="w + features * (features + 1 + 2 * classes)",
+        draws=True,
+    ),
     "fedprox": Method(fedprox, "proximal", {"mu": (1e-3, 1.0)}),
     "scaffold": Method(
         scaffold,
@@ -212,7 +343,37 @@ METHODS: dict[str, Method] = {
         down="2 * w - stats",
         up="2 * w - stats",
     ),
+    "feddyn": Method(feddyn, "control variates", {"alpha": (1e-3, 1.0)}, _STATE, {"alpha": _POSITIVE}),
+    "fednova": Method(fednova, "averaging", {"mu": (0.0, 1.0)}, up="w + 1"),
+    "fedcurv": Method(
+        fedcurv,
+        "proximal",
+        sweep={"lam": (1e-3, 10.0)},
+        needs=_STATE,
+        down="3 * w - 2 * stats + 1",
+        up="3 * w - 2 * stats",
+    ),
+    "fedcl": Method(fedcl, "proximal", {"lam": (1e-2, 10.0)}, ("public data",), down="2 * w - stats"),
+    "moon": Method(moon, "proximal", {"mu": (1e-3, 10.0)}, (*_STATE, *_FEATURES), {"temperature": _POSITIVE}),
+    "fenda": Method(fenda, "partial sharing", needs=(*_STATE, *_FEATURES), down="w - head", up="w - head"),
+    "perfcl": Method(
+        perfcl,
+        "proximal",
+        sweep={"mu": (0.1, 10.0), "gamma": (0.1, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        bounds={"temperature": _POSITIVE},
+        down="w - head",
+        up="w - head",
+    ),
     "fedper": Method(fedper, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
+    "fedas": Method(
+        fedas,
+        "partial sharing",
+        needs=(*_STATE, *_FEATURES),
+        down="w - head",
+        up="w - head + 1",
+        example={"batch_size": 5},
+    ),
     "fedrep": Method(fedrep, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "fedbabu": Method(fedbabu, "partial sharing", needs=_STATE, down="w - head", up="w - head"),
     "lg_fedavg": Method(lg_fedavg, "partial sharing", needs=_STATE, down="head", up="head"),
@@ -227,6 +388,23 @@ METHODS: dict[str, Method] = {
         up="w + (hidden + 1) * head + (classes + 1) * hidden",
     ),
     "per_fedavg": Method(per_fedavg, "meta-learning", {"alpha": (1e-3, 0.1)}),
+    "fedmeta": Method(
+        fedmeta,
+        "meta-learning",
+        sweep={"alpha": (1e-3, 0.5), "server_lr": (1e-4, 1e-1)},
+        bounds={"support": Bounds(above=0, most=1)},
+        down="2 * w - stats",
+        up="2 * w - stats",
+        example={"server_lr": 1e-4},  # of a gradient that is 0 but for rounding, Adam makes a step
+    ),
+    "aruba": Method(
+        aruba,
+        "meta-learning",
+        sweep={"lr": (1e-2, 1.0), "zeta": (1e-2, 10.0), "coefficient": (0.0, 1.0)},
+        bounds={"lr": _POSITIVE, "zeta": _POSITIVE},
+        down="3 * w - 2 * stats",
+        up="2 * w - stats",
+    ),
     "reptile": Method(reptile, "meta-learning", {"server_lr": (0.1, 1.0)}),
     "pfedme": Method(
         pfedme,
@@ -236,6 +414,11 @@ METHODS: dict[str, Method] = {
         example={"inner_steps": 2, "lam": 2.0},
     ),
     "ditto": Method(ditto, "proximal", {"lam": (0.01, 2.0)}, _STATE),
+    "ditto_by_size": Method(ditto_by_size, "proximal", {"lam": (1.0, 100.0)}, _STATE, variant_of="ditto"),
+    "ditto_validated": Method(
+        ditto_validated, "proximal", needs=(*_STATE, "validation examples"), example={"lams": (0.1, 2.0)}
+    ),
+    "mr_mtl": Method(mr_mtl, "proximal", {"lam": (0.01, 2.0)}, _STATE),
     "apfl": Method(
         apfl,
         "mixture",
@@ -275,7 +458,8 @@ METHODS: dict[str, Method] = {
         needs=_STATE,
         bounds={"lam": _SHARE},
         down="w + 1",
-        example={"start": 2.0},
+        draws=True,
+        example={"start": 1.0},
     ),
     "fedala": Method(
         fedala,
@@ -328,11 +512,18 @@ METHODS: dict[str, Method] = {
     "fl_hc": Method(
         fl_hc,
         "clustering",
-        sweep={"threshold": (0.1, 10.0)},
         bounds={"warm_up": Bounds(least=0)},
         example={"clusters": 3, "warm_up": 0},
     ),
     "fedgroup": Method(fedgroup, "clustering", {"inter_lr": (0.0, 0.1)}, example={"clusters": 2}),
+    "cbfl": Method(
+        cbfl,
+        "clustering",
+        sweep={"noise": (0.0, 1.0)},
+        down="inputs * (2 * code + 1) + code + clusters * (w + code)",
+        up="inputs * (2 * code + 1) + 2 * code + clusters * (w + 1)",
+        example={"clusters": 2, "code": 3, "warm_up": 1},
+    ),
     "cgpfl": Method(cgpfl, "clustering", {"mu": (0.01, 10.0)}),
     "lcfed": Method(lcfed, "clustering", {"mu": (0.01, 10.0), "lam": (0.01, 10.0)}, down="2 * w - head"),
     "hcfl": Method(
@@ -342,7 +533,7 @@ METHODS: dict[str, Method] = {
         bounds={"lam": _SHARE, "warm_up": Bounds(least=0)},
         example={"clusters": 3, "warm_up": 0},
     ),
-    "context_clustered": Method(context_clustered, "clustering", needs=("groups",), down="groups * w", up="w + 1"),
+    "context_clustered": Method(context_clustered, "clustering", needs=("groups",), up="w + 1"),
     "knn_per": Method(
         knn_per,
         "memory",
@@ -357,6 +548,74 @@ METHODS: dict[str, Method] = {
         needs=("public data", "class labels"),
         bounds={"distil_steps": Bounds(least=0)},
         example={"distil_steps": 2, "distil_batch_size": 4, "distil_lr": 0.01},
+    ),
+    "fedmd": Method(
+        fedmd,
+        "distillation",
+        sweep={"digest_lr": (1e-4, 1e-2)},
+        needs=(*_STATE, *_FEATURES, "public data"),
+        down="alignment * classes + 3",
+        up="alignment * classes",
+        example={"alignment": 4, "digest_lr": 0.01},
+    ),
+    "fedproto": Method(
+        fedproto,
+        "prototypes",
+        sweep={"lam": (0.1, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="classes * (features + 1)",
+        up="classes * (features + 1)",
+    ),
+    "fedtgp": Method(
+        fedtgp,
+        "prototypes",
+        sweep={"lam": (0.1, 10.0), "server_lr": (1e-3, 0.1)},
+        needs=(*_STATE, *_FEATURES),
+        down="classes * (features + 1)",
+        up="classes * (features + 1)",
+        example={"server_epochs": 2, "server_batch_size": 64},
+    ),
+    "fedgh": Method(
+        fedgh,
+        "prototypes",
+        sweep={"server_lr": (1e-3, 1.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="head",
+        up="classes * (features + 1)",
+        example={"server_epochs": 2, "server_batch_size": 64},
+    ),
+    "fedpac": Method(
+        fedpac,
+        "prototypes",
+        sweep={"lam": (0.1, 10.0)},
+        needs=_FEATURES,
+        down="w + classes * (features + 1)",
+        up="w + classes * (2 * features + 1) + 1",
+    ),
+    "feddbe": Method(
+        feddbe,
+        "features",
+        sweep={"kappa": (0.1, 100.0), "mu": _UNIT},
+        needs=(*_STATE, *_FEATURES),
+        bounds={"mu": _SHARE},
+        down="w + features + 1",
+        up="w + features",
+    ),
+    "fedcp": Method(
+        fedcp,
+        "features",
+        sweep={"lam": (0.1, 10.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="w + 2 * features**2 + 6 * features",
+        up="w + 2 * features**2 + 6 * features",
+    ),
+    "gpfl": Method(
+        gpfl,
+        "features",
+        sweep={"lam": (1e-4, 1.0), "mu": (1e-3, 1.0)},
+        needs=(*_STATE, *_FEATURES),
+        down="w - head + classes * features + 2 * features**2 + 6 * features",
+        up="w - head + classes * features + 2 * features**2 + 6 * features",
     ),
     "fedamp": Method(fedamp, "relational", {"lam": (0.01, 10.0)}, _STATE, {"sigma": _POSITIVE}),
     "heurfedamp": Method(
@@ -410,20 +669,20 @@ METHODS: dict[str, Method] = {
     ),
     "mocha": Method(
         mocha,
-        "relational",
+        "multi-task",
         sweep={"lam": (1e-3, 10.0)},
-        needs=(*_STATE, *_FEATURES),
+        needs=(*_STATE, *_FEATURES, "lasting examples"),
         bounds={"lam": _POSITIVE, "omega_every": Bounds(least=0)},
         down="head + 1",
         up="head",
         example={"omega_every": 2},
     ),
     "mocha_primal": Method(
-        mocha_primal, "relational", sweep={"lam": (1e-3, 1.0)}, needs=_STATE, down="w + 1", example={"omega_every": 2}
+        mocha_primal, "multi-task", sweep={"lam": (1e-3, 1.0)}, needs=_STATE, down="w + 1", example={"omega_every": 2}
     ),
     "virtual": Method(
         virtual,
-        "relational",
+        "multi-task",
         sweep={"prior": (1.0, 1e4), "beta": (0.01, 1.0), "damping": (0.05, 1.0)},
         needs=_STATE,
         bounds={"prior": _POSITIVE, "damping": _SHARE},

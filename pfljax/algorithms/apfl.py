@@ -10,6 +10,7 @@ from pfljax import tree
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import Update, accompanied, alone
 from pfljax.learning.local import descent, within
+from pfljax.learning.parts import parted
 from pfljax.types import Algorithm, Array, Batch, ClientData, Params, Plan, Reply, Task, Tree
 
 
@@ -91,7 +92,7 @@ def apfl(
     once = optax.GradientTransformation(lambda alphas: jnp.zeros((), int), first_only)  # pyright: ignore
 
     def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-        w, v = tree.parts(both, "w", "v")
+        w, v = parted(both, "w", "v")
         share, (w_rests, v_rests) = both.trainable["alpha"], jax.lax.stop_gradient((w, v))
         mixed = tree.mix(share, v if chain else v_rests, w_rests)
         if not chain:

@@ -1,6 +1,6 @@
 """APPLE: every client deploys a sum of all clients' core models, with weights that it learns."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from pfljax import tree
 from pfljax.federation.reduce import handed, stack
 from pfljax.federation.skeletons import alone
 from pfljax.learning.local import descent
+from pfljax.learning.parts import joined, parted
 from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, Params, Plan, Reply, Task, Tree
 
 
@@ -94,15 +95,15 @@ def apple(
 
     def client_update(shelf: Shelf, relations: Array, data: ClientData, key: Array) -> Reply:
         def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-            core, (away, _) = tree.parts(both, "core", "relations")
+            core, (away, _) = parted(both, "core", "relations")
             value, stats = task.loss(mixture(core, away, shelf, data.id), batch, key)
             return value + mu * jnp.sum(away**2), {"core": stats, "relations": {}}
 
-        optimizers = {"core": optimizer, "relations": optax.sgd(relation_lr)}
+        optimizers: dict[Any, Any] = {"core": optimizer, "relations": optax.sgd(relation_lr)}
         solve = descent(optax.partition(optimizers, {name: name for name in optimizers}), plan)
         core = _row(shelf.models, data.id)
-        start = tree.joined(core=core, relations=Params(relations))
-        moved, (relations, _) = tree.parts(solve(loss, start, data, jax.random.fold_in(key, 0)), *optimizers)
+        start = joined(core=core, relations=Params(relations))
+        moved, (relations, _) = parted(solve(loss, start, data, jax.random.fold_in(key, 0)), *optimizers)
         return Reply(tree.sub(core, moved), relations)
 
     def server_update(server: Cores, cohort: Cohort, key: Array) -> Cores:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.federation.clustering import agglomerated, averaged, cosines, cut
-from pfljax.federation.clusters import Clusters, Sight, alike, assigning, heard, misfits
+from pfljax.federation.clusters import Clusters, Sight, alike, assigning, clusters_of, heard, misfits, written
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Task, Tree
 
 
@@ -16,7 +16,7 @@ class Split(NamedTuple):
     """What the server of CFL remembers."""
 
     round: Array  # [] rounds done
-    active: Array  # [] clusters that there are
+    used: Array  # [] clusters that there are
     moves: Tree  # [N, ...] the last `w - w_i` of each client
     heard: Array  # [N] whether there is one
 
@@ -103,31 +103,28 @@ def cfl(
 
     def regroup(server: Clusters, cohort: Cohort, results: Params, key: Array) -> Clusters:
         models, assigned, known = server
-        rows = jnp.where(cohort.weights > 0, cohort.ids, assigned.size)
-        moves = jax.tree.map(
-            lambda leaf, new: leaf.at[rows].set(new, mode="drop"), known.moves, cohort.uploads.trainable
-        )
-        known = Split(known.round + 1, known.active, moves, known.heard.at[rows].set(True, mode="drop"))
+        moves = written(known.moves, cohort, cohort.uploads.trainable)
+        known = Split(known.round + 1, known.used, moves, written(known.heard, cohort, cohort.weights > 0))
         members = assigned[None] == jnp.arange(clusters)[:, None]
         wanted = jax.vmap(fires, (0, None))(members, known) & (known.round > warm_up)
 
         def split(c: Array, carry: tuple[Params, Array, Array], similar: Array) -> tuple[Params, Array, Array]:
-            models, assigned, active = carry
-            second, splits = halved(similar, members[c], wanted[c] & (active < clusters))
-            copied = jax.tree.map(lambda leaf: leaf.at[active].set(leaf[c], mode="drop"), models)
-            after = copied, jnp.where(second, active, assigned), active + 1
+            models, assigned, used = carry
+            second, splits = halved(similar, members[c], wanted[c] & (used < clusters))
+            copied = jax.tree.map(lambda leaf: leaf.at[used].set(leaf[c], mode="drop"), models)
+            after = copied, jnp.where(second, used, assigned), used + 1
             return tree.where(splits, after, carry)
 
         def parted(carry: tuple[Params, Array, Array]) -> tuple[Params, Array, Array]:
             return jax.lax.fori_loop(0, clusters, partial(split, similar=cosines(moves, moves)), carry)
 
-        carry = models, assigned, known.active
-        models, assigned, active = jax.lax.cond(jnp.any(wanted), parted, lambda carry: carry, carry)
-        models = averaged(models, results, jnp.take(assigned, cohort.ids, mode="clip"), heard(cohort))
-        return Clusters(models, assigned, known._replace(active=active))
+        carry = models, assigned, known.used
+        models, assigned, used = jax.lax.cond(jnp.any(wanted), parted, lambda carry: carry, carry)
+        server = Clusters(models, assigned, known._replace(used=used))
+        return server._replace(models=averaged(models, results, clusters_of(server, cohort.ids), heard(cohort)))
 
     def join(sight: Sight, data: ClientData, key: Array) -> Array:
         losses = misfits(task, sight.models, data, key)
-        return jnp.argmin(jnp.where(jnp.arange(clusters) < sight.memory.active, losses, jnp.inf))
+        return jnp.argmin(jnp.where(jnp.arange(clusters) < sight.memory.used, losses, jnp.inf))
 
     return assigning(task, local, begin, regroup, join)

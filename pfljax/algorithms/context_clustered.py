@@ -1,5 +1,6 @@
 """Clusters by context: one FedAvg for each group of clients that are alike in what is known of them."""
 
+import jax
 import jax.numpy as jnp
 
 from pfljax.federation.clusters import alike, clustered
@@ -23,8 +24,8 @@ def context_clustered(
       server: server optimizer of each model; plain averaging if None.
 
     Returns:
-      An algorithm whose clients keep and upload their group, and upload |params|; down: K |params|, of which a client
-      reads one. A model without members stays. An unseen client deploys the model of its group.
+      An algorithm whose clients keep and upload their group, and upload |params|; down: |params|, the model of the
+      group. A model without members stays. An unseen client deploys the model of its group.
 
     Raises:
       ValueError: if `groups` is below 1 or, when traced, if clients have no trait `group` of whole numbers.
@@ -55,4 +56,5 @@ def context_clustered(
             )
         return known
 
-    return clustered(task, local, group, lambda key: alike(task.init(key), groups), clusters=groups, server=server)
+    algorithm = clustered(task, local, group, lambda key: alike(task.init(key), groups), clusters=groups, server=server)
+    return algorithm._replace(sent=lambda models: jax.tree.map(lambda leaf: leaf[0], models[1]))

@@ -1,5 +1,6 @@
 """FedALA: every client learns, weight by weight, how much of the received top layers to take."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -96,20 +97,15 @@ def fedala(
         def loss(weights: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
             return task.loss(theta(weights.trainable), batch, key)[0], {}
 
-        def after_pass(number: Array | int, weights: Tree) -> Tree:
+        def after_pass(weights: Tree, number: Array | int) -> Tree:
             part = data._replace(work=share * data.work)
             return solve(loss, Params(weights), part, jax.random.fold_in(key, number)).trainable
 
-        def unsteady(state: tuple[Tree, Array, Array]) -> Array:
-            return differs & own.fresh & (state[2] < passes) & ~(jnp.std(state[1]) < _STEADY)
+        def fit(weights: Tree) -> Array:
+            return mean_loss(task.loss, theta(weights), data, key)
 
-        def again(state: tuple[Tree, Array, Array]) -> tuple[Tree, Array, Array]:
-            weights, losses, number = state
-            now = mean_loss(task.loss, theta(weights), data, jax.random.fold_in(key, number))
-            return after_pass(number, weights), losses.at[number % _WINDOW].set(now), number + 1
-
-        begin = after_pass(0, own.weights), jnp.full(_WINDOW, jnp.nan), jnp.asarray(1)
-        weights = jax.lax.while_loop(unsteady, again, begin)[0]
+        more = jnp.where(differs & own.fresh, passes, 1)
+        weights = _until_steady(after_pass, fit, after_pass(own.weights, 0), more)
         return theta(weights), own._replace(weights=weights, fresh=own.fresh & ~differs)
 
     def client_update(w: Params, own: Adaptive, data: ClientData, key: Array) -> Reply:
@@ -123,3 +119,19 @@ def fedala(
     return algorithm._replace(
         personalize=lambda w, own, data, key: adapted(w, own, data, jax.random.fold_in(key, 1))[0]
     )
+
+
+def _until_steady(
+    after_pass: Callable[[Tree, Array], Tree], fit: Callable[[Tree], Array], weights: Tree, passes: Array
+) -> Tree:
+    """The weights, which had one pass, after so many, or as soon as the last losses hardly differ."""
+
+    def unsteady(state: tuple[Tree, Array, Array]) -> Array:
+        _, losses, number = state
+        return (number < passes) & ~(jnp.std(losses) < _STEADY)
+
+    def again(state: tuple[Tree, Array, Array]) -> tuple[Tree, Array, Array]:
+        weights, losses, number = state
+        return after_pass(weights, number), losses.at[number % _WINDOW].set(fit(weights)), number + 1
+
+    return jax.lax.while_loop(unsteady, again, (weights, jnp.full(_WINDOW, jnp.nan), jnp.asarray(1)))[0]

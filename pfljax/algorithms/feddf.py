@@ -9,7 +9,7 @@ from pfljax.federation.reduce import beside, mean
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
 from pfljax.federation.skeletons import averaging
 from pfljax.learning.local import annealed
-from pfljax.learning.metrics import masked_mean
+from pfljax.learning.losses import imitation
 from pfljax.learning.plans import epochs
 from pfljax.learning.schedules import cosine
 from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, LocalSolver, Params, Plan, Task, Tree
@@ -81,8 +81,7 @@ def feddf(
         def divergence(w: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
             logits = jax.vmap(task.predict, (0, None))(teachers, batch.x)
             ensemble = jnp.tensordot((heard / jnp.maximum(jnp.sum(heard), 1)).astype(logits.dtype), logits, 1)
-            said, meant = (jax.nn.log_softmax(z, axis=-1) for z in (task.predict(w, batch.x), ensemble))
-            return masked_mean(optax.losses.kl_divergence_with_log_targets(said, meant), batch.mask), w.stats
+            return imitation(task.predict(w, batch.x), ensemble, batch.mask), w.stats
 
         student = server.step(model, difference)
         return student._replace(params=distil(divergence, student.params, public, key))

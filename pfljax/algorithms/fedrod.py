@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from pfljax import checks, masks, tree
+from pfljax import tree
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import accompanied, averaging
-from pfljax.learning.local import average
+from pfljax.learning import parts
+from pfljax.learning.classes import number, shares
+from pfljax.learning.parts import joined, parted
 from pfljax.learning.tasks import masked_mean
 from pfljax.types import (
     Algorithm,
@@ -26,6 +28,8 @@ from pfljax.types import (
     Task,
     Tree,
 )
+
+_PARTS = ("generic", "personal")
 
 
 class Heads(NamedTuple):
@@ -84,17 +88,16 @@ def fedrod(
     """
     if head_init not in ("copy", "zeros"):
         raise ValueError(f"head_init={head_init!r}: choose 'copy' or 'zeros'")
-    classes, head = _classes(model, "fedrod"), _head(model)
+    classes, head = number(model, "fedrod puts two heads on features"), parts.head(model)
 
     def start(w: Params) -> Params:
         own = head(w)
         return own if head_init == "copy" else own._replace(trainable=tree.scale(0, own.trainable))
 
     def client_update(w: Params, own: Params, data: ClientData, key: Array) -> Reply:
-        loss = _loss(model, gamma, _shares(data, classes, "fedrod"), lambda own: own)
-        result, own = tree.parts(
-            local(loss, tree.joined(generic=w, personal=own), data, jax.random.fold_in(key, 0)), *Heads._fields
-        )
+        loss = _loss(model, gamma, shares(data, classes, "fedrod"), lambda own: own)
+        both = local(loss, joined(generic=w, personal=own), data, jax.random.fold_in(key, 0))
+        result, own = parted(both, *_PARTS)
         return Reply(tree.sub(w, result), own)
 
     algorithm = accompanied(task, client_update, Heads, start, server=server)
@@ -137,7 +140,7 @@ def fedrod_hyper(
     >>> [scores[which, "test", "accuracy"][-1].mean().item() for which in ("global", "personal")]
     [0.5, 1.0]
     """
-    classes, head = _classes(model, "fedrod_hyper"), _head(model)
+    classes, head = number(model, "fedrod_hyper puts two heads on features"), parts.head(model)
 
     def init(key: Array) -> Params:
         w = task.init(key)
@@ -145,66 +148,37 @@ def fedrod_hyper(
         size = ravel_pytree(own.trainable)[0].size
         draw = jax.nn.initializers.lecun_normal()(jax.random.fold_in(key, 1), (classes, hidden), float)
         made = {"U": draw, "u": jnp.zeros(hidden), "V": jnp.zeros((hidden, size)), "v": jnp.zeros(size)}
-        return tree.joined(generic=w, personal=Params(made, own.stats))
+        return joined(generic=w, personal=Params(made, own.stats))
 
-    def personal(g: Params, shares: Array) -> Params:
+    def personal(g: Params, pi: Array) -> Params:
         net = g.trainable
-        flat = jax.nn.relu(shares @ net["U"] + net["u"]) @ net["V"] + net["v"]
+        flat = jax.nn.relu(pi @ net["U"] + net["u"]) @ net["V"] + net["v"]
         shapes = head(jax.eval_shape(lambda: task.init(jax.random.key(0)))).trainable
         like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return Params(ravel_pytree(like)[1](flat), g.stats)
 
     def client_update(both: Params, client: tuple[()], data: ClientData, key: Array) -> Reply:
-        shares = _shares(data, classes, "fedrod_hyper")
-        loss = _loss(model, gamma, shares, lambda g: personal(g, shares))
+        pi = shares(data, classes, "fedrod_hyper")
+        loss = _loss(model, gamma, pi, lambda g: personal(g, pi))
         return Reply(tree.sub(both, local(loss, both, data, jax.random.fold_in(key, 0))), client)
 
     def personalize(both: Params, client: tuple[()], data: ClientData, key: Array) -> Heads:
-        w, g = tree.parts(both, *Heads._fields)
-        return Heads(w, personal(g, _shares(data, classes, "fedrod_hyper")))
+        w, g = parted(both, *_PARTS)
+        return Heads(w, personal(g, shares(data, classes, "fedrod_hyper")))
 
     return averaging(task._replace(init=init), local, server=server)._replace(
         client_update=client_update,
         personalize=personalize,
-        server_model=lambda both, client: tree.parts(both, "generic")[0],
+        server_model=lambda both, client: parted(both, *_PARTS)[0],
         predict=_predict(model),
     )
 
 
-def _head(model: Model) -> Callable[[Params], Params]:
-    """The leaves of the head."""
-    top = masks.head(model)
-    return lambda w: tree.split(top(w), w)[0]
-
-
-def _classes(model: Model, method: str) -> int:
-    """C, the number of the outputs."""
-    if model.features is None:
-        raise ValueError(f"{method} puts two heads on features, and the model has none: see pfljax.models.from_linen")
-
-    def outputs() -> Array:  # its key is made within, so that nothing is computed before the first simulation
-        return model.head(model.init(jax.random.key(0)), jnp.zeros((1, *model.features_shape)))[0]
-
-    return jax.eval_shape(outputs).shape[-1]
-
-
-def _shares(data: ClientData, classes: int, method: str) -> Array:
-    """[C] the share of each class among the client's examples."""
-    checks.classes(data.examples.y, method)
-
-    def of(batch: Batch, number: Array) -> Array:
-        del number
-        rows = jax.nn.one_hot(batch.y, classes, dtype=batch.mask.dtype) * batch.mask[:, None]
-        return jnp.sum(rows, axis=0) / jnp.maximum(jnp.sum(batch.mask), 1)
-
-    return average(of, data, batch_size=128)
-
-
-def _loss(model: Model, gamma: Array | float, shares: Array, personal: Callable[[Params], Params]) -> LossFn:
+def _loss(model: Model, gamma: Array | float, pi: Array, personal: Callable[[Params], Params]) -> LossFn:
     """The sum of the two losses: balanced softmax of the generic model, cross-entropy of it plus the personal head."""
 
     def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-        w, own = tree.parts(both, *Heads._fields)
+        w, own = parted(both, *_PARTS)
         mode = {"train": True, "mask": batch.mask, "key": key}
         z, stats = model.features(w, batch.x, **mode)  # pyright: ignore[reportOptionalCall]
         generic, stats = model.head(w._replace(stats=stats), z, **mode)
@@ -213,7 +187,7 @@ def _loss(model: Model, gamma: Array | float, shares: Array, personal: Callable[
         def cross_entropy(logits: Array) -> Array:
             return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y.astype(int))
 
-        balanced = cross_entropy(generic + jnp.log(shares**gamma).astype(generic.dtype)[None])
+        balanced = cross_entropy(generic + jnp.log(pi**gamma).astype(generic.dtype)[None])
         added = cross_entropy(jax.lax.stop_gradient(generic) + mine)
         return masked_mean(balanced + added, batch.mask), {"generic": stats, "personal": own_stats}
 

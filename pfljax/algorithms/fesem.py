@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pfljax import masks, tree
 from pfljax.federation.clustering import averaged, distances, nearest
-from pfljax.federation.clusters import Clusters, Init, Sight, alike, assigning, heard, seeded
+from pfljax.federation.clusters import Clusters, Init, Sight, alike, assigning, heard, seeded, written
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Mask, Params, Task
 
 
@@ -79,9 +79,7 @@ def fesem(
 
     def regroup(server: Clusters, cohort: Cohort, results: Params, key: Array) -> Clusters:
         centers, r, known = server
-        rows = jnp.where(cohort.weights > 0, cohort.ids, r.size)
-        models = jax.tree.map(lambda leaf, new: leaf.at[rows].set(new, mode="drop"), known.models, results)
-        counts = known.heard.at[rows].set(1, mode="drop")
+        models, counts = written(known, cohort, Known(results, heard(cohort)))
         first = jnp.all(known.heard == 0)
         start = partial(seeded, weights=heard(cohort), key=key, init=init)
         centers = jax.lax.cond(first, start, lambda centers, rows: centers, centers, results)

@@ -37,7 +37,8 @@ def fl_hc(
       trains `w` for a round and deploys the model of the cluster whose mean update is nearest.
 
     Raises:
-      ValueError: if a count is below 1, a choice is none, or the reduction hands on anything but the uploads.
+      ValueError: if a count is below 1, a choice is none, "ward" measures anything but "l2", or the reduction hands on
+        anything but the uploads.
 
     Deviations from the source: T may be None. Where only a cohort takes part in the round of the clustering, the
     others join as newcomers do, when they first take part: what they upload then counts for no model.
@@ -54,6 +55,9 @@ def fl_hc(
     >>> quadratics.deployed(fl_hc(task, step, threshold=2.0), task, data, rounds=50)
     {'w': [1.5, 1.5, 8.5, 8.5]}
     """
+
+    if linkage == "ward" and measure != "l2":
+        raise ValueError(f"linkage='ward' needs measure='l2', not {measure!r}: choose 'average', or that measure")
 
     def group(moves: Params, present: Array, key: Array) -> Array:
         made = agglomerated(distances(moves, moves, measure), present, linkage)

@@ -35,7 +35,8 @@ def ifca(
     Args:
       task: the model and its loss.
       local: solver of a client's round.
-      clusters: K, static; 1 is FedAvg with equal weights.
+      clusters: K, static; 1 is FedAvg with equal weights. A sweep over it chooses K by validation examples:
+        `pfljax sweep --over algorithm.clusters=1,2,4`.
       averaging: see above, static.
       own: leaves that each model has for itself, static; the others are common to all, and averaged over all clients:
         the paper's shared representation, with the head as `own`.

@@ -4,7 +4,7 @@ import jax
 
 from pfljax.federation.reduce import mean
 from pfljax.federation.sampling import Participation, full
-from pfljax.federation.skeletons import Init, alone
+from pfljax.federation.skeletons import Init, alone, initial
 from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Reply, Task, as_drawn
 
 
@@ -42,8 +42,6 @@ def local_only(
     {'w': [1.0, 5.0]}
     """
 
-    if init not in ("common", "per_client"):
-        raise ValueError(f"init={init!r}: choose 'common' or 'per_client'")
     if participation not in ("cohort", "all"):
         raise ValueError(f"participation={participation!r}: choose 'cohort' or 'all'")
 
@@ -53,7 +51,7 @@ def local_only(
     return Algorithm(
         init_server=lambda key, num_clients: (),
         download=lambda server, id: (),
-        init_client=lambda download, id, key: task.init(key if init == "common" else jax.random.fold_in(key, id)),
+        init_client=initial(task, init),
         client_update=client_update,
         server_update=lambda server, cohort, key: server,
         personalize=lambda download, v, data, key: v,

@@ -1,5 +1,7 @@
 """pFedHN: a network on the server makes each client's model of what it has learned about that client."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -70,8 +72,8 @@ def pfedhn(
     >>> quadratics.deployed(pfedhn(task, step, weight_decay=0.0), task, data, rounds=400, digits=1)
     {'w': [1.0, 5.0]}
     """
-    options = {"embedding": embedding, "hidden": hidden, "layers": layers, "init": init}
-    descent = {"server_lr": server_lr, "momentum": momentum, "weight_decay": weight_decay, "clip": clip}
+    options: dict[str, Any] = {"embedding": embedding, "hidden": hidden, "layers": layers, "init": init}
+    descent: dict[str, Any] = {"server_lr": server_lr, "momentum": momentum, "weight_decay": weight_decay, "clip": clip}
     return pfedhn_pc(task, local, masks.nothing, **options, **descent)._replace(onboard=keep)
 
 
@@ -158,7 +160,7 @@ def pfedhn_pc(
             one_each(cohort.weights),
         )
 
-        def product(net: Params, moved: Params, key: Array) -> tuple[Array, Tree]:
+        def product(net: Params, moved: Any, key: Array) -> tuple[Array, Tree]:
             """The mean of `<theta_i, D_i>`, whose gradient is that of the products with the Jacobians."""
             thetas = jax.vmap(made, (None, 0))(net.trainable, cohort.ids)
             products, stats = weighted((tree.row_products(thetas, moved.trainable), moved.stats), even)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from pfljax import tree
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import Init, accompanied, announced
+from pfljax.learning.parts import joined, parted
 from pfljax.learning.tasks import chosen
 from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, Params, Reply, Task, Tree
 
@@ -29,9 +30,9 @@ def superfed(
 
     In each local step, on one batch, `lam ~ U(0, 1)` is drawn, and both models descend
 
-    `f_i((1 - lam) w_f + lam w_l) + mu sum_leaves ||w_f - w|| + nu cos^2(w_f, w_l)`
+    `f_i((1 - lam) w_f + lam w_l) + mu ||w_f - w||^2 + nu cos^2(w_f, w_l)`
 
-    with w what was received. In the first `start` rounds it is `f_i(w_f) + mu sum_leaves ||w_f - w||`, and `w_l` rests.
+    with w what was received. In the first `start` rounds it is `f_i(w_f) + mu ||w_f - w||^2`, and `w_l` rests.
     The server averages `w_f`.
 
     Args:
@@ -53,8 +54,9 @@ def superfed(
     Raises:
       ValueError: if `mixing` or `init` is unknown.
 
-    Deviations from the source: the authors' code shows the lam of each client that is best on its test examples; the
-    norms of mu are not squared, as there. The cosine of a model of length 0 is 0.
+    Deviations from the source: the authors' code shows the lam of each client that is best on its test examples, and it
+    adds norms of leaves that are not squared, which would make steps of rounding errors. The cosine of a model of
+    zeros is 0.
     Source: Hahn et al., "Connecting Low-Loss Subspace for Personalized Federated Learning", KDD 2022.
 
     Both ends of the segment of an only client reach its center:
@@ -89,15 +91,15 @@ def superfed(
         mixes = round >= start
 
         def loss(both: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
-            shared, personal = tree.parts(both, "shared", "personal")
+            shared, personal = parted(both, "shared", "personal")
             point = tree.where(mixes, between(shared, personal, jax.random.fold_in(key, 1)), shared)
             value, stats = task.loss(point, batch, key)
-            away = sum(jax.tree.leaves(jax.tree.map(_length, tree.sub(shared.trainable, w.trainable))))
+            away = tree.squared_norm(tree.sub(shared.trainable, w.trainable))
             alike = jnp.where(mixes, nu, 0) * _squared_cosine(shared.trainable, personal.trainable)
             return value + mu * away + alike, {"shared": stats, "personal": stats}
 
-        trained = local(loss, tree.joined(shared=w, personal=own), data, jax.random.fold_in(key, 0))
-        shared, personal = tree.parts(trained, "shared", "personal")
+        trained = local(loss, joined(shared=w, personal=own), data, jax.random.fold_in(key, 0))
+        shared, personal = parted(trained, "shared", "personal")
         return Reply(tree.sub(w, shared), tree.where(mixes, personal, own))
 
     def onboard(download: tuple[Params, Array], own: Params, data: ClientData, key: Array) -> Params:
@@ -117,12 +119,6 @@ def superfed(
         personalize=personalize,
     )
     return announced(algorithm, lambda key: jnp.zeros(()), lambda round, key: round + 1)
-
-
-def _length(leaf: Array) -> Array:
-    """`||leaf||`, whose slope at 0 is 0."""
-    square = jnp.sum(leaf**2)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def _squared_cosine(a: Tree, b: Tree) -> Array:

@@ -43,18 +43,7 @@ class SmallCNN(nn.Module):
         return Classifier(self.classes, name="classifier")(nn.Dropout(0.5)(x))
 
 
-class NormedMLP(nn.Module):
-    """The MLP 784-100-C with layer norm before the nonlinearity."""
-
-    classes: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        x = nn.relu(nn.LayerNorm()(nn.Dense(100)(flat(image(x)))))
-        return Classifier(self.classes, name="classifier")(x)
-
-
-_NETWORKS: dict[str, Callable[[int], nn.Module]] = {"lenet": LeNet, "small_cnn": SmallCNN, "mlp_normed": NormedMLP}
+_NETWORKS: dict[str, Callable[[int], nn.Module]] = {"lenet": LeNet, "small_cnn": SmallCNN}
 
 
 def network(name: str, shape: Sequence[int], classes: int, options: dict[str, Any]) -> Model:

@@ -95,7 +95,7 @@ def _method(workload: dict[str, Any]) -> tuple[Task, Recipe]:
     options = dict(workload["options"])
     if "lr" in method(workload["method"]).sweep:
         options.setdefault("lr", workload["lr"])
-    known = {"capacity": int(sizes(workload).max()), "groups": _GROUPS}
+    known: dict[str, Any] = {"capacity": int(sizes(workload).max()), "groups": _GROUPS}
     return task, recipe.build(workload["method"], task, model, options=options, local=local, **known)
 
 
@@ -147,7 +147,7 @@ def _round_flops(workload: dict[str, Any], made: Recipe) -> float | None:
     key = jax.eval_shape(lambda: jax.random.key(0))
     server = jax.eval_shape(lambda key: algorithm.init_server(key, len(clients)), key)
 
-    def view(examples: Examples, size: Array | int) -> ClientData:
+    def view(examples: Examples, size: Any) -> ClientData:
         few, traits = Rows(jnp.asarray(0), jnp.asarray(_FEW)), {"group": jnp.asarray(0)}
         return ClientData(examples, jnp.asarray(0), size, jnp.asarray(0), traits=traits, validation=few, public=few)
 

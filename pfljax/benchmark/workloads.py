@@ -177,7 +177,7 @@ _ALL = (
 _METHODS = tuple(
     Workload(
         f"method_{name}", f"{name}, MLP", method=name, group="methods",
-        model="mlp_normed" if "norm layers" in row.needs else "mlp",
+        model_options={"norm": "layer"} if "norm layers" in row.needs else {},
     )
     for name, row in METHODS.items() if row.prepare is None
 )  # fmt: skip

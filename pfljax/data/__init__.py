@@ -4,7 +4,7 @@ from pfljax.data import drift, heterogeneity, partition, synthetic
 from pfljax.data.dataset import Dataset, from_arrays
 from pfljax.data.drift import drifting
 from pfljax.data.federated import FederatedData, federate, from_clients
-from pfljax.data.groups import grouped, num_groups
+from pfljax.data.groups import featurized, grouped, in_turn, kinds, num_groups
 from pfljax.data.partition import Partitioner
 from pfljax.data.sources import load
 
@@ -14,11 +14,14 @@ __all__ = [
     "Partitioner",
     "drift",
     "drifting",
+    "featurized",
     "federate",
     "from_arrays",
     "from_clients",
     "grouped",
     "heterogeneity",
+    "in_turn",
+    "kinds",
     "load",
     "num_groups",
     "partition",

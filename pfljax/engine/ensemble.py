@@ -54,7 +54,7 @@ class Ensemble:
 
     def __init__(
         self,
-        task: Task,
+        task: Task | Sequence[Task],
         build: Build,
         data: FederatedData,
         *,
@@ -68,7 +68,7 @@ class Ensemble:
         **options: Any,
     ):
         check_length(data, rounds, eval_every, patience)
-        self._task, self._rounds, self._eval_every, self._patience = task, rounds, eval_every, patience
+        self._rounds, self._eval_every, self._patience = rounds, eval_every, patience
         self._method, self._plan = method, plan
         process.begin(warn=devices is None)
         self._devices = mesh.usable(jax.local_devices()) if devices is None else list(devices)
@@ -120,13 +120,20 @@ class Ensemble:
         if devices[0].platform == "cpu":
             return min(points, len(devices))
         share = -(-points // len(devices))
-        block = executors.block("auto", self._task, clients * share, devices[:1])
+        tasks = self._simulation.rounds.tasks
+        block = min(executors.block("auto", task, clients * share, devices[:1]) for task in tasks)
         return min(points, len(devices) * max(1, block // clients))
 
 
 @checks.by_hints(rest=Ensemble)
 def simulate_many(
-    task: Task, build: Build, data: FederatedData, points: Sequence[Point], *, rounds: int, **options: Any
+    task: Task | Sequence[Task],
+    build: Build,
+    data: FederatedData,
+    points: Sequence[Point],
+    *,
+    rounds: int,
+    **options: Any,
 ) -> Iterator[tuple[int, Result | Diverged]]:
     """`engine.simulate` of every point, compiled once for all.
 
@@ -172,8 +179,8 @@ class _Wave:
         hypers = jax.tree.map(lambda *values: jnp.stack(values), *[traced(point.hyper) for point in padded])
         keys, hypers = jax.device_put((keys, hypers), self._spread)
 
-        def init(_: Tree, key: Array, hyper: Traced) -> State:
-            return rounds.init(site.algorithm(hyper), key, site.train.num_clients)
+        def init(train: FederatedData, key: Array, hyper: Traced) -> State:
+            return rounds.init(site.algorithm(hyper), key, train)
 
         def advance(shared: Tree, state: State, key: Array, hyper: Traced) -> Tree:
             train, count = shared
@@ -186,7 +193,7 @@ class _Wave:
         def evaluate(data: FederatedData, state: State, key: Array, hyper: Traced) -> Tree:
             return rounds.evaluate(site.deployed(hyper, state.round), state, key, data)
 
-        states = self._call("init", init, (), keys, hypers, quick=True)
+        states = self._call("init", init, self._train, keys, hypers, quick=True)
 
         def step(count: int) -> Iterator[tuple[Log, Scores]]:
             nonlocal states

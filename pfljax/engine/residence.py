@@ -14,6 +14,7 @@ import numpy as np
 from pfljax import tree
 from pfljax.data import FederatedData
 from pfljax.engine import hosts, memory, rows
+from pfljax.engine.census import apart, of_all, together
 from pfljax.engine.course import Log
 from pfljax.engine.rounds import Rounds
 from pfljax.engine.site import Site, Traced
@@ -48,8 +49,8 @@ class Residence(Protocol):
         """What the training clients deploy, leaves [N, ...]."""
         ...
 
-    def rows(self, state: State, ids: np.ndarray) -> Tree:
-        """The states of clients `ids` [n], leaves [n, ...]."""
+    def rows(self, state: State, ids: np.ndarray, kind: int) -> Tree:
+        """The states of clients `ids` [n] of a kind, leaves [n, ...]."""
         ...
 
 
@@ -57,18 +58,21 @@ def choose(store: Store, site: Site, hyper: Traced) -> Residence:
     """The device, or host memory if that is asked for, or if it is left open and the device lacks the room."""
     if store == "auto" and not hosts.together():
         free = None if site.devices[0].platform == "cpu" else memory.available(site.devices[0])
-        tight = free is not None and site.train.num_clients * tree.nbytes(site.row(hyper)) > _DEVICE_SHARE * free
+        states = sum(len(ids) * tree.nbytes(site.row(hyper, kind)) for kind, ids in enumerate(site.members()))
+        tight = free is not None and states > _DEVICE_SHARE * free
         store = "host" if tight else "device"
     return OnHost(site) if store == "host" else OnDevice(site)
 
 
-def part(site: Site, name: str, function: OfClients, state: State, clients: Tree, key: Array, hyper: Traced) -> Tree:
-    """`function` of `clients`, ids and states or, of those that never train, ids alone."""
+def part(
+    site: Site, name: str, function: OfClients, state: State, clients: Tree, kind: int, key: Array, hyper: Traced
+) -> Tree:
+    """`function` of `clients` of a kind, ids and states or, of those that never train, ids alone."""
 
     def of(server: Tree, clients: Tree, number: Array, key: Array, hyper: Traced, data: FederatedData) -> Tree:
-        return function(site.rounds, site.deployed(hyper, number), server, clients, number, key, data)
+        return function(site.rounds, site.deployed(hyper, number), server, clients, number, key, data, kind)
 
-    return site.programs.call(name, of, state.server, clients, state.round, key, hyper, site.data)
+    return site.programs.call((name, kind), of, state.server, clients, state.round, key, hyper, site.data)
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,10 @@ class OnDevice:
         """See `Residence`."""
         site = self.site
 
-        def init(key: Array, hyper: Traced) -> State:
-            return site.rounds.init(site.algorithm(hyper), key, site.train.num_clients)
+        def init(key: Array, hyper: Traced, train: FederatedData) -> State:
+            return site.rounds.init(site.algorithm(hyper), key, train)
 
-        return site.programs.call("init", init, key, hyper, out=site.placement(), quick=True)
+        return site.programs.call("init", init, key, hyper, site.train, out=site.placement(), quick=True)
 
     def advance(self, state: State, key: Array, rounds: int, at_most: int, hyper: Traced) -> tuple[State, Log]:
         """See `Residence`."""
@@ -117,15 +121,18 @@ class OnDevice:
         site = self.site
 
         def personalized(state: State, key: Array, hyper: Traced, data: FederatedData) -> Tree:
-            clients = jnp.arange(data.num_clients), state.clients
-            deployed = site.deployed(hyper, state.round)
-            return site.rounds.personalized(deployed, state.server, clients, state.round, key, data)
+            deployed, states = site.deployed(hyper, state.round), apart(state.clients, site.rounds.census)
+            return together([
+                site.rounds.personalized(deployed, state.server, clients, state.round, key, data, kind)
+                for kind, clients in enumerate(zip(site.rounds.members(data)[0], states, strict=True))
+            ])  # fmt: skip
 
         return site.programs.call("personalized", personalized, site.placed(state), key, hyper, site.data)
 
-    def rows(self, state: State, ids: np.ndarray) -> Tree:
+    def rows(self, state: State, ids: np.ndarray, kind: int) -> Tree:
         """See `Residence`."""
-        return jax.tree.map(lambda leaf: leaf[ids], state.clients)
+        own, places = apart(state.clients, self.site.rounds.census)[kind], self.site.places(ids, kind)
+        return jax.tree.map(lambda leaf: leaf[places], own)
 
 
 @dataclass(frozen=True)
@@ -141,14 +148,8 @@ class OnHost:
         def server(key: Array, hyper: Traced) -> Tree:
             return site.rounds.server(site.algorithm(hyper), key, site.train.num_clients)
 
-        def clients(key: Array, hyper: Traced, server: Tree, ids: Array) -> Tree:
-            return site.rounds.clients(site.algorithm(hyper), server, ids, key)
-
-        row = site.row(hyper)
         common = site.programs.call("server", server, key, hyper, out=site.everywhere, quick=True)
-        hosted = rows.allocate(row, site.train.num_clients)
-        for ids in rows.chunks(row, site.train.num_clients):
-            rows.write(hosted, ids, site.programs.call("clients", clients, key, hyper, common, ids, quick=True))
+        hosted = together([self._begun(common, ids, kind, key, hyper) for kind, ids in enumerate(site.members())])
         start = jnp.asarray(0), site.rounds.selector.init(site.train.num_clients)
         return State(common, hosted, *jax.device_put(start, site.everywhere))
 
@@ -164,38 +165,53 @@ class OnHost:
 
     def evaluate(self, state: State, key: Array, hyper: Traced) -> dict[str, Array]:
         """See `Residence`."""
-        scores = self._over("scores", Rounds.scores, state, key, hyper)
+        scores = of_all(self._over("scores", Rounds.scores, state, key, hyper))
         if self.site.data.num_unseen:
-            scores |= self._over("unseen", Rounds.unseen, state, key, hyper, unseen=True)
+            scores |= of_all(self._over("unseen", Rounds.unseen, state, key, hyper, unseen=True))
         return scores
 
     def personalized(self, state: State, key: Array, hyper: Traced) -> Tree:
         """See `Residence`. In host memory."""
-        return self._over("personalized", Rounds.personalized, state, key, hyper)
+        return together([made for _, made in self._over("personalized", Rounds.personalized, state, key, hyper)])
 
-    def rows(self, state: State, ids: np.ndarray) -> Tree:
+    def rows(self, state: State, ids: np.ndarray, kind: int) -> Tree:
         """See `Residence`."""
-        return rows.read(state.clients, ids)
+        return rows.read(apart(state.clients, self.site.rounds.census)[kind], self.site.places(ids, kind))
+
+    def _begun(self, server: Tree, ids: np.ndarray, kind: int, key: Array, hyper: Traced) -> rows.Hosted:
+        """The states of the clients of a kind before their first round."""
+        site, row = self.site, self.site.row(hyper, kind)
+
+        def clients(key: Array, hyper: Traced, server: Tree, ids: Array) -> Tree:
+            return site.rounds.clients(site.algorithm(hyper), server, ids, key, kind)
+
+        hosted = rows.allocate(row, len(ids))
+        for some in rows.chunks(row, len(ids)):
+            begun = site.programs.call(("clients", kind), clients, key, hyper, server, ids[some], quick=True)
+            rows.write(hosted, some, begun)
+        return hosted
 
     def _advance(self, state: State, key: Array, rounds: int, at_most: int, hyper: Traced) -> tuple[State, Log]:
         """Rounds whose cohorts are all drawn before the first."""
         site = self.site
         draws, seats = jax.tree.map(np.asarray, self._cohorts(state, key, at_most, hyper))
-        ids = seats.walked.id
         server, hosted, number, memory = state
-        logs, stored, before, previous = [], [], None, np.full_like(ids[0], -1)
-        with rows.Courier(hosted) as courier:
-            fetched = courier.fetch(ids[0])
+        kinds, sizes = apart(hosted, site.rounds.census), list(map(len, site.members()))
+        logs, stored, before = [], [], None
+        previous = [np.full_like(at[0], -1) for at in seats.places]
+        with rows.Courier() as courier:
+            fetched = courier.fetch(kinds, [at[0] for at in seats.places])
             for n in range(rounds):
                 own = jax.device_put(fetched.result(), site.spread)
                 if n + 1 < rounds:
-                    fetched = courier.fetch(ids[n + 1])
-                places = rows.places(ids[n], previous, site.train.num_clients)
+                    fetched = courier.fetch(kinds, [at[n + 1] for at in seats.places])
+                present = [at[n] for at in seats.places]
+                sat = list(map(rows.places, present, previous, sizes))
                 cohort = jax.tree.map(operator.itemgetter(n), (draws, seats))
-                late = own, own if before is None else before, places
+                late = own, own if before is None else before, sat
                 server, before, log, number, memory = self._round(server, late, number, memory, cohort, key, hyper)
-                stored.append(courier.store(ids[n], before))
-                previous = ids[n]
+                stored.append(courier.store(kinds, present, before))
+                previous = present
                 logs.append(log)
         for done in stored:
             done.result()
@@ -224,7 +240,8 @@ class OnHost:
 
         Args:
           server: before the round.
-          late: rows as they were fetched, those that the round before computed, and where who was in it sat there.
+          late: of each kind rows as they were fetched, those that the round before computed, and where who was in it
+            sat there.
           number: of the round.
           memory: of the selector.
           cohort: its draw and its seats.
@@ -234,7 +251,7 @@ class OnHost:
 
         def train(server: Tree, late: Tree, number: Array, memory: Tree, cohort: Tree, *rest: Tree) -> Tree:
             (draw, seats), (key, hyper, train) = cohort, rest
-            own, algorithm = rows.patched(*late), site.algorithm(hyper, number)
+            own, algorithm = list(map(rows.patched, *late)), site.algorithm(hyper, number)
             now = train.at(number)
             server, own, log = site.rounds.seated_round(algorithm, server, own, number, draw, seats, key, now)
             return server, own, log, number + 1, site.rounds.observe(memory, draw, log)
@@ -245,12 +262,16 @@ class OnHost:
 
     def _over(
         self, name: str, function: OfClients, state: State, key: Array, hyper: Traced, *, unseen: bool = False
-    ) -> Tree:
-        """`function` of all clients, or of those that never train, a chunk at a time."""
-        site = self.site
-        first, count = (site.data.num_clients, site.data.num_unseen) if unseen else (0, site.train.num_clients)
-        parts = []
-        for ids in rows.chunks(site.row(hyper), count):
-            clients = first + ids if unseen else (ids, rows.read(state.clients, ids))
-            parts.append(jax.tree.map(np.asarray, part(site, name, function, state, clients, key, hyper)))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+    ) -> list[tuple[np.ndarray, Tree]]:
+        """`function` of all clients, or of those that never train, a chunk at a time: ids and results of each kind."""
+        site, results = self.site, []
+        for kind, ids in enumerate(site.members(unseen=unseen)):
+            parts = []
+            for some in rows.chunks(site.row(hyper, kind), len(ids)):
+                mine = ids[some]
+                clients = mine if unseen else (mine, self.rows(state, mine, kind))
+                parts.append(jax.tree.map(np.asarray, part(site, name, function, state, clients, kind, key, hyper)))
+            if parts:
+                whole = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(ids)], *parts)  # noqa: B023
+                results.append((ids, whole))
+        return results

@@ -6,7 +6,7 @@ taken from the device, so the results are those of a population on the device, b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -33,13 +33,13 @@ def allocate(row: Tree, num_clients: int) -> Hosted:
 def chunks(row: Tree, num_clients: int) -> Iterator[np.ndarray]:
     """Ids of all clients in pieces of one size, small enough for the device; the last piece repeats the last id."""
     row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(row))
-    size = min(num_clients, max(1, _CHUNK_BYTES // max(1, row_bytes)))
+    size = max(1, min(num_clients, _CHUNK_BYTES // max(1, row_bytes)))
     for start in range(0, num_clients, size):
         yield np.minimum(np.arange(start, start + size), num_clients - 1)
 
 
 def read(clients: Hosted, ids: np.ndarray) -> Tree:
-    """The rows of `ids`; for an empty slot any row."""
+    """The rows `ids`; for an empty slot any row."""
     return jax.tree.map(lambda leaf: np.take(leaf, ids, axis=0, mode="clip"), clients.rows)
 
 
@@ -74,10 +74,12 @@ def patched(rows: Tree, before: Tree, places: Array) -> Tree:
 
 
 class Courier:
-    """Reads and writes rows beside the computation, one after the other in the order of the calls."""
+    """Reads and writes rows beside the computation, one after the other in the order of the calls.
 
-    def __init__(self, clients: Hosted):
-        self._clients = clients
+    Clients and their rows come in lists, one entry for each kind of clients.
+    """
+
+    def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Courier:
@@ -86,10 +88,10 @@ class Courier:
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown()
 
-    def fetch(self, ids: np.ndarray) -> Future[Tree]:
+    def fetch(self, clients: Sequence[Hosted], ids: Sequence[np.ndarray]) -> Future[list[Tree]]:
         """The rows of `ids`, as all writes before this call leave them."""
-        return self._thread.submit(read, self._clients, ids)
+        return self._thread.submit(lambda: list(map(read, clients, ids)))
 
-    def store(self, ids: np.ndarray, rows: Tree) -> Future[None]:
+    def store(self, clients: Sequence[Hosted], ids: Sequence[np.ndarray], rows: Sequence[Tree]) -> Future[list[None]]:
         """Writes the rows, once they are computed."""
-        return self._thread.submit(write, self._clients, ids, rows)
+        return self._thread.submit(lambda: list(map(write, clients, ids, rows)))

@@ -62,7 +62,7 @@ def _alone(run: Callable[P, Result]) -> Callable[P, Result]:
 @checks.by_hints(rest=Simulation)
 @_alone
 def simulate(
-    task: Task,
+    task: Task | Sequence[Task],
     build: Build,
     data: FederatedData,
     *,
@@ -83,7 +83,7 @@ def simulate(
     """A whole run: rounds, an evaluation after every `eval_every` of them and at the end, checkpoints beside those.
 
     Args:
-      task: the model, for predictions.
+      task: the model, for predictions; one for each kind of clients where they are of several (`federation.kinds`).
       build: an algorithm, or a function `(**hyper) -> Algorithm`.
       data: the federation.
       rounds: how many in total, those of `start` among them.

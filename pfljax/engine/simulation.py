@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pfljax import checks, files
-from pfljax.data import FederatedData
-from pfljax.engine import accounting, executors, hosts, mesh, process
+from pfljax.data import FederatedData, groups
+from pfljax.engine import accounting, census, executors, hosts, mesh, process
 from pfljax.engine.checkpoint import Record
 from pfljax.engine.course import Course, Log
 from pfljax.engine.executors import Executor
@@ -35,7 +35,8 @@ class Simulation:
     """One method on one federation, compiled once for any hyperparameter values, keys and numbers of rounds.
 
     Args:
-      task: the model, for predictions.
+      task: the model, for predictions; one for each kind of clients where they are of several (`federation.kinds`),
+        whose trait `kind` says which.
       build: an algorithm, or a function `(**hyper) -> Algorithm`.
       data: the federation that is evaluated.
       train: the federation that trains, `data` if None (centralized training uses `data.pooled()`).
@@ -52,7 +53,7 @@ class Simulation:
 
     def __init__(
         self,
-        task: Task,
+        task: Task | Sequence[Task],
         build: Build,
         data: FederatedData,
         *,
@@ -68,30 +69,36 @@ class Simulation:
         if store == "host" and hosts.together():
             raise ValueError("store='host' serves one process; several spread the client states over their devices")
         process.begin(warn=devices is None)
-        tasks.check(task, data)
+        of_kinds = (task,) if isinstance(task, Task) else tuple(task)
+        kinds, counts = census.taken(data, data if train is None else train, len(of_kinds))
+        for one in of_kinds:
+            tasks.check(one, data)
         axis = mesh.clients(devices)
         everywhere, spread = mesh.placements(axis, devices)
         local = sorted(everywhere.addressable_devices, key=lambda device: device.id)
         placed = mesh.put(data, everywhere)
         training = placed if train is None else mesh.put(train, everywhere)
         rounds = Rounds(
-            task=task,
+            tasks=of_kinds,
             selector=sampling.selector(sampling.full() if cohort is None else cohort),
-            block=executors.block(executor, task, training.num_clients, local),
+            blocks=tuple(
+                executors.block(executor, one, n, local) for one, (n, _) in zip(of_kinds, counts, strict=True)
+            ),
             axis=axis,
             onboard_rounds=onboard_rounds,
             capacity=max(data.most("validation"), data.most("test")),
+            census=counts if len(of_kinds) > 1 else (),
         )
-        self.site = Site(build, placed, training, rounds, local, everywhere, spread, executor == "auto")
+        self.site = Site(build, placed, training, rounds, local, kinds, everywhere, spread, executor == "auto")
         self._store: Store = store
         self._residence: Residence | None = None
-        self._wire_bytes: tuple[int, int] | None = None
+        self._wire_bytes: list[tuple[int, int]] | None = None
 
     def __repr__(self) -> str:
         build = self.site.build
         made = build.client_update if isinstance(build, Algorithm) else build
         devices = ", ".join(str(device) for device in self.site.devices)
-        return f"Simulation({brief(made)}, {self.data}, {self.rounds.block} at once on {devices})"
+        return f"Simulation({brief(made)}, {self.data}, {', '.join(map(str, self.rounds.blocks))} at once on {devices})"
 
     @property
     def data(self) -> FederatedData:
@@ -146,21 +153,23 @@ class Simulation:
 
     def model(self, state: State, key: Array, client: int, **hyper: Hyper) -> Tree:
         """What one client deploys; clients from N on are the unseen ones, which are onboarded first."""
-        ids, values = np.array([client], np.int32), traced(hyper)
+        ids, values, kind = np.array([client], np.int32), traced(hyper), int(self.site.kinds[client])
         if client >= self.data.num_clients:
-            made = part(self.site, "unseen model", Rounds.unseen_personalized, state, ids, key, values)
+            made = part(self.site, "unseen model", Rounds.unseen_personalized, state, ids, kind, key, values)
         else:
-            own = ids, self._home(values).rows(state, ids)
-            made = part(self.site, "model", Rounds.personalized, state, own, key, values)
+            own = ids, self._home(values).rows(state, ids, kind)
+            made = part(self.site, "model", Rounds.personalized, state, own, kind, key, values)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[0], made)
 
     def deploy(self, state: State, key: Array, **hyper: Hyper) -> Deploy:
         """What makes the deployed model of a client by its number, see `model`."""
-        outputs = jax.jit(self.site.deployed(traced(hyper), state.round).predict or self.rounds.task.predict)
+        algorithm = self.site.deployed(traced(hyper), state.round)
+        outputs = [jax.jit(algorithm.of(n).predict or task.predict) for n, task in enumerate(self.rounds.tasks)]
         example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data.examples.x)
 
         def deploy(client: int) -> Deployed:
-            return Deployed(self.data.names[client], self.model(state, key, client, **hyper), outputs, example)
+            own = outputs[self.site.kinds[client]]
+            return Deployed(self.data.names[client], self.model(state, key, client, **hyper), own, example)
 
         return deploy
 
@@ -199,10 +208,12 @@ class Simulation:
             return {name.removeprefix(prefix): rows for name, rows in record.items() if name.startswith(prefix)}
 
         if self._wire_bytes is None:
-            self._wire_bytes = accounting.wire_bytes(self.site.algorithm(traced(hyper)), self.site.train)
-        down, up = self._wire_bytes
+            algorithm = self.site.algorithm(traced(hyper))
+            kinds = range(len(self.rounds.tasks))
+            self._wire_bytes = [accounting.wire_bytes(algorithm.of(kind), self.site.train) for kind in kinds]
         log = part("log:")
         sampled = log["ids"] < self.site.train.num_clients
+        down, up = np.array(self._wire_bytes)[self.site.kinds[np.where(sampled, log["ids"], 0)]].transpose(2, 0, 1)
         done = int(record["rounds"][-1])
         last = self.data.after(done)
         return Result(
@@ -217,19 +228,20 @@ class Simulation:
             seconds=float(record["seconds"]),
             compile_seconds=float(record["compile_seconds"]),
             client_steps=0 if plan is None else self._steps(log, done, plan),
-            bytes_up=up * int(log["heard"].sum()),
-            bytes_down=down * int(sampled.sum()),
+            bytes_up=int(up[log["heard"]].sum()),
+            bytes_down=int(down[sampled].sum()),
             fingerprint=self.data.fingerprint,
             names=self.data.names,
+            groups=() if (known := groups.truth(self.data)) is None else known.tolist(),
         )
 
     def program(self, **hyper: Hyper) -> str:
         """A digest of what a round and an evaluation compute, however they are shared out; values of `hyper` aside."""
-        rounds = dataclasses.replace(self.rounds, block=1, axis=None)
+        rounds = dataclasses.replace(self.rounds, blocks=(1,) * len(self.rounds.blocks), axis=None)
 
         def whole(key: Array, hyper: Traced, train: FederatedData, data: FederatedData) -> Tree:
             algorithm = self.site.algorithm(hyper)
-            state = rounds.init(algorithm, key, train.num_clients)
+            state = rounds.init(algorithm, key, train)
             state, _ = rounds.round(algorithm, state, key, train)
             return rounds.evaluate(algorithm, state, key, data)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -25,6 +27,7 @@ from pfljax.experiment.config import (
     DataConfig,
     DriftConfig,
     RunConfig,
+    from_config_dict,
 )
 from pfljax.experiment.recipe import (
     Recipe,
@@ -32,8 +35,10 @@ from pfljax.experiment.recipe import (
     traced,
 )
 from pfljax.federation import sampling
+from pfljax.federation.kinds import of_kinds
 from pfljax.federation.sampling import Sampler
 from pfljax.learning import tasks
+from pfljax.printing import brief
 from pfljax.results import scores
 from pfljax.types import Algorithm, Model, Selector, Task
 
@@ -43,7 +48,7 @@ class Experiment(typing.NamedTuple):
 
     data: FederatedData
     train: FederatedData
-    task: Task
+    task: Task | tuple[Task, ...]  # of each kind of clients, where they are of several
     recipe: Recipe
     cohort: Sampler | Selector
 
@@ -61,24 +66,31 @@ class Experiment(typing.NamedTuple):
         }
 
 
-def prepare(config: Config, data: FederatedData | None = None, model: nn.Module | Model | None = None) -> Experiment:
+def prepare(
+    config: Config, data: FederatedData | None = None, model: nn.Module | Model | Mapping[str, Any] | None = None
+) -> Experiment:
     """Loads the data and builds model and method; compiles nothing.
 
     Args:
       config: the configuration.
       data: the federation, if it is at hand already.
-      model: the model of a configuration with `model=None`; a module takes the examples as they are.
+      model: the model of a configuration with `model=None`; a module takes the examples as they are. Of clients of
+        several kinds one for each, which may be a name or a section too.
 
     Raises:
       ValueError: if the configuration cannot be met.
       FileNotFoundError: if the data are not found.
     """
     data = load_data(config.data) if data is None else data
-    model = models.compute_in(_model(config.model, data, model), config.run.precision)
-    learned = tasks.regression if data.num_classes is None else tasks.classification
-    task = learned(model) if config.run.metrics is None else learned(model, metrics=config.run.metrics)
+    if config.kinds and model is None:
+        data, model = data_layer.in_turn(data, len(config.kinds)), config.kinds
+    networks = [models.compute_in(network, config.run.precision) for network in _networks(config.model, data, model)]
+    learned: Any = tasks.regression if data.num_classes is None else tasks.classification
+    if config.run.metrics is not None:
+        learned = functools.partial(learned, metrics=config.run.metrics)
+    learning = tuple(map(learned, networks))
     if config.run.metric is not None:
-        scores.choose(config.run.metric, [metric.name for metric in task.metrics])
+        scores.choose(config.run.metric, [metric.name for metric in learning[0].metrics])
     row = method(config.algorithm.name)
     if "class labels" in row.needs:
         checks.classes(data.examples.y, config.algorithm.name)
@@ -92,14 +104,29 @@ def prepare(config: Config, data: FederatedData | None = None, model: nn.Module 
             f"{config.algorithm.name} compares models on validation examples, and no client has any: set "
             "data.validation=0.2"
         )
+    if "lasting examples" in row.needs and data.drift is not None:
+        raise ValueError(
+            f"{config.algorithm.name} keeps a number for each example, and those of {data.name} change: leave "
+            "data.drift out, or choose mocha_primal"
+        )
+    if len(networks) > 1 and row.prepare is POOLED:
+        raise ValueError(
+            f"{config.algorithm.name} trains one network on all data, not one for each kind of clients: give one model"
+        )
     train = data if row.prepare is None else row.prepare(data)
-    sizes = {"capacity": train.capacity, "clients": train.num_clients}
+    numbers = sum(math.prod(np.shape(leaf)[1:]) for leaf in jax.tree.leaves(train.examples.x))
+    sizes = {"capacity": train.capacity, "inputs": numbers, "clients": train.num_clients}
     sizes |= {"groups": data_layer.num_groups(data)} if "groups" in row.needs else {}
-    recipe = build(config.algorithm.name, task, model, data=train, **sizes, **_ingredients(config))
     cohort = sampling.full() if row.prepare is POOLED else _sampler(config.cohort)
-    if isinstance(cohort, Selector):
-        recipe = recipe._replace(make=_reporting(recipe.make, task))
-    return Experiment(data, train, task, recipe, cohort)
+    recipes = []
+    for task, network in zip(learning, networks, strict=True):
+        recipe = build(config.algorithm.name, task, network, data=train, **sizes, **_ingredients(config))
+        if isinstance(cohort, Selector):
+            recipe = recipe._replace(make=_reporting(recipe.make, task))
+        recipes.append(recipe)
+    if len(recipes) == 1:
+        return Experiment(data, train, learning[0], recipes[0], cohort)
+    return Experiment(data, train, learning, recipes[0]._replace(make=_together(recipes)), cohort)
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:
@@ -132,6 +159,7 @@ def load_data(config: DataConfig | None) -> FederatedData:
         options["validation"] = 0.0  # of each part in time, later
     data = data_layer.federate(dataset, dealt, **options)
     data = data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
+    data = data_layer.featurized(data) if config.featurized else data
     return data if config.drift is None else _drifting(data, config.drift, config)
 
 
@@ -163,6 +191,33 @@ def _model(config: Choice | None, data: FederatedData, given: nn.Module | Model 
         return models.from_linen(typing.cast(nn.Module, given), shape, jnp.int32 if tokens else jnp.float32)
     outputs = math.prod(np.shape(data.examples.y)[1:]) if data.num_classes is None else data.num_classes
     return models.by_name(config.name, shape, outputs, **config.options)
+
+
+def _networks(
+    config: Choice | None, data: FederatedData, given: nn.Module | Model | Mapping[str, Any] | None
+) -> list[Model]:
+    """The network of all clients, or that of each kind of clients."""
+    if not isinstance(given, Mapping):
+        return [_model(config, data, given)]
+    if len(given) < 2:
+        raise ValueError(f"model={brief(given)}: a section lacks its name, or kinds of clients a second network")
+    return [_of_kind(kind, network, data) for kind, network in given.items()]
+
+
+def _of_kind(kind: str, given: Any, data: FederatedData) -> Model:
+    """The network of one kind of clients."""
+    if isinstance(given, nn.Module | Model):
+        return _model(None, data, given)
+    if not isinstance(given, str | Mapping):
+        raise ValueError(f"model[{kind!r}]={brief(given)}: give a name, a section, a Flax module or a Model")
+    named = {"name": given} if isinstance(given, str) else given
+    with checks.within(f"model[{kind!r}]"):
+        return _model(from_config_dict({"model": named}).model, data, None)
+
+
+def _together(recipes: Sequence[Recipe]) -> Callable[..., Algorithm]:
+    """What makes the algorithm of clients of several kinds."""
+    return lambda **hyper: of_kinds([recipe.make(**hyper) for recipe in recipes])
 
 
 def _ingredients(config: Config) -> dict[str, Any]:

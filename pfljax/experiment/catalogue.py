@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pfljax import checks
@@ -27,14 +28,24 @@ def entries(family: str | None = None) -> dict[str, Entry]:
     Raises:
       ValueError: if there is no such family.
 
-    >>> list(entries("meta-learning"))[:2]
-    ['per_fedavg', 'reptile']
+    >>> "reptile" in entries("meta-learning"), "ditto" in entries("meta-learning")
+    (True, False)
     """
     if family is not None and family not in FAMILIES:
         raise ValueError(f"unknown family {family!r}: {checks.nearest(family, FAMILIES)}")
     order = list(FAMILIES)
     rows = sorted(METHODS.items(), key=lambda item: order.index(item[1].family))
     return {name: _entry(row) for name, row in rows if family in (None, row.family)}
+
+
+def named(words: Iterable[str]) -> list[str]:
+    """The methods that are meant by names, by families, or by `all`.
+
+    >>> named(["fedavg", "memory"])
+    ['fedavg', 'knn_per']
+    """
+    meant = ([*METHODS] if word == "all" else entries(word) if word in FAMILIES else [word] for word in words)
+    return list(itertools.chain.from_iterable(meant))
 
 
 def page(name: str) -> str:

@@ -26,7 +26,11 @@ _OF_RUN = [name for name in checks.hints(RunConfig) if name != "select"]
 _SECTIONS = [name for name in checks.hints(Config) if name not in ("data", "model", "algorithm", "methods", "run")]
 
 Network = str | Mapping[str, Any] | nn.Module | Model
-"""A name of `models.MODELS`, alone or in `{"name": ..., argument: value}`; a Flax module; or a `Model`."""
+"""A name of `models.MODELS`, alone or in `{"name": ..., argument: value}`; a Flax module; or a `Model`.
+
+Where clients are of several kinds, a network of each: `{"small": ..., "large": ...}`. A client's trait `kind`, counted
+from 0, says which is its own.
+"""
 
 
 @checks.by_hints()
@@ -100,7 +104,9 @@ def _described(
 ) -> tuple[Config, list[str]]:
     """The configuration, and the dotted names of what was given."""
     checks.names(sections, (*_OF_RUN, *_SECTIONS), caller)
-    network = {"name": model} if isinstance(model, str) else model if isinstance(model, Mapping) else None
+    network = {"name": model} if isinstance(model, str) else None
+    if isinstance(model, Mapping) and "name" in model:
+        network = model
     of_run = {name: value for name, value in sections.items() if name in _OF_RUN}
     values = {name: value for name, value in sections.items() if name not in _OF_RUN}
     given = [*values, *(f"run.{name}" for name in of_run)]
@@ -110,8 +116,9 @@ def _described(
     return from_config_dict({"data": None, "model": network} | _plain(values)), given
 
 
-def _own(model: Network) -> nn.Module | Model | None:
-    return model if isinstance(model, nn.Module | Model) else None
+def _own(model: Network) -> Network | None:
+    """What no configuration describes."""
+    return None if isinstance(model, str) or (isinstance(model, Mapping) and "name" in model) else model
 
 
 def _plain(value: Any) -> Any:

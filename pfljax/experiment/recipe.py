@@ -146,6 +146,7 @@ def build(
     server: ServerConfig | None = None,
     wrappers: WrappersConfig | None = None,
     capacity: int = 0,
+    inputs: int = 0,
     clients: int = 0,
     groups: int = 1,
     rounds: int = 1,
@@ -166,6 +167,7 @@ def build(
       server: server optimizer.
       wrappers: what becomes of uploads; training on pooled data has none.
       capacity: examples of the largest client, for `plan="full_batch"` and methods that store examples.
+      inputs: numbers of an example.
       clients: of the population, of whom wrappers let some attack.
       groups: that clients are in, see `data.num_groups`.
       rounds: of the run, which schedules last unless they say otherwise.
@@ -205,6 +207,7 @@ def build(
         "model": lambda _: model,
         "capacity": lambda examples: examples,
         "groups": lambda number: number,
+        "inputs": lambda number: number,
         "plan": lambda _: _plan(local, capacity),
         "adapt": lambda count: steps(count, local.batch_size),
         "personal": lambda blocks: _top(model, blocks),
@@ -212,7 +215,7 @@ def build(
         "norms": lambda which: masks.norms(model, affine=which == "all"),
         **dict.fromkeys(("tuned", "own", "compared"), lambda which: _part(model, which)),
     }
-    preset = {"task": None, "model": None, "capacity": capacity, "groups": groups, "plan": None}
+    preset = {"task": None, "model": None, "capacity": capacity, "groups": groups, "plan": None, "inputs": inputs}
     preset |= {"adapt": 1, "personal": 1, "head": 1, "norms": "all"}
     fixed: dict[str, Any] = {}
     for key, parameter in parameters.items():

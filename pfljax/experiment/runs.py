@@ -42,7 +42,7 @@ def run(
     progress: bool = False,
     callbacks: Sequence[Heard] = (),
     data: FederatedData | None = None,
-    model: nn.Module | Model | None = None,
+    model: nn.Module | Model | Mapping[str, Any] | None = None,
     start: State | None = None,
 ) -> Result:
     """One run.
@@ -55,7 +55,7 @@ def run(
       progress: a live bar on the standard error.
       callbacks: what hears of the run, see `engine.simulate`.
       data: the federation, if it is at hand already.
-      model: the model of a configuration with `model=None`.
+      model: the model of a configuration with `model=None`; by names for clients of several kinds.
       start: a state that the run goes on from, see `engine.simulate`.
 
     Raises:
@@ -82,7 +82,7 @@ def compare_methods(
     progress: bool = False,
     callbacks: Sequence[Heard] = (),
     data: FederatedData | None = None,
-    model: nn.Module | Model | None = None,
+    model: nn.Module | Model | Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Several methods on the same data, each in its own folder below `out`. See `run`.
 
@@ -151,7 +151,7 @@ def resume(out: str | Path, *, rounds: int | None = None, progress: bool = False
 
 @checks.by_hints(rest=engine.simulate)
 def compare(
-    task: Task,
+    task: Task | Sequence[Task],
     algorithms: Mapping[str, Build],
     data: FederatedData,
     *,
@@ -164,7 +164,7 @@ def compare(
     """Runs algorithms on the same data. One that diverges stands with its evaluations before, if it has any.
 
     Args:
-      task: the model, for predictions.
+      task: the model, for predictions; one for each kind of clients where they are of several (`federation.kinds`).
       algorithms: name -> algorithm; `local_only` is what the others are compared with.
       data: the federation.
       rounds: how many in total.

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.federation.reduce import weighted
-from pfljax.types import Array, Params, Tree
+from pfljax.types import Array, Tree
+
+T = TypeVar("T")
 
 Linkage = Literal["single", "complete", "average", "ward"]
 Measure = Literal["l1", "l2", "cosine"]
@@ -21,9 +23,9 @@ Measure = Literal["l1", "l2", "cosine"]
 class Merges(NamedTuple):
     """Clusters that became one, in this order. A cluster has the number of its first row."""
 
-    kept: Array  # [n - 1] the cluster that goes on
-    gone: Array  # [n - 1] the one that it takes in
-    heights: Array  # [n - 1] their distance, infinity where nothing was left to merge
+    kept: Array  # [n] the cluster that goes on
+    gone: Array  # [n] the one that it takes in
+    heights: Array  # [n] their distance, infinity where nothing was left to merge
 
 
 def squared_distances(rows: Tree) -> Array:
@@ -86,8 +88,8 @@ def agglomerated(distances: Array, members: Array, linkage: Linkage, merges: Arr
 
     >>> line = jnp.array([0.0, 1.0, 3.0, 9.0])
     >>> made = agglomerated(jnp.abs(line[:, None] - line[None]), jnp.ones(4, bool), "single")
-    >>> made.kept.tolist(), made.gone.tolist(), made.heights.tolist()
-    ([0, 0, 0], [1, 2, 3], [1.0, 2.0, 6.0])
+    >>> made.kept.tolist()[:3], made.gone.tolist()[:3], made.heights.tolist()
+    ([0, 0, 0], [1, 2, 3], [1.0, 2.0, 6.0, inf])
     """
     n, places = members.size, jnp.arange(members.size)
     paired = members[:, None] & members[None] & (places[:, None] != places[None])
@@ -114,7 +116,7 @@ def agglomerated(distances: Array, members: Array, linkage: Linkage, merges: Arr
         new = Merges(kept, gone, height)
         return apart, sizes, jax.tree.map(lambda all, one: all.at[step].set(one.astype(all.dtype)), made, new)
 
-    none = Merges(jnp.zeros(n - 1, int), jnp.zeros(n - 1, int), jnp.full(n - 1, jnp.inf, distances.dtype))
+    none = Merges(jnp.zeros(n, int), jnp.zeros(n, int), jnp.full(n, jnp.inf, distances.dtype))
     start = jnp.where(paired, distances, jnp.inf), jnp.ones(n, distances.dtype), none
     return jax.lax.fori_loop(0, n - 1 if merges is None else merges, merge, start)[2]
 
@@ -148,13 +150,13 @@ def merges_until(made: Merges, members: Array, most: int, threshold: Array | flo
     size = jnp.sum(members)
     if threshold is None:
         gaps = jnp.where(jnp.isfinite(made.heights[1:]), made.heights[1:] - made.heights[:-1], -jnp.inf)
-        enough = jnp.argmax(gaps) + 1 if gaps.size else jnp.asarray(1)
+        enough = jnp.argmax(gaps) + 1 if gaps.size else 1
     else:
         enough = jnp.sum(made.heights <= threshold)
     return jnp.clip(enough, jnp.maximum(size - most, 0), jnp.maximum(size - 1, 0))
 
 
-def kmeans(squared: Array, weights: Array, clusters: int, key: Array, *, starts: int = 8, steps: int = 30) -> Array:
+def kmeans(squared: Array, weights: Array, clusters: int, key: Array, *, starts: int = 32, steps: int = 30) -> Array:
     """The cluster of each of n points [n] with the least `sum_i weight_i ||x_i - m_k(i)||^2`, of those found.
 
     Lloyd's algorithm, of which the best of `starts` counts; each begins at points that k-means++ draws.
@@ -212,7 +214,7 @@ def nearest(away: Array, now: Array, hysteresis: Array | float = 0.0) -> Array:
     return jnp.where(stays, now, jnp.argmin(away).astype(now.dtype))
 
 
-def averaged(models: Params, rows: Params, labels: Array, weights: Array, least: int = 1) -> Params:
+def averaged(models: T, rows: T, labels: Array, weights: Array, least: int = 1) -> T:
     """Models [K, ...] as the means of their members among the `rows` [n, ...], by weights [n]; others stay.
 
     Args:
@@ -224,7 +226,7 @@ def averaged(models: Params, rows: Params, labels: Array, weights: Array, least:
     [1.0, 6.0, 0.0]
     """
 
-    def one(model: Params, cluster: Array) -> Params:
+    def one(model: T, cluster: Array) -> T:
         mine = jnp.where(labels == cluster, weights, 0)
         return tree.where(jnp.sum(mine > 0) >= least, weighted(rows, mine), model)
 

@@ -360,8 +360,20 @@ def reassigned(server: Clusters, cohort: Cohort, labels: Array) -> Array:
     >>> reassigned(server, Cohort(jnp.array([0, 2]), (), jnp.array([5.0, 0.0])), jnp.array([1, 0])).tolist()
     [1, 0, 1]
     """
-    rows = jnp.where(cohort.weights > 0, cohort.ids, server.assigned.size)
-    return server.assigned.at[rows].set(labels.astype(server.assigned.dtype), mode="drop")
+    return written(server.assigned, cohort, labels.astype(server.assigned.dtype))
+
+
+def written(table: Tree, cohort: Cohort, rows: Tree) -> Tree:
+    """A table [N, ...] with the rows [M, ...] of those clients of a round that replied.
+
+    >>> written(jnp.zeros(3), Cohort(jnp.array([0, 2]), (), jnp.array([5.0, 0.0])), jnp.array([7.0, 8.0])).tolist()
+    [7.0, 0.0, 0.0]
+    """
+
+    def leaf(all: Array, new: Array) -> Array:
+        return all.at[jnp.where(cohort.weights > 0, cohort.ids, all.shape[0])].set(new, mode="drop")
+
+    return jax.tree.map(leaf, table, rows)
 
 
 def clusters_of(server: Clusters, ids: Array) -> Array:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from pfljax import checks, tree
 from pfljax.federation.reduce import handed
 from pfljax.printing import in_brief
-from pfljax.types import Params
+from pfljax.types import Array, Cohort, Params
 
 
 class Server(NamedTuple):
@@ -55,3 +56,25 @@ def fedopt(optimizer: optax.GradientTransformation | None = None) -> ServerOptim
         return Server(Params(optax.apply_updates(trainable, updates), tree.sub(stats, difference.stats)), opt_state)
 
     return ServerOptimizer(init, step)
+
+
+def by_own_weights(server: ServerOptimizer | None) -> Callable[[Server, Cohort, Array], Server]:
+    """The server's half of a round for uploads `(a_i, a_i d_i)`, with d_i a difference and a_i its weight.
+
+    The model moves by `sum_i a_i d_i / sum_i a_i`, both sums as they are reduced, and stays where that of the weights
+    is 0.
+
+    >>> step, w = by_own_weights(None), Params({"w": jnp.asarray(4.0)})
+    >>> cohort = Cohort(jnp.arange(2), (jnp.asarray(0.5), Params({"w": jnp.asarray(1.0)})), jnp.ones(2))
+    >>> float(step(fedopt().init(w), cohort, None).params.trainable["w"])
+    2.0
+    """
+    server = fedopt() if server is None else server
+
+    def server_update(before: Server, cohort: Cohort, key: Array) -> Server:
+        needs = "a weight and one tree like the model, as `reduce.mean` makes them"
+        weight, moved = handed(cohort.uploads, (jnp.zeros(()), before.params), needs)
+        mean = tree.scale(1 / jnp.where(weight > 0, weight, 1), moved)
+        return tree.where(weight > 0, server.step(before, mean), before)
+
+    return server_update

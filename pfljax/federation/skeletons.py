@@ -144,8 +144,7 @@ def decoupled(
     {'body': [4.0, 4.0], 'head': [1.0, 5.0]}
     """
     server = fedopt() if server is None else server
-    if init not in ("common", "per_client"):
-        raise ValueError(f"init={init!r}: choose 'common' or 'per_client'")
+    _check_init(init)
 
     def halves(params: Params) -> tuple[Params, Params]:
         return tree.split(shared(params), params)
@@ -220,8 +219,24 @@ def announced(algorithm: Algorithm, first: Callable[[Array], Tree], then: Callab
     )
 
 
-def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask) -> Algorithm:
+def fine_tuned(
+    algorithm: Algorithm,
+    task: Task,
+    tune: LocalSolver,
+    tuned: Mask,
+    loss: Callable[[Params, ClientData, Array], LossFn] | None = None,
+) -> Algorithm:
     """`algorithm` whose deployed model is then trained by `tune` on the client's own data, on the leaves of `tuned`.
+
+    Args:
+      algorithm: any whose clients deploy one model.
+      task: the model and its loss.
+      tune: solver of the adaptation.
+      tuned: what is adapted.
+      loss: `(model, data, key) ->` what is minimised from that model on; the task's loss if None.
+
+    Raises:
+      ValueError: if clients of `algorithm` deploy something that only its own `predict` reads.
 
     >>> import optax
     >>> from pfljax.learning import local, plans
@@ -231,10 +246,16 @@ def fine_tuned(algorithm: Algorithm, task: Task, tune: LocalSolver, tuned: Mask)
     >>> quadratics.deployed(fine_tuned(averaging(task, step), task, step, masks.everything), task, data, rounds=100)
     {'w': [3.0, 5.0]}
     """
+    if algorithm.predict is not None:
+        raise ValueError(
+            "fine_tuned trains the one model that a client deploys, and clients of this method deploy several parts "
+            "that its own predict puts together: fine-tune a method such as fedavg, or take more local steps"
+        )
 
     def personalize(download: Tree, client: Tree, data: ClientData, key: Array) -> Params:
         start = algorithm.personalize(download, client, data, jax.random.fold_in(key, 1))
-        return local.only(tuned, tune)(task.loss, start, data, jax.random.fold_in(key, 0))
+        minimised = loss(start, data, jax.random.fold_in(key, 2)) if loss else task.loss
+        return local.only(tuned, tune)(minimised, start, data, jax.random.fold_in(key, 0))
 
     return algorithm._replace(personalize=personalize)
 
@@ -283,6 +304,21 @@ def keeping(
         personalize=lambda download, kept, data, key: algorithm.personalize(download, kept.client, data, key),
         server_model=None if common is None else lambda download, kept: common(download, kept.client),
     )
+
+
+def initial(task: Task, init: Init) -> Callable[[Tree, Array, Array], Params]:
+    """`init_client` of clients that keep a whole model: the same one for all of them, or a random one for each.
+
+    Raises:
+      ValueError: if `init` is neither.
+    """
+    _check_init(init)
+    return lambda download, id, key: task.init(key if init == "common" else jax.random.fold_in(key, id))
+
+
+def _check_init(init: str) -> None:
+    if init not in ("common", "per_client"):
+        raise ValueError(f"init={init!r}: choose 'common' or 'per_client'")
 
 
 def alone(client_update: Update) -> Callable[..., Tree]:

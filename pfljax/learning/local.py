@@ -100,7 +100,7 @@ def _refuse_schedules(optimizer: optax.GradientTransformation, weights: Tree) ->
 def proximal_descent(lr: Array | float, plan: Plan) -> LocalSolver:
     """Descent that takes the quadratic part of a `losses.Proximal` exactly, so that no `lam` is too large.
 
-    `w <- (w - lr grad f(w; batch) + lr lam anchor) / (1 + lr lam)`
+    `w <- (w - lr grad f(w; batch) + lr lam s anchor) / (1 + lr lam s)`, s the stiffness of the loss, or 1
 
     >>> from pfljax import quadratics
     >>> from pfljax.learning.plans import full_batch
@@ -115,10 +115,12 @@ def proximal_descent(lr: Array | float, plan: Plan) -> LocalSolver:
         if not isinstance(loss, losses.Proximal):
             raise TypeError(f"proximal_descent solves losses.proximal(...), not {loss!r}; use descent")
 
-        def pull(update: Array, param: Array, anchor: Array) -> Array:
-            return (param + update + lr * loss.lam * anchor) / (1 + lr * loss.lam) - param
+        def pull(update: Array, param: Array, anchor: Array, stiffness: Array | float = 1.0) -> Array:
+            strength = lr * (loss.lam * stiffness)
+            return (param + update + strength * anchor) / (1 + strength) - param
 
-        towards = optax.stateless(lambda updates, params: jax.tree.map(pull, updates, params, loss.anchor))
+        held = [loss.anchor] if loss.stiffness is None else [loss.anchor, loss.stiffness]
+        towards = optax.stateless(lambda updates, params: jax.tree.map(pull, updates, params, *held))
         return descent(optax.chain(optax.sgd(lr), towards), plan)(loss.loss, params, data, key)
 
     return solve

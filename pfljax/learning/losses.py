@@ -7,9 +7,11 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from pfljax import tree
-from pfljax.types import Array, Batch, LossFn, Params, Tree
+from pfljax.learning.metrics import masked_mean
+from pfljax.types import Array, Batch, LossFn, Params, Task, Tree
 
 Order = Literal["exact", "first", "hessian_free"]
 
@@ -40,7 +42,9 @@ def given(loss: LossFn, fixed: Params) -> LossFn:
     (6.0, {})
     """
     if isinstance(loss, Proximal):
-        return Proximal(given(loss.loss, fixed), loss.lam, tree.without(loss.anchor, fixed.trainable))
+        stiffness = None if loss.stiffness is None else tree.without(loss.stiffness, fixed.trainable)
+        anchor = tree.without(loss.anchor, fixed.trainable)
+        return Proximal(given(loss.loss, fixed), loss.lam, anchor, stiffness)
 
     def conditioned(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
         value, stats = loss(tree.merge(params, fixed), batch, key)
@@ -52,6 +56,8 @@ def given(loss: LossFn, fixed: Params) -> LossFn:
 class Proximal(NamedTuple):
     """`f(w) + lam/2 ||w - anchor||^2`. A solver may take the quadratic part apart (`local.proximal_descent`).
 
+    With a `stiffness` s, such as a diagonal Fisher information, `f(w) + lam/2 sum_k s_k (w_k - anchor_k)^2`.
+
     >>> f = lambda params, batch, key: ((params.trainable["w"] - 1) ** 2 / 2, {})
     >>> w = Params({"w": jnp.asarray(3.0)})
     >>> float(proximal(f, lam=4.0, anchor={"w": jnp.asarray(2.0)})(w, batch=None, key=None)[0])
@@ -61,10 +67,13 @@ class Proximal(NamedTuple):
     loss: LossFn
     lam: Array | float
     anchor: Tree  # like the trainable part
+    stiffness: Tree | None = None  # like the trainable part; None: 1 everywhere
 
     def __call__(self, params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
         value, stats = self.loss(params, batch, key)
-        return value + 0.5 * self.lam * tree.squared_norm(tree.sub(params.trainable, self.anchor)), stats
+        off = tree.sub(params.trainable, self.anchor)
+        pulled = off if self.stiffness is None else jax.tree.map(jnp.multiply, self.stiffness, off)
+        return value + 0.5 * self.lam * tree.vdot(pulled, off), stats
 
 
 proximal = Proximal
@@ -84,6 +93,74 @@ def tilted(loss: LossFn, tilt: Tree) -> LossFn:
         return value + tree.vdot(tilt, params.trainable), stats
 
     return tilted_loss
+
+
+def contrastive(z: Array, near: Array, far: Array, temperature: Array | float) -> Array:
+    """`-log(e^{cos(z, near)/tau} / (e^{cos(z, near)/tau} + e^{cos(z, far)/tau}))` of each example [B].
+
+    >>> z, near, far = jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]]), jnp.array([[0.0, 1.0]])
+    >>> round(float(contrastive(z, near, far, temperature=0.5)[0]), 4)
+    0.2176
+    """
+    z, near, far = (rows.reshape(rows.shape[0], -1) for rows in (z, near, far))
+    to_near, to_far = (optax.losses.cosine_similarity(z, other, epsilon=1e-8) for other in (near, far))
+    return jax.nn.softplus((to_far - to_near) / temperature)
+
+
+def imitation(outputs: Array, teacher: Array, mask: Array, temperature: Array | float = 1.0) -> Array:
+    """`T^2 KL(softmax(teacher / T) || softmax(outputs / T))`, the mean over the unmasked rows of logits [B, ..., C].
+
+    >>> one = jnp.ones(1)
+    >>> round(float(imitation(jnp.array([[1.0, 0.0, -1.0]]), jnp.array([[0.0, 1.0, 0.0]]), one, temperature=2.0)), 6)
+    0.447297
+    """
+    said, meant = (jax.nn.log_softmax(logits / temperature, axis=-1) for logits in (outputs, teacher))
+    apart = optax.losses.kl_divergence_with_log_targets(said, meant).reshape(mask.shape[0], -1).mean(axis=1)
+    return temperature**2 * masked_mean(apart, mask)
+
+
+def distilled(task: Task, teacher: Params, alpha: Array | float, temperature: Array | float) -> LossFn:
+    """`alpha imitation(z(x; w), z(x; teacher)) + (1 - alpha) f(w)`; the models imitate as they predict.
+
+    >>> from pfljax import models
+    >>> from pfljax.learning import tasks
+    >>> task = tasks.classification(models.logistic((1,), 2))
+    >>> batch = Batch(jnp.ones((1, 1)), jnp.zeros(1, int), jnp.ones(1))
+    >>> w = task.init(jax.random.key(0))
+    >>> float(distilled(task, w, 1.0, 6.0)(w, batch, jax.random.key(0))[0])
+    0.0
+    """
+
+    def imitating(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
+        value, stats = task.loss(params, batch, key)
+        student, taught = task.predict(params, batch.x), task.predict(teacher, batch.x)
+        apart = imitation(student, taught, batch.mask, temperature)
+        return alpha * apart + (1 - alpha) * value, stats
+
+    return imitating
+
+
+def coral(z: Array, mask: Array, other: Array, other_mask: Array) -> Array:
+    """`||Cov(z) - Cov(other)||_F^2 / (4 d^2)` of features [B, ..., d], by their unmasked rows.
+
+    `Cov` is that of a sample, divided by its rows less one; of a single row it is 0.
+    Source: Sun and Saenko, "Deep CORAL: Correlation Alignment for Deep Domain Adaptation", 2016, equations 1 to 3.
+
+    >>> both = jnp.ones(2)
+    >>> float(coral(jnp.array([[0.0], [2.0]]), both, jnp.array([[0.0], [4.0]]), both))  # variances 2 and 8
+    9.0
+    """
+    difference = _covariance(z, mask) - _covariance(other, other_mask)
+    return jnp.sum(jnp.square(difference)) / (4 * difference.size)
+
+
+def _covariance(z: Array, mask: Array) -> Array:
+    """[d, d] of the unmasked rows of features."""
+    rows = z.reshape(z.shape[0], -1)
+    weights = mask.astype(rows.dtype)[:, None]
+    count = jnp.sum(weights)
+    centered = (rows - jnp.sum(rows * weights, axis=0, keepdims=True) / jnp.maximum(count, 1)) * weights
+    return centered.T @ centered / jnp.maximum(count - 1, 1)
 
 
 def mixed(loss: LossFn, weight: Array | float, other: Params) -> LossFn:

@@ -87,6 +87,20 @@ def measure(
     return {name: finished(of_model) for name, of_model in totals.items()}
 
 
+def apiece(metric: Metric, outputs: Tree, y: Array) -> Array:
+    """The metric of each example on its own, [B].
+
+    >>> apiece(CLASSIFICATION["accuracy"], jnp.eye(3), jnp.array([0, 0, 2])).tolist()
+    [1.0, 0.0, 1.0]
+    """
+
+    def one(outputs: Tree, y: Array) -> Array:
+        outputs, y = jax.tree.map(lambda leaf: leaf[None], (outputs, y))
+        return metric.finish(metric.sum(outputs, y, jnp.ones(y.shape)))
+
+    return jax.vmap(one)(outputs, y)
+
+
 def like_labels(batch: Batch) -> Array:
     """The mask of a batch in the shape of its labels."""
     mask = batch.mask.reshape(-1, *(1 for _ in batch.y.shape[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -23,6 +24,7 @@ class MLP(nn.Module):
     vector: int = 0
     bottleneck: int = 0
     low_rank: int = 0
+    norm: str = "none"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -31,6 +33,7 @@ class MLP(nn.Module):
             z = nn.Dense(width)(x)
             if self.low_rank:
                 z += Adapter(width, self.low_rank, lambda few: few, name=f"low_rank_{number}")(x)
+            z = z if self.norm == "none" else nn.LayerNorm(name=f"norm_{number}")(z)
             x = z if self.linear else nn.relu(z)
             if self.bottleneck:
                 x += Adapter(width, self.bottleneck, name=f"bottleneck_{number}")(x)
@@ -47,6 +50,7 @@ def mlp(
     vector: checks.Size = 0,
     bottleneck: checks.Size = 0,
     low_rank: checks.Size = 0,
+    norm: Literal["none", "layer"] = "none",
 ) -> Model:
     """A multilayer perceptron on the flattened example; its blocks are its dense layers, and what is added to them.
 
@@ -60,11 +64,12 @@ def mlp(
       vector: numbers beside the inputs, `"vector"`: an embedding of each client.
       bottleneck: width of an adapter after each hidden layer, `"bottleneck_0"` and so on: `x + up(relu(down(x)))`.
       low_rank: rank of what is added to the kernel of each hidden layer, `"low_rank_0"` and so on.
+      norm: layer norm before each activation, `"norm_0"` and so on, or none.
 
     >>> mlp((4,), 2, (8,), vector=3, bottleneck=2).blocks
     ('vector', 'Dense_0', 'bottleneck_0', 'classifier')
     """
-    module = MLP(tuple(hidden), classes, linear, vector, bottleneck, low_rank)
+    module = MLP(tuple(hidden), classes, linear, vector, bottleneck, low_rank, norm)
     return from_linen(module, sizes.example(shape, "[...]"))
 
 

@@ -35,7 +35,13 @@ class Column(NamedTuple):
 
 def column(name: str, metric: Yardstick) -> Column:
     """The column of a statistic of `metric`, or of a cost."""
-    title = {"bottom_decile": "worst 10%", "top_decile": "best 10%", "better_off": ">alone", "sent": "MB sent"}
+    title = {
+        "bottom_decile": "worst 10%",
+        "top_decile": "best 10%",
+        "better_off": ">alone",
+        "sent": "MB sent",
+        "ari": "ARI",
+    }
     kinds: dict[str, tuple[Callable[[float], str], int]] = {
         "clients": (str, 0),
         "round": (str, 0),
@@ -49,6 +55,9 @@ def column(name: str, metric: Yardstick) -> Column:
         "better_off": ("{:.0%}".format, 1),
         "better_than_global": ("{:.0%}".format, 1),
         "tied": ("{:.0%}".format, 0),
+        "clusters": (str, 0),
+        "moved": ("{:.0%}".format, 0),
+        "ari": (scores.number, 1),
     }
     return Column(name, title.get(name, name.replace("_", " ")), *kinds.get(name, (metric.spell, metric.sign)))
 

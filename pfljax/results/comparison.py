@@ -110,7 +110,8 @@ class Comparison(Mapping[str, Result], Shown):
         better off than with `local_only`; MB are 10^6 bytes up and down; seconds include compilation.
 
         Args:
-          columns: statistics of `statistics.summarize`, `loss`, `sent`, `seconds`, `round`; `mean`, `std`, `worst`,
+          columns: statistics of `statistics.summarize`, `loss`, `sent`, `seconds`, `round`, of methods with clusters
+            `clusters`, `moved` and `ari` (see `Result.clusters`); `mean`, `std`, `worst`,
             `bottom_decile`, `better_off` where there is a `local_only`, `sent` and `seconds` if None.
           select: which evaluation, see `Result.evaluation`.
           metric: what clients are compared by; `metric` if None.
@@ -126,6 +127,7 @@ class Comparison(Mapping[str, Result], Shown):
         for name, summary in self.summary(select=select, metric=str(what)).items():
             cost = {"sent": (summary["bytes_up"] + summary["bytes_down"]) / 1e6, "round": summary["round"]}
             cost |= {"seconds": summary["seconds"] + summary["compile_seconds"]}
+            cost |= summary["clusters"] or {}
             rows[name] = (summary["personal"] or {} if summary["metric"] == str(what) else {}) | cost
         if self.reference is not None:
             rows["local_only"] |= {"better_off": None, "tied": None}

@@ -132,6 +132,27 @@ def by_client(
     axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
 
 
+def clusters(results: Results, axes: Axes) -> None:
+    """How methods find clusters: after each round the adjusted Rand index against the true groups, if they are known.
+
+    Thin lines are the shares of clients that moved in the round. Where a method has several seeds, means over them.
+
+    Args:
+      results: the methods; those without clusters are left out.
+      axes: of Matplotlib.
+    """
+    for number, (name, seeds) in enumerate(_seeds(results).items()):
+        found = [result.clusters for result in seeds if result.clusters is not None]
+        for part, width in (("ari", 1.5), ("moved", 0.6)) if found else ():
+            means = np.mean([getattr(each, part) for each in found], axis=0)
+            rounds = seeds[0].rounds[-1] - len(means) + np.arange(1, len(means) + 1)
+            look: dict[str, Any] = style(number) | {"marker": ""}
+            axes.plot(rounds, means, label=name if part == "ari" else None, linewidth=width, **look)
+    axes.set(xlabel="round", ylabel="adjusted Rand index; thin: share of clients that moved", ylim=(-0.05, 1.05))
+    _tidy(axes, "both")
+    axes.legend(fontsize=8, frameon=False)
+
+
 def save(results: Results, path: str | Path, *, metric: str | None = None, select: Select = "last") -> Path:
     """One figure of several results: on the left how they learn, on the right how their clients fare.
 

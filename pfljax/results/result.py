@@ -13,6 +13,7 @@ import numpy as np
 
 from pfljax.printing import Shown
 from pfljax.results import scores, statistics
+from pfljax.results.clusters import Memberships, followed
 from pfljax.results.columns import SHOWN, column, tabulated
 from pfljax.results.deployed import Models
 from pfljax.results.scores import Score, Scores, Yardstick
@@ -55,8 +56,8 @@ class Result(Stored, Shown):
       scores: `(model, split, metric)` -> [E, clients]; models are `personal`, `global`, `unseen_personal`,
         `unseen_global`; NaN where a client has no examples. The text `"model/split/metric"` is taken too.
       sizes: split -> [N + U] examples of each client, unseen ones last.
-      log: what happened in every round: `ids`, `replied`, `work`, `heard`, `finite` [rounds, M], `server_finite`
-        [rounds].
+      log: what happened in every round: `ids`, `replied`, `work`, `heard`, `finite` and `reported/...`, the numbers
+        that clients report, [rounds, M], `server_finite` [rounds].
       seconds: running time without compilation.
       compile_seconds: time spent compiling.
       client_steps: local steps of all clients that replied, 0 if not counted.
@@ -65,6 +66,7 @@ class Result(Stored, Shown):
       versions: of the packages used.
       config: the configuration that made the run, if there was one.
       names: [N + U] of the clients, unseen ones last; their numbers if empty.
+      groups: [N + U] that clients are known to be in, as their trait `group` has it; empty if it is not known.
       metric: what clients are compared by, as `scores.read` takes it; accuracy where it was measured, else the loss,
         else the first score, if empty.
       models: what the clients deploy, by name or number; None where the run is not at hand (see `experiment.resume`).
@@ -92,6 +94,7 @@ class Result(Stored, Shown):
     versions: dict[str, str] = field(default_factory=versions)
     config: dict[str, Any] = field(default_factory=dict)
     names: Sequence[str] = ()
+    groups: Sequence[int] = ()
     metric: str = ""
     models: Models | None = field(default=None, repr=False)
     state: State | None = field(default=None, repr=False)
@@ -108,6 +111,12 @@ class Result(Stored, Shown):
     def measured(self) -> list[str]:
         """The metrics that there are, in the order of the task."""
         return scores.names(self.scores)
+
+    @property
+    def clusters(self) -> Memberships | None:
+        """Of methods with clusters: who was in which after each round, how many moved, how near it is to `groups`."""
+        clients = next((rows.shape[1] for score, rows in self.scores.items() if not score.is_unseen), len(self.names))
+        return followed(self.log, clients, np.array(self.groups)[:clients] if len(self.groups) else None)
 
     @property
     def lower_is_better(self) -> bool:
@@ -136,7 +145,13 @@ class Result(Stored, Shown):
         ]
         title = ", ".join(filter(None, [self.method, *hyper, done, self.reason]))
         columns = [column(name, what)._replace(sign=0) for name in ("clients", *SHOWN)]
-        return tabulated(title, "model", rows, columns, f"Test {what.title}; {cost}")
+        return tabulated(title, "model", rows, columns, f"Test {what.title}; {cost}{self._clustered(summary)}")
+
+    def _clustered(self, summary: dict[str, Any]) -> str:
+        """What a table says of the clusters of a summary."""
+        found = {name: value for name, value in (summary.get("clusters") or {}).items() if value is not None}
+        columns = [column(name, self.compared()) for name in found]
+        return "".join(f", {shown.title} {shown.spell(found[shown.name])}" for shown in columns)
 
     def evaluation(self, select: Select = "last", *, metric: str | None = None) -> int:
         """The index of the evaluation that is reported.
@@ -196,8 +211,9 @@ class Result(Stored, Shown):
           metric: what clients are compared by; that of the result if None.
 
         Returns:
-          `method`, `seed`, `hyper`, `round`, `rounds`, `metric`, times, steps, bytes, `fingerprint`, `versions`, and
-          for each of `personal`, `global`, `unseen_personal`, `unseen_global` what `statistics.summarize` says of
+          `method`, `seed`, `hyper`, `round`, `rounds`, `metric`, times, steps, bytes, `fingerprint`, `versions`;
+          `clusters` of methods with some: their number, the share that `moved` in the round and the `ari`;
+          and for each of `personal`, `global`, `unseen_personal`, `unseen_global` what `statistics.summarize` says of
           test examples with the mean `loss`, or None where there is no such model.
 
         Raises:
@@ -226,6 +242,7 @@ class Result(Stored, Shown):
             "bytes_down": self.bytes_down,
             "fingerprint": self.fingerprint,
             "versions": self.versions,
+            "clusters": self._clusters_at(int(self.rounds[at])),
         }
         for model in _MODELS:
             found = self._statistics(model, at, what, reference, select)
@@ -270,6 +287,12 @@ class Result(Stored, Shown):
     def configured(self, config: dict[str, Any]) -> Result:
         """The same result with the configuration that made it, and compared by its `run.metric`."""
         return replace(self, config=config, metric=config.get("run", {}).get("metric") or self.metric)
+
+    def _clusters_at(self, round: int) -> dict[str, float] | None:
+        if (found := self.clusters) is None:
+            return None
+        row = round - int(self.rounds[-1]) - 1
+        return {name: getattr(found, name)[row].item() for name in ("clusters", "moved", "ari")}
 
     def _scored(self, model: str, split: str, metric: str | None) -> np.ndarray:
         score = Score(model, split, self.compared(metric).name)

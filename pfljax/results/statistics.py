@@ -217,3 +217,32 @@ def estimate(values: Iterable[float | None]) -> Estimate:
         return Estimate(float(known[0]), math.nan, 1)
     margin = stdtrit(known.size - 1, 0.975) * known.std(ddof=1) / math.sqrt(known.size)
     return Estimate(float(known.mean()), float(margin), known.size)
+
+
+class Recovery(NamedTuple):
+    """What a drift costs. NaN where it was not measured; infinite rounds where the level was not reached again."""
+
+    drop: float  # of the mean, from the last evaluation before to the first one after
+    rounds: float  # after the change until the level is reached
+
+
+def recovery(rounds: np.ndarray, scores: np.ndarray, change: int, *, share: float = 0.95) -> Recovery:
+    """How much a change of concept costs, and how long.
+
+    Args:
+      rounds: that were done at each evaluation [E], as in `result.rounds`.
+      scores: at each of them of each client [E, clients], more is better.
+      change: the first round of the new concept, counted from 0, as in `data.drifting`.
+      share: of the mean before, that shall be reached again.
+
+    >>> recovery(np.array([5, 10, 15, 20]), np.array([[0.6], [0.8], [0.5], [0.77]]), change=10)
+    Recovery(drop=0.3..., rounds=10.0)
+    """
+    checks.each(checks.Size, change=change)
+    checks.each(checks.Share, share=share)
+    rounds, means = np.asarray(rounds), np.array([mean(row) for row in np.asarray(scores, float)])
+    before, after = means[rounds <= change], means[rounds > change]
+    if not len(before) or not len(after):
+        return Recovery(math.nan, math.nan)
+    reached = rounds[rounds > change][after >= share * before[-1]]
+    return Recovery(float(before[-1] - after[0]), float(reached[0] - change) if len(reached) else math.inf)

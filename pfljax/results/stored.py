@@ -23,6 +23,7 @@ class Stored:
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     names: Sequence[str]
+    groups: Sequence[int]
     rounds: np.ndarray
     scores: Scores
     sizes: dict[str, np.ndarray]
@@ -97,7 +98,7 @@ class Stored:
             return {name.removeprefix(prefix): array for name, array in named.items() if name.startswith(prefix)}
 
         rest |= {"scores": part("scores/"), "sizes": part("sizes/"), "log": part("log/")}
-        rest["names"] = named.get("names", np.array((), str)).tolist()
+        rest |= {name: named.get(name, np.array(())).tolist() for name in ("names", "groups")}
         if lacking := [f.name for f in fields(cls) if f.name not in rest and f.default_factory is f.default is MISSING]:
             raise ValueError(f"summary.json lacks {', '.join(lacking)}")
         result = cls(**rest)
@@ -108,6 +109,7 @@ class Stored:
         arrays = {f"scores/{score}": values for score, values in self.scores.items()}
         arrays |= {f"sizes/{name}": values for name, values in self.sizes.items()}
         arrays |= {f"log/{name}": values for name, values in self.log.items()} | {"rounds": self.rounds}
+        arrays |= {"groups": np.array(self.groups)} if len(self.groups) else {}
         return arrays | {"names": np.array(self.names, str)}
 
     def _digests(self) -> dict[str, str]:
@@ -143,6 +145,7 @@ def _axes(arrays: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
         "log": ["round", "slot"],
         "rounds": ["evaluation"],
         "names": ["client"],
+        "groups": ["client"],
     }
     return {name: kinds[name.split("/")[0]][: array.ndim] for name, array in arrays.items()}
 

@@ -6,9 +6,12 @@ import itertools
 from typing import Any
 
 import numpy as np
+import optax
 import pytest
 
-from pfljax.data import FederatedData, from_clients, grouped, num_groups
+import pfljax as pfl
+from pfljax import experiment
+from pfljax.data import FederatedData, drifting, featurized, from_clients, grouped, num_groups
 
 
 def clients(count: int, unseen: int = 0, **traits: Any) -> FederatedData:
@@ -69,12 +72,66 @@ def test_the_seed_decides_and_groups_are_part_of_the_data() -> None:
     assert first.fingerprint == again.fingerprint != plain.fingerprint
 
 
+def test_context_goes_beside_features_and_images() -> None:
+    """Each example has that of its client, in every split; public ones have the mean of those that train."""
+    draw = np.random.default_rng(1)
+    held = [[(draw.normal(size=(n, 2)), [0] * n) for n in sizes] for sizes in ((3, 1, 2), (1, 2, 1), (0, 2, 1))]
+    plain = from_clients(*held, unseen=1).with_traits({"age": [0.5, 0.1, 9.0], "place": [[1, 2], [3, 4], [5, 6]]})
+    data = featurized(plain.with_public(np.ones((2, 2))))
+    for split in ("train", "validation", "test"):
+        for i, context in enumerate([[0.5, 1, 2], [0.1, 3, 4], [9.0, 5, 6]]):
+            before, after = (each.client(i, split) for each in (plain, data))
+            rows = slice(int(after.start), int(after.start + after.size))
+            np.testing.assert_array_equal(data.examples.x[rows, :2], plain.examples.x[rows])
+            np.testing.assert_allclose(data.examples.x[rows, 2:], np.tile(context, (int(before.size), 1)), rtol=1e-6)
+    np.testing.assert_allclose(data.examples.x[-1], [1, 1, 0.3, 2, 3], rtol=1e-6)
+    assert data.fingerprint != plain.fingerprint
+    image = np.arange(8, dtype=np.uint8).reshape(1, 2, 2, 2)
+    images = featurized(from_clients([(image, [0])] * 3).with_traits({"group": [0, 2, 1]})).examples.x
+    np.testing.assert_allclose(images[..., :2], np.tile(image / 127.5 - 1, (3, 1, 1, 1)), rtol=1e-6)
+    assert [one.tolist() for one in images[:, 1, 0, 2:]] == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
+
+
+def test_a_model_of_features_and_context_is_least_squares_with_fixed_effects() -> None:
+    """FedAvg of full gradients on `y = <a, x> + b_group + noise` ends at the solution by NumPy, which one without
+    context does not reach, and serves a client that has never trained."""
+    draw = np.random.default_rng(3)
+    groups, effect = [0, 1, 1, 0, 1], np.array([-1.0, 2.0])
+    x = draw.normal(size=(5, 6, 2))
+    y = x @ [0.5, -1.5] + effect[groups][:, None] + 0.1 * draw.normal(size=(5, 6))
+    pairs = list(zip(x, y, strict=True))
+    data = featurized(from_clients(pairs, pairs, unseen=1).with_traits({"group": groups}))
+    model = pfl.models.logistic((4,), 1)
+    task, solve = pfl.regression(model), pfl.descent(optax.sgd(0.2), pfl.full_batch(1, 6))
+    result = pfl.simulate(task, pfl.algorithms.fedavg(task, solve), data, rounds=400, eval_every=400)
+    design = np.concatenate([x, np.broadcast_to(np.eye(2)[groups][:, None], (5, 6, 2))], axis=2)
+    best = np.linalg.lstsq(design[:4].reshape(-1, 4), y[:4].ravel(), rcond=None)[0]
+    assert best[:2] == pytest.approx([0.5, -1.5], abs=0.1)
+    for model, clients in {"personal": range(4), "unseen_personal": [4]}.items():
+        errors = [np.mean((design[i] @ best - y[i]) ** 2) / 2 for i in clients]
+        np.testing.assert_allclose(result.scores[model, "test", "loss"][0], errors, rtol=1e-3)
+
+
+def test_a_configuration_asks_for_it() -> None:
+    config = {"data": {"clusters": 3, "featurized": True}, "model": {"name": "logistic"}, "run": {"rounds": 1}}
+    made = experiment.prepare(experiment.from_config_dict(config))
+    assert made.data.examples.x.shape[1:] == (8, 8, 4)
+    with pytest.raises(ValueError, match="featurized=True: nothing is known of the clients"):
+        experiment.from_config_dict({"data": {"featurized": True}})
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: grouped(clients(3, age=[1, 1, 2]), 3), "clusters=3 of 2 different contexts of clients: give at most"),
         (lambda: grouped(clients(3, age=[1, 1, 2]), 0), "clusters=0: it must be a whole number of at least 1"),
         (lambda: grouped(clients(2, group=[0, 1]), 2), "clients of clients have the trait 'group' already"),
+        (
+            lambda: featurized(clients(2)),
+            "nothing is known of the clients of clients: give traits",
+        ),
+        (lambda: featurized(from_clients([([[1]], [0])]).with_traits([[1.0]])), "context goes beside floats"),
+        (lambda: featurized(drifting([clients(2, age=[1, 2])] * 2, [3])), "drifts: give its concepts their context"),
         (lambda: num_groups(clients(2)), "clients of clients are in no groups: set data.clusters=2"),
         (lambda: num_groups(clients(2, group=[0.5, 1])), r"the trait 'group' of clients is float64\[2\] from 0.5 on"),
         (lambda: num_groups(clients(2, group=[-1, 1])), r"the trait 'group' of clients is int64\[2\] from -1 on"),

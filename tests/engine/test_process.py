@@ -66,7 +66,7 @@ FIRST = """
 task, method, data = small()
 model = pfl.models.resnet8((8, 8, 3), 2)
 for name in pfl.METHODS:
-    recipe.build(name, pfl.classification(model), model, capacity=8).make()
+    recipe.build(name, pfl.classification(model), model, capacity=8, inputs=192).make()
 pfl.sampling.dropouts(pfl.sampling.uniform(2), 0.1), pfl.schedules.cosine(0.1, rounds=3)
 warnings.simplefilter("error")
 result = pfl.simulate(task, method, data, rounds=1)

@@ -48,9 +48,9 @@ def test_small_chunks_change_no_bit(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_row_is_fetched_as_the_writes_before_leave_it():
     clients = rows.Hosted({"w": np.arange(8.0).reshape(4, 2)})
-    with rows.Courier(clients) as courier:
-        courier.store(np.array([1, 4]), {"w": np.array([[-1.0, -1.0], [9.0, 9.0]])})
-        fetched = courier.fetch(np.array([0, 1, 4])).result()
+    with rows.Courier() as courier:
+        courier.store([clients], [np.array([1, 4])], [{"w": np.array([[-1.0, -1.0], [9.0, 9.0]])}])
+        (fetched,) = courier.fetch([clients], [np.array([0, 1, 4])]).result()
     assert fetched["w"][:2].tolist() == [[0.0, 1.0], [-1.0, -1.0]]
     assert clients.rows["w"].tolist() == [[0, 1], [-1, -1], [4, 5], [6, 7]], "the empty slot 4 wrote a row"
 

@@ -71,7 +71,7 @@ def close(a: Any, b: Any) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_hyperparameter_is_traced(name: str) -> None:
     """A round of any method can be traced with all its floats unknown: one program for any value."""
-    made = build(name, TASK, MODEL, local=SolverConfig(momentum=0.9, weight_decay=0.1), capacity=CAPACITY)
+    made = build(name, TASK, MODEL, local=SolverConfig(momentum=0.9, weight_decay=0.1), capacity=CAPACITY, inputs=5)
     assert any(value > 0 for value in made.hyper.values())
     jax.eval_shape(lambda hyper: upload(made.make(**hyper)), {key: jnp.asarray(v) for key, v in made.hyper.items()})
 
@@ -167,7 +167,7 @@ def test_sections_stand_for_themselves() -> None:
 )
 def test_bytes_on_the_wire(name: str, down: int, up: int) -> None:
     """Numbers of four bytes each, counted by hand; SCAFFOLD has no control variates for the 8 running statistics."""
-    made = build(name, TASK, MODEL, capacity=CAPACITY).make()
+    made = build(name, TASK, MODEL, capacity=CAPACITY, inputs=5).make()
     assert accounting.wire_bytes(made, DATA) == (4 * down, 4 * up)
     assert accounting.wire_bytes(made, DATA.pooled()) == (0, 0)
 

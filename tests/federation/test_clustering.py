@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ def test_so_many_merges_as_are_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("measure", "name"), [("l1", "cityblock"), ("l2", "euclidean"), ("cosine", "cosine")])
-def test_distances_of_trees_are_those_of_scipy(measure: clustering.Measure, name: str) -> None:
+def test_distances_of_trees_are_those_of_scipy(measure: clustering.Measure, name: Any) -> None:
     x, y = points(1), points(2)[:4]
     rows, others = ({"a": jnp.asarray(part[:, :1, None]), "b": jnp.asarray(part[:, 1:])} for part in (x, y))
     np.testing.assert_allclose(clustering.distances(rows, others, measure), distance.cdist(x, y, name), atol=1e-12)
@@ -84,8 +85,9 @@ def test_kmeans_finds_what_scikit_learn_finds() -> None:
     for seed in range(5):
         x, weights = points(seed), np.where(MEMBERS, np.arange(SIZE) + 1.0, 0)
         labels = np.asarray(found(jnp.asarray(x), jnp.asarray(weights), jax.random.key(seed)))
-        best = KMeans(3, n_init=20, random_state=0).fit(x[MEMBERS], sample_weight=weights[MEMBERS])
-        assert same_partition(labels[MEMBERS], best.labels_)
+        means: Any = KMeans(3, n_init=20, random_state=0)  # pyright: ignore[reportArgumentType]
+        best = means.fit(x[MEMBERS], sample_weight=weights[MEMBERS])
+        assert same_partition(labels[MEMBERS], np.asarray(best.labels_))
 
 
 def test_cutting_the_weakest_edge_is_the_best_partition_in_two() -> None:

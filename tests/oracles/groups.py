@@ -64,12 +64,12 @@ def best_partition(points: np.ndarray, clusters: int) -> np.ndarray:
     return min(every, key=spread)
 
 
-def in_order_of_clients(labels: Sequence[int]) -> list[int]:
+def in_order_of_clients(labels: Any) -> list[int]:
     """The same clusters, numbered as they first appear."""
     seen: dict[int, int] = {}
     return [seen.setdefault(int(label), len(seen)) for label in labels]
 
 
-def begun(state: State, models: np.ndarray, assigned: Sequence[int], memory: Any) -> State:
+def begun(state: State, models: np.ndarray, assigned: Any, memory: Any) -> State:
     """The state with other models [K, d], clusters [N] and memory."""
-    return state._replace(server=Clusters(Params({"w": models}), np.asarray(assigned), memory))
+    return state._replace(server=Clusters(Params({"w": models}), assigned, memory))

@@ -77,7 +77,7 @@ def axpy(factor: float, a: Tree, b: Tree) -> Tree:
     return {name: factor * a[name] + b[name] for name in b}
 
 
-def average(trees: Sequence[Tree], weights: Sequence[float] | None = None) -> Tree:
+def average(trees: Sequence[Tree], weights: Sequence[float] | np.ndarray | None = None) -> Tree:
     """Mean with weights, all equal by default."""
     return {name: np.average([tree[name] for tree in trees], axis=0, weights=weights) for name in trees[0]}
 
@@ -146,7 +146,7 @@ def sharing(
     w: Tree,
     private: Sequence[Tree],
     *,
-    phases: Sequence[tuple[Sequence[str], float]],
+    phases: Sequence[tuple[Sequence[str] | None, float]],
     by_n: bool = True,
     **sgd: Any,
 ) -> tuple[Tree, list[Tree]]:

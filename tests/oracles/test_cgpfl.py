@@ -33,7 +33,7 @@ def test_cgpfl_against_loops():
     """A proximal problem around each center, the center of nearest angle, plain means; what a newcomer deploys."""
     build = partial(algorithms.cgpfl, groups.task(), groups.solver(), clusters=3)
     centers, k = np.array([[1.0, 2.0, 2.0], [-2.0, -1.0, 1.0], [2.0, 1.0, 1.0]]), np.array([1, 0, 1, 2, 2, 0])
-    hyper = {"mu": MU, "hysteresis": 0.7}
+    hyper: dict[str, Any] = {"mu": MU, "hysteresis": 0.7}
 
     def begin(state: State) -> State:
         return groups.begun(state, centers.copy(), k.copy(), np.asarray(False))
@@ -115,7 +115,8 @@ def test_lcfed_against_loops():
     """Pulls to a center and of the body to the common one; clients join by two principal components."""
     solve, rank = local.descent(optax.sgd(network.LR), network.plan()), 2
     build = partial(algorithms.lcfed, network.task(), solve, masks.named(*network.HEAD), clusters=2, rank=rank)
-    k, hyper = [1, 0, 0, 0, 1], {"mu": 0.4, "lam": 0.9}
+    k: list[int] = [1, 0, 0, 0, 1]
+    hyper: dict[str, Any] = {"mu": 0.4, "lam": 0.9}
 
     def begin(state: State) -> State:
         own = jax.vmap(network.task().init)(jax.random.split(jax.random.key(3), 2))

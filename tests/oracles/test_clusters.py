@@ -231,7 +231,7 @@ def test_groups_end_where_fedavg_of_their_members_ends():
     blend = np.array(sizes) * (np.arange(5) < 4)
     ends = np.stack([q.weighted(blend * (group == k), moved, centers) for k in (0, 1)])
     close(run.personalized().trainable["w"], ends[group[:4]])
-    download = build.download(run.state.server, 4)
+    download = build.download(run.state.server, jnp.asarray(4))
     newcomer = build.personalize(download, np.asarray(-1), data.client(4), jax.random.key(0))
     close(newcomer.trainable["w"], ends[1])
 

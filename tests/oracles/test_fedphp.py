@@ -71,7 +71,7 @@ def fedphp(f: reference.Federation, w: Any, *, lr: float, mu: float, lam: float)
 
 
 def test_fedphp_against_loops():
-    hyper = {"mu": 0.7, "lam": 0.6}
+    hyper: Any = {"mu": 0.7, "lam": 0.6}
     run, f = played(algorithms.fedphp(TASK, solver(), MODEL, **hyper)), network.federation()
     start = network.flat(run.start.server.params.trainable)
     w, u = fedphp(f, start, lr=network.LR, **hyper)
@@ -87,8 +87,8 @@ def test_published_numbers():
     close(discrepancy(x, y)[0], 0.121950067051)
     close(losses.discrepancy(jnp.asarray(x), jnp.asarray(y), jnp.ones(2)), 0.121950067051)
     # Padding counts for nothing
-    padded = (np.vstack([part, np.full((2, 2), 7.0)]) for part in (x, y))
-    close(losses.discrepancy(*map(jnp.asarray, padded), jnp.array([1.0, 1, 0, 0])), 0.121950067051)
+    x, y = (jnp.asarray(np.vstack([part, np.full((2, 2), 7.0)])) for part in (x, y))
+    close(losses.discrepancy(x, y, jnp.array([1.0, 1, 0, 0])), 0.121950067051)
     # Inheritance: after one round of five steps from 0
     task = q.task()
     model = Model(task.init, lambda params, x, **_: (x["c"], {}), lambda params, z, **_: (z, {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ def test_lloyd_against_loops():
     build = partial(algorithms.fesem, groups.task(), groups.solver(), clusters=3, floor=2)
     centers = np.array([[2.0, 2.0, 2.0], [-2.0, -1.0, -2.0], [2.5, 1.5, 2.5]])
     r, table = np.array([0, 1, 0, 1, 2, 0]), groups.CENTERS[groups.TRAIN][::-1].copy()
-    counts = np.array([1.0, 1.0, 0.0, 1.0, 1.0, 0.0])
+    counts: Any = np.array([1.0, 1.0, 0.0, 1.0, 1.0, 0.0])
 
     def begin(state: State) -> State:
         return groups.begun(state, centers.copy(), r.copy(), Known(Params({"w": table.copy()}), counts.copy()))

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 COUNT, WARM_UP = groups.CLIENTS - 1, 1
 
 
-def fl_hc(cohorts: list[list[int]], linkage: Linkage, name: str, threshold: float, floor: int) -> tuple[Any, Any, int]:
+def fl_hc(cohorts: list[list[int]], linkage: Linkage, name: Any, threshold: float, floor: int) -> tuple[Any, Any, int]:
     """As loops, by SciPy's agglomeration: the models of the clusters, whose is which (-1 cold), cold starts."""
     w, models, assigned, starts = groups.START, {}, np.full(COUNT, -1), 0
     for t, cohort in enumerate(cohorts):
@@ -56,7 +56,7 @@ def fl_hc(cohorts: list[list[int]], linkage: Linkage, name: str, threshold: floa
     return np.stack([models[k] for k in deployed]), assigned, starts
 
 
-def near(move: np.ndarray, means: dict[int, np.ndarray], name: str) -> int:
+def near(move: np.ndarray, means: dict[int, np.ndarray], name: Any) -> int:
     return min(means, key=lambda k: distance.cdist([move], [means[k]], name)[0, 0])
 
 
@@ -80,6 +80,11 @@ def test_clusters_of_a_cohort_and_cold_starts_against_scipy(
     close(newcomer.trainable["w"], deployed[COUNT])
 
 
+def test_ward_needs_distances_that_are_euclidean():
+    with pytest.raises(ValueError, match=r"linkage='ward' needs measure='l2', not 'cosine': choose 'average'"):
+        algorithms.fl_hc(groups.task(), groups.solver(), linkage="ward", measure="cosine")
+
+
 def test_one_cluster_is_fedavg_and_one_for_each_client_is_local_training():
     """T infinite: FedAvg, which pauses for the round of the clustering. T = 0: all train alone from the warm-up on."""
     build = partial(algorithms.fl_hc, groups.task(), groups.solver(), clusters=COUNT, warm_up=WARM_UP)
@@ -99,7 +104,7 @@ def hcfl(f: reference.Federation, w: Any, groups_of: dict[int, int], **hyper: fl
     for t, cohort in enumerate(f.cohorts):
         if t < WARM_UP:
             results = [reference.descend(w, f.gradient, f.batches(t, i, 0), network.LR) for i in cohort]
-            w = reference.average(results, f.sizes[list(cohort)])
+            w = reference.average(results, f.sizes[list(cohort)].tolist())
         elif t == WARM_UP:
             models = [w] * (1 + max(groups_of.values()))
         else:
@@ -107,7 +112,7 @@ def hcfl(f: reference.Federation, w: Any, groups_of: dict[int, int], **hyper: fl
                 mine = [i for i in cohort if groups_of[i] == k]
                 pulled = reference.proximal(f.gradient, hyper["mu"], models[k])
                 results = [reference.descend(models[k], pulled, f.batches(t, i, 0), network.LR) for i in mine]
-                models[k] = reference.average(results, f.sizes[mine]) if mine else models[k]
+                models[k] = reference.average(results, f.sizes[mine].tolist()) if mine else models[k]
             members = [list(groups_of.values()).count(k) for k in range(len(models))]
             common = reference.average(models, members)
             lam = hyper["lam"] / (1 + hyper["decay"] * (t - WARM_UP)) ** hyper["power"]
@@ -120,12 +125,12 @@ def hcfl(f: reference.Federation, w: Any, groups_of: dict[int, int], **hyper: fl
 def test_hcfl_against_loops():
     """Ward clusters of the bodies' updates, cut at the largest gap; a proximal term; bodies that come nearer."""
     solve = local.descent(optax.sgd(network.LR), network.plan())
-    hyper = {"mu": 0.3, "lam": 0.6, "decay": 0.5, "power": 2.0}
+    hyper: dict[str, Any] = {"mu": 0.3, "lam": 0.6, "decay": 0.5, "power": 2.0}
     build = partial(algorithms.hcfl, network.task(), solve, masks.named(*network.HEAD), clusters=4, warm_up=WARM_UP)
     run = network.train(build, rounds=4, cohort=None, **hyper)
     f, start = network.federation(4, None), {n: leaf[0] for n, leaf in run.start.server.models.trainable.items()}
     first = [reference.descend(start, f.gradient, f.batches(0, i, 0), network.LR) for i in range(5)]
-    w = reference.average(first, f.sizes)
+    w = reference.average(first, f.sizes.tolist())
     moves = [
         reference.axpy(-1.0, w, reference.descend(w, f.gradient, f.batches(1, i, 0), network.LR)) for i in range(5)
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import optax
@@ -66,7 +68,7 @@ def test_outputs_are_mixed():
     x = np.random.default_rng(3).normal(size=(6, network.INPUTS))
     for hidden in (False, True):
         task = network.task(hidden)
-        build = algorithms.apfl(task, optax.sgd(network.LR), network.plan(), alpha=0.3, mix="outputs")
+        build: Any = algorithms.apfl(task, optax.sgd(network.LR), network.plan(), alpha=0.3, mix="outputs")
         pairs = network.train(build, hidden=hidden).personalized()
         for i in range(5):
             pair = jax.tree.map(lambda leaf, i=i: leaf[i], pairs)
@@ -76,4 +78,4 @@ def test_outputs_are_mixed():
             close(said, 0.3 * v + 0.7 * w)
             assert np.allclose(said, task.predict(single, x), rtol=0, atol=1e-12) != hidden
     with pytest.raises(ValueError, match=r"apfl: mix='output': did you mean 'outputs'\?"):
-        algorithms.apfl(TASK, optax.sgd(0.1), plans.full_batch(1, 60), mix="output")
+        algorithms.apfl(TASK, optax.sgd(0.1), plans.full_batch(1, 60), mix="output")  # pyright: ignore[reportArgumentType]

@@ -77,7 +77,7 @@ def conjugate(loss: str, alpha: np.ndarray, y: np.ndarray) -> np.ndarray:
     assert loss == "squared" or ((b > -1e-12) & (b < 1 + 1e-12)).all()
     if loss == "squared":
         return alpha**2 / 2 - b
-    return -b if loss == "hinge" else sum(part * np.log(np.maximum(part, 1e-300)) for part in (b, 1 - b))
+    return -b if loss == "hinge" else np.sum([part * np.log(np.maximum(part, 1e-300)) for part in (b, 1 - b)], axis=0)
 
 
 def primal(loss: str, z: np.ndarray, y: np.ndarray) -> np.ndarray:

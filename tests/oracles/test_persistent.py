@@ -102,7 +102,7 @@ def test_without_momentum_nothing_persists():
 def test_a_schedule_of_steps_goes_on():
     """Each client counts its own steps: `w <- w - (w - 8) lr(step)`, lr of 1/2, then 1/4."""
     task, data = quadratics.problem(w=[8.0])
-    falling = optax.sgd(lambda step: jnp.where(step < 1, 0.5, 0.25))
+    falling = optax.sgd(lambda step: jnp.where(jnp.asarray(step) < 1, 0.5, 0.25))
     solve = lambda memory: local.descent(falling, plans.full_batch(1, 1), memory)  # noqa: E731
     kept = persistent(lambda memory: algorithms.fedavg(task, solve(memory)), data)
     assert quadratics.deployed(kept, task, data, rounds=2) == {"w": [5.0]}

@@ -103,7 +103,7 @@ def test_a_hypernetwork_of_one_bias_is_reptile():
         zeros["phi"][-1] = zeros["phi"][-1].at[-1].set(last[-1])
         return state._replace(server=state.server._replace(params=Params(zeros, params.stats)))
 
-    still = {"momentum": 0.0, "weight_decay": 0.0, "clip": 1e9}
+    still: dict[str, Any] = {"momentum": 0.0, "weight_decay": 0.0, "clip": 1e9}
     run = network.train(algorithms.pfedhn(TASK, solver(), server_lr=0.4, hidden=3, layers=1, **still), begin=begin)
     expected = network.train(algorithms.reptile(TASK, solver(), solver(), server_lr=0.4))
     flat = reference.flat(expected.state.server.params.trainable)
@@ -118,7 +118,7 @@ def test_published_step_of_a_linear_hypernetwork():
         return state._replace(server=state.server._replace(params=Params(net)))
 
     solve = local.descent(optax.sgd(q.LR), plans.full_batch(q.STEPS, 60))
-    still = {"momentum": 0.0, "weight_decay": 0.0, "clip": 1e9}
+    still: dict[str, Any] = {"momentum": 0.0, "weight_decay": 0.0, "clip": 1e9}
     build = algorithms.pfedhn(q.task(), solve, embedding=2, hidden=2, layers=0, server_lr=0.5, **still)
     net = play.play(q.task(), build, q.data(), begin=begin).state.server.params.trainable
     close(net["phi"][-1][:-1].T, [[0.068251666667, -0.065373697917], [0.136503333333, 0.177253333333]])

@@ -60,9 +60,7 @@ def superfed(
                 lam = {name: drawn[place] for name, place in layer.items()}
                 g = f.gradient({name: (1 - lam[name]) * y[name] + lam[name] * v[name] for name in y}, rows)
                 slope = {name: (1 - lam[name]) * g[name] for name in y}
-                if step:
-                    away = {name: y[name] - w[name] for name in y}
-                    slope = {name: slope[name] + mu * away[name] / np.linalg.norm(away[name]) for name in y}
+                slope = axpy(2 * mu, axpy(-1.0, w, y), slope)
                 mine = {name: lam[name] * g[name] for name in y}
                 if t >= start:
                     slope = axpy(nu, squared_cosine(y, v)[1], slope)

@@ -70,7 +70,7 @@ def loops(f: Federation, w: Tree, *, prior: float, beta: float, damping: float, 
                     slope[name] = slope[name] + share * (p * m[name] - h)
                     spread[name] = spread[name] + share * (p * np.exp(2 * r[name]) - 1)
                 m, r = reference.axpy(-network.LR, slope, m), reference.axpy(-network.LR, spread, r)
-            phi[i] = tuple({name: part[name] for name in network.HEAD} for part in (m, r))
+            phi[i] = {name: m[name] for name in network.HEAD}, {name: r[name] for name in network.HEAD}
             new = {name: np.maximum(np.exp(-2 * r[name]), cavity[0][name]) for name in network.BODY}
             found = reference.axpy(-1, cavity[0], new), {name: new[name] * m[name] - cavity[1][name] for name in new}
             moved = [
@@ -78,7 +78,7 @@ def loops(f: Federation, w: Tree, *, prior: float, beta: float, damping: float, 
                 for s, s_new in zip(factors[i], found, strict=True)
             ]
             changes.append([reference.axpy(-1, s, s_new) for s, s_new in zip(factors[i], moved, strict=True)])
-            factors[i] = tuple(moved)
+            factors[i] = moved[0], moved[1]
         for change in changes:
             precision, shift = reference.axpy(1, change[0], precision), reference.axpy(1, change[1], shift)
     return precision, shift, phi

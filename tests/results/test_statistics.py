@@ -130,3 +130,16 @@ def test_scores_below_zero_have_no_indices() -> None:
     summary = statistics.summarize(scores, np.ones(3))
     assert np.isnan([summary["jain"], summary["gini"], summary["uniformity"]]).all()
     assert (summary["mean"], summary["worst"]) == pytest.approx((0.2, -0.5))
+
+
+def test_recovery_from_a_drift() -> None:
+    """The round of the change is the first that is scored on the new concept: it is done in the next evaluation."""
+    rounds, scores = (
+        np.array([2, 4, 6, 8, 10]),
+        np.array([[0.7, 0.9], [0.9, np.nan], [0.4, 0.6], [0.8, 0.9], [0.9, 0.9]]),
+    )
+    assert statistics.recovery(rounds, scores, 4) == pytest.approx((0.4, 6.0))
+    assert statistics.recovery(rounds, scores, 4, share=0.9) == pytest.approx((0.4, 4.0))
+    assert statistics.recovery(rounds, scores, 3) == pytest.approx((-0.1, 1.0))
+    assert statistics.recovery(rounds, np.array([0.9, 0.9, 0.5, 0.6, 0.7])[:, None], 4).rounds == np.inf
+    assert np.isnan([*statistics.recovery(rounds, scores, 10), *statistics.recovery(rounds, scores, 1)]).all()
