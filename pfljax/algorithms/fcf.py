@@ -1,6 +1,7 @@
 """FCF: collaborative filtering where what a client likes never leaves it."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 from pfljax import masks, tree
 from pfljax.federation.reduce import mean, one_each, uniform
 from pfljax.federation.server import Server, fedopt
+from pfljax.learning import classes
 from pfljax.learning.local import average, mean_gradient
 from pfljax.learning.metrics import masked_mean
 from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, Model, Params, Reply, Task, Tree
@@ -67,15 +69,10 @@ def fcf(
     >>> bool((result.scores["personal", "test", "loss"][-1] < 0.01).all())
     True
     """
-    features, body = model.features, masks.negate(masks.head(model))
-    if features is None:
-        raise ValueError("fcf reads features of items, and the model has none: see pfljax.models.factors")
+    outputs = classes.number(model, "fcf reads features of items")
+    features, body = cast(Callable[..., Any], model.features), masks.negate(masks.head(model))
     steps = optax.add_decayed_weights(2 * lam), optax.adam(server_lr)  # pyright: ignore[reportArgumentType]
     server = fedopt(optax.chain(*steps))
-
-    outputs = jax.eval_shape(lambda: model.head(model.init(jax.random.key(0)), jnp.zeros((1, *model.features_shape))))[
-        0
-    ].shape[-1]
 
     def init_server(key: Array, num_clients: int) -> Server:
         params = task.init(key)

@@ -1,7 +1,7 @@
 """MOCHA: linear models of all clients, and a matrix of how they are related."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from pfljax import checks, masks, tree
 from pfljax.federation.reduce import handed, stack
 from pfljax.federation.table import gram, mixed, repeated, replaced, row
+from pfljax.learning import classes
 from pfljax.learning.losses import proximal
 from pfljax.types import (
     Algorithm,
@@ -108,9 +109,8 @@ def mocha(
     [2.0, 2.0]
     """
     checks.choice(loss, _ASCENTS, "mocha: loss")
-    if model.features is None:
-        raise ValueError("mocha is linear in features, and the model has none: see pfljax.models.from_linen")
-    features, top = model.features, masks.head(model)
+    outputs, top = classes.number(model, "mocha is linear in features"), masks.head(model)
+    features = cast(Callable[..., Any], model.features)
 
     def init_server(key: Array, num_clients: int) -> Related:
         params = task.init(key)
@@ -123,9 +123,7 @@ def mocha(
         return Received(mixed(row(sigma, id) / lam, server.v), safe * row(own, id) / lam)
 
     def init_client(received: Received, id: Array, key: Array) -> Duals:
-        start = task.init(key)
-        outputs = jax.eval_shape(lambda: model.head(start, jnp.zeros((1, *model.features_shape)))[0])
-        return Duals(jnp.zeros((capacity, outputs.shape[-1])), start)
+        return Duals(jnp.zeros((capacity, outputs)), task.init(key))
 
     def climbed(received: Received, own: Duals, data: ClientData, key: Array) -> tuple[Array, Tree]:
         """The duals, and `w_t + q d_t`."""
