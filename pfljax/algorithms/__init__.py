@@ -188,7 +188,8 @@ class Method(NamedTuple):
       factory: makes the algorithm.
       family: of methods that are shown together.
       sweep: the usual ranges of what may be tuned.
-      needs: client state, norm layers, features, class labels, validation examples, groups, public data.
+      needs: client state, norm layers, features, class labels, validation examples, groups, public data,
+        lasting examples (those of a client never change).
       bounds: of numbers, where they are not at least 0, and counts at least 1.
       prepare: a federation -> the one that trains; None: itself.
       down, up: numbers that a client receives in a round, and sends: formulas of the numbers of a model `w`, of its
@@ -670,7 +671,7 @@ METHODS: dict[str, Method] = {
         mocha,
         "multi-task",
         sweep={"lam": (1e-3, 10.0)},
-        needs=(*_STATE, *_FEATURES),
+        needs=(*_STATE, *_FEATURES, "lasting examples"),
         bounds={"lam": _POSITIVE, "omega_every": Bounds(least=0)},
         down="head + 1",
         up="head",

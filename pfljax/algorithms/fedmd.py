@@ -78,7 +78,7 @@ def fedmd(
 
     Deviations from the source: the consensus is digested at the start of the next round; clients do not begin by
     training on labelled public examples (`tasks.starting` begins at any model).
-    Source: Li and Wang, "FedMD: Heterogenous Federated Learning via Model Distillation", 2019, Algorithm 1.
+    Source: Li and Wang, "FedMD: Heterogenous Federated Learning via Model Distillation", 2019, and the author's code.
 
     Two clients that know one class each hear of the other on two public examples:
 

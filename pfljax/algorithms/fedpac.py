@@ -82,7 +82,7 @@ def fedpac(
 
     Deviations from the source: a quadratic program takes 500 accelerated projected steps, and no eigenvalue is dropped,
     as none is negative. Source: Xu et al., "Personalized Federated Learning with Feature Alignment and Classifier
-    Collaboration", ICLR 2023, Algorithm 1.
+    Collaboration", ICLR 2023, and the authors' code.
 
     >>> import numpy as np, optax, pfljax as pfl
     >>> held = [(np.eye(2), [0, 1]), (np.eye(2), [1, 0])]

@@ -48,7 +48,7 @@ def fedproto(
         each example.
 
     Deviations from the source: prototypes are taken after training, in a pass over all examples.
-    Source: Tan et al., "FedProto: Federated Prototype Learning across Heterogeneous Clients", AAAI 2022, Algorithm 1.
+    Source: Tan et al., "FedProto: Federated Prototype Learning across Heterogeneous Clients", AAAI 2022.
 
     >>> import numpy as np, optax, pfljax as pfl
     >>> held = [(np.eye(2), [0, 1]), (np.eye(2), [1, 0])]

@@ -77,7 +77,8 @@ def mocha(
       plan: the minibatches, whose examples are visited one after the other.
       model: the network of the task. `x_ti` is what its head reads, the features of the body as it starts; of
         `logistic` that is the example itself. The head must be linear.
-      capacity: examples of the largest client, static. The models of a client that has more become NaN.
+      capacity: examples of the largest client, static. The models of a client that has more become NaN; the examples of
+        a client must not drift.
       loss: `max(0, 1 - y z)`, `(z - y)^2 / 2` or `log(1 + exp(-y z))`, static. Of classes each output learns its own
         against the rest, `y = +-1`; the squared loss takes real targets too.
       lam: strength of the regularization, > 0, traced; of a sum over examples, so in units of examples.

@@ -4,7 +4,7 @@ from pfljax.data import drift, heterogeneity, partition, synthetic
 from pfljax.data.dataset import Dataset, from_arrays
 from pfljax.data.drift import drifting
 from pfljax.data.federated import FederatedData, federate, from_clients
-from pfljax.data.groups import featurized, grouped, kinds, num_groups
+from pfljax.data.groups import featurized, grouped, in_turn, kinds, num_groups
 from pfljax.data.partition import Partitioner
 from pfljax.data.sources import load
 
@@ -20,6 +20,7 @@ __all__ = [
     "from_clients",
     "grouped",
     "heterogeneity",
+    "in_turn",
     "kinds",
     "load",
     "num_groups",

@@ -42,7 +42,7 @@ def grouped(data: FederatedData, clusters: int, *, seed: int = 0) -> FederatedDa
 
     checks.each(Count, clusters=clusters)
     checks.each(Seed, seed=seed)
-    named = data.traits if isinstance(data.traits, dict) else {"context": data.traits} if _known(data) else {}
+    named = _by_name(data)
     if "group" in named:
         raise ValueError(f"clients of {data.name} have the trait 'group' already: use it as it is, or leave it out")
     context = _context(data)
@@ -106,6 +106,24 @@ def kinds(data: FederatedData, count: int) -> np.ndarray:
             f"{present.tolist()}: give each of the {count} networks, counted from 0, to at least one of them"
         )
     return kind
+
+
+def in_turn(data: FederatedData, count: int) -> FederatedData:
+    """The same federation, where client n has the trait `kind` n modulo `count`, unless clients have one already.
+
+    >>> from pfljax.data import from_clients
+    >>> in_turn(from_clients([([[0.0]], [0])] * 3), count=2).traits["kind"].tolist()
+    [0, 1, 0]
+    """
+    named = _by_name(data)
+    if "kind" in named:
+        return data
+    return data.with_traits({**named, "kind": np.arange(data.num_clients + data.num_unseen) % count})
+
+
+def _by_name(data: FederatedData) -> dict[str, Any]:
+    """The traits; those that are no dictionary are the `context`."""
+    return data.traits if isinstance(data.traits, dict) else {"context": data.traits} if _known(data) else {}
 
 
 def _numbered(data: FederatedData, trait: str) -> np.ndarray | None:

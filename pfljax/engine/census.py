@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,12 @@ def taken(data: FederatedData, train: FederatedData, kinds: int) -> tuple[np.nda
 def numbers(data: FederatedData) -> Array:
     """[N + U] the kind of each client, where there are several."""
     return jnp.asarray(data.traits["kind"])
+
+
+def members(data: FederatedData, ids: Array, counts: Sequence[int]) -> list[Array]:
+    """Those of `ids` that are of each kind, of which there are so many."""
+    own = numbers(data)[ids]
+    return [ids[jnp.nonzero(own == kind, size=count)[0]] for kind, count in enumerate(counts)]
 
 
 def of_kind(draw: Draw, mine: Array, seats: int, empty: int) -> Draw:
@@ -87,8 +93,9 @@ def in_a_row(parts: Sequence[Tree]) -> Tree:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts) if len(parts) > 1 else parts[0]
 
 
-def of_all(scores: Sequence[tuple[Any, dict[Score, Array]]]) -> dict[Any, Array]:
+def of_all(each: Iterable[tuple[Any, dict[Score, Array]]]) -> dict[Any, Array]:
     """The scores of all clients from those of each kind with their ids; NaN where a kind has no such model."""
+    scores = list(each)
     if len(scores) == 1:
         return scores[0][1]
     names = dict.fromkeys(name for _, found in scores for name in found)

@@ -124,7 +124,7 @@ class OnDevice:
             deployed, states = site.deployed(hyper, state.round), apart(state.clients, site.rounds.census)
             return together([
                 site.rounds.personalized(deployed, state.server, clients, state.round, key, data, kind)
-                for kind, clients in enumerate(zip(site.rounds.members(data), states, strict=True))
+                for kind, clients in enumerate(zip(site.rounds.members(data)[0], states, strict=True))
             ])  # fmt: skip
 
         return site.programs.call("personalized", personalized, site.placed(state), key, hyper, site.data)

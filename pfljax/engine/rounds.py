@@ -82,15 +82,14 @@ class Rounds:
     capacity: int
     census: Census = ()
 
-    def members(self, data: FederatedData, *, unseen: bool = False) -> list[Array]:
-        """The ids of the clients of each kind, ascending: those that train, or the unseen ones."""
+    def members(self, data: FederatedData) -> tuple[list[Array], list[Array]]:
+        """The ids of the clients of each kind, ascending: of those that train, and of the unseen ones."""
         ids = jnp.arange(data.num_clients + data.num_unseen)
-        ids = ids[data.num_clients :] if unseen else ids[: data.num_clients]
+        known, unseen = ids[: data.num_clients], ids[data.num_clients :]
         if not self.census:
-            return [ids]
-        own = census.numbers(data)[ids]
-        counts = [count[unseen] for count in self.census]
-        return [ids[jnp.nonzero(own == kind, size=count)[0]] for kind, count in enumerate(counts)]
+            return [known], [unseen]
+        known_counts, unseen_counts = zip(*self.census, strict=True)
+        return census.members(data, known, known_counts), census.members(data, unseen, unseen_counts)
 
     def clients(self, algorithm: Algorithm, server: Tree, ids: Array, key: Array, kind: int = 0) -> Tree:
         """The states of clients `ids` [n] before their first round, leaves [n, ...]."""
@@ -104,7 +103,7 @@ class Rounds:
     def init(self, algorithm: Algorithm, key: Array, train: FederatedData) -> State:
         """The state before the first round."""
         server = self.server(algorithm, key, train.num_clients)
-        parts = [self.clients(algorithm, server, ids, key, kind) for kind, ids in enumerate(self.members(train))]
+        parts = [self.clients(algorithm, server, ids, key, kind) for kind, ids in enumerate(self.members(train)[0])]
         return State(server, together(parts), jnp.asarray(0), self.selector.init(train.num_clients))
 
     def advance(
@@ -231,18 +230,21 @@ class Rounds:
             for kind, own in enumerate(rows)
         ]
         totals, stays = [list(each) for each in zip(*walks, strict=True)]
-        rows = [kept.client for kept in stays]
-        told = [(kept.finite, kept.metrics, walked.weight) for kept, walked in zip(stays, seats.walked, strict=True)]
-        finite, reported, weights = jax.tree.map(lambda leaf: leaf[seats.back], in_a_row(told))
-        if reduce.summed:
-            terms = functools.reduce(tree.add, alike(totals, rows=False))
-        else:
-            terms = jax.tree.map(lambda leaf: leaf[seats.back], in_a_row(alike(totals, rows=True)))
+
+        def drawn(rows: Sequence[Tree]) -> Tree:
+            """Rows of each kind's seats as those of the draw."""
+            return jax.tree.map(lambda leaf: leaf[seats.back], in_a_row(rows))
+
+        sent = alike(totals, rows=not reduce.summed)
+        terms = functools.reduce(tree.add, sent) if reduce.summed else drawn(sent)
+        weights = drawn([walked.weight for walked in seats.walked])
         view = Cohort(draw.ids, reduce.lower(terms, weights), weights, train.everybodys())
         updated = algorithm.server_update(server, view, jax.random.fold_in(key, _SERVER))
         updated = tree.where(jnp.any(weights > 0), updated, server)
-        log = draw._asdict() | {"finite": finite, "server_finite": tree.finite(updated)}
-        return updated, rows, log | {_REPORTED + name: value for name, value in reported.items()}
+        log = draw._asdict() | {"finite": drawn([kept.finite for kept in stays]), "server_finite": tree.finite(updated)}
+        reported = drawn([kept.metrics for kept in stays])
+        log |= {_REPORTED + name: value for name, value in reported.items()}
+        return updated, [kept.client for kept in stays], log
 
     def _walked(
         self, algorithm: Algorithm, reduce: Reduce, shared: Tree, walked: Seat, rows: Tree, plan: walk.Layout
@@ -276,18 +278,18 @@ class Rounds:
 
     def evaluate(self, algorithm: Algorithm, state: State, key: Array, data: FederatedData) -> dict[Score, Array]:
         """Scores of all clients, see `Simulation.evaluate`."""
-        known = [
+        known, unseen = self.members(data)
+        scores = of_all(
             (ids, self.scores(algorithm, state.server, (ids, part), state.round, key, data, kind))
-            for kind, (ids, part) in enumerate(zip(self.members(data), apart(state.clients, self.census), strict=True))
-        ]
-        if not data.num_unseen:
-            return of_all(known)
-        unseen = [
-            (ids, self.unseen(algorithm, state.server, ids, state.round, key, data, kind))
-            for kind, ids in enumerate(self.members(data, unseen=True))
-            if len(ids)
-        ]
-        return OrderedDict(of_all(known) | of_all(unseen))
+            for kind, (ids, part) in enumerate(zip(known, apart(state.clients, self.census), strict=True))
+        )
+        if data.num_unseen:
+            scores |= of_all(
+                (ids, self.unseen(algorithm, state.server, ids, state.round, key, data, kind))
+                for kind, ids in enumerate(unseen)
+                if len(ids)
+            )
+        return scores
 
     def scores(
         self,

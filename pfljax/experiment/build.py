@@ -82,6 +82,8 @@ def prepare(
       FileNotFoundError: if the data are not found.
     """
     data = load_data(config.data) if data is None else data
+    if config.kinds and model is None:
+        data, model = data_layer.in_turn(data, len(config.kinds)), config.kinds
     networks = [models.compute_in(network, config.run.precision) for network in _networks(config.model, data, model)]
     learned: Any = tasks.regression if data.num_classes is None else tasks.classification
     if config.run.metrics is not None:
@@ -101,6 +103,11 @@ def prepare(
         raise ValueError(
             f"{config.algorithm.name} compares models on validation examples, and no client has any: set "
             "data.validation=0.2"
+        )
+    if "lasting examples" in row.needs and data.drift is not None:
+        raise ValueError(
+            f"{config.algorithm.name} keeps a number for each example, and those of {data.name} change: leave "
+            "data.drift out, or choose mocha_primal"
         )
     if len(networks) > 1 and row.prepare is POOLED:
         raise ValueError(

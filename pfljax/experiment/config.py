@@ -240,6 +240,8 @@ class Config:
     Args:
       data: examples and clients; None if a program gives the federation.
       model: a model of `models.MODELS` with its arguments; None if a program gives one of its own.
+      kinds: instead of `model`, where clients are of several kinds: a section like it for each, by names. Client n has
+        the network of place n modulo their number, unless the clients' trait `kind` says which.
       algorithm: a method with its options, see `recipe.build`.
       methods: method -> options that it has wherever it is run; `algorithm` comes before them.
       local: solver of a client's round.
@@ -253,6 +255,7 @@ class Config:
 
     data: DataConfig | None = DataConfig()
     model: Choice | None = Choice("mlp", {"hidden": (100,)})
+    kinds: dict[str, Any] = field(default_factory=dict)
     algorithm: Choice = Choice("fedavg")
     methods: dict[str, Any] = field(default_factory=dict)
     local: SolverConfig = field(default_factory=SolverConfig)
@@ -272,8 +275,11 @@ class Config:
     def __post_init__(self) -> None:
         checks.fields(self)
         if self.model is not None:
-            checks.choice(self.model.name, models.MODELS, "model.name")
-            checks.arguments(models.MODELS[self.model.name], self.model.options, "model", skip=2)
+            _check_model(self.model, "model")
+        if len(self.kinds) == 1:
+            raise ValueError(f"kinds={self.kinds}: name a network for each of several kinds, or set model")
+        for kind, given in self.kinds.items():
+            _check_model(_section(Choice, given, f"kinds.{kind}"), f"kinds.{kind}")
         checks.choice(self.algorithm.name, METHODS, "algorithm.name")
         check_options(self.algorithm.name, self.algorithm.options)
         checks.names(self.methods, METHODS, "methods")
@@ -319,6 +325,8 @@ class Config:
             reason = f"has no effect on {who}, which trains on all data in every round: leave it out"
             for section, fields_of in {"cohort": CohortConfig, "wrappers": WrappersConfig}.items():
                 reasons |= {f"{section}.{name}": reason for name in checks.hints(fields_of)}
+        if self.kinds:
+            reasons["model"] = f"has no effect: the networks are those of kinds, {', '.join(self.kinds)}; leave it out"
         clusters = None if self.data is None or self.data.featurized else self.data.clusters
         if clusters is not None and not any("groups" in method(name).needs for name in methods):
             reasons["data.clusters"] = f"has no effect on {who}: it is for methods of groups, such as context_clustered"
@@ -347,6 +355,11 @@ def from_config_dict(values: Mapping[str, Any] | ConfigDict) -> Config:
             left = checks.idle(SolverConfig, inherited).keys() - values[name].keys()
             values[name] = {key: value for key, value in inherited.items() if key not in left}
     return _section(Config, values, "config")
+
+
+def _check_model(model: Choice, where: str) -> None:
+    checks.choice(model.name, models.MODELS, f"{where}.name")
+    checks.arguments(models.MODELS[model.name], model.options, where, skip=2)
 
 
 def _section(cls: type, values: Any, where: str) -> Any:

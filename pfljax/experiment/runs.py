@@ -151,7 +151,7 @@ def resume(out: str | Path, *, rounds: int | None = None, progress: bool = False
 
 @checks.by_hints(rest=engine.simulate)
 def compare(
-    task: Task,
+    task: Task | Sequence[Task],
     algorithms: Mapping[str, Build],
     data: FederatedData,
     *,
@@ -164,7 +164,7 @@ def compare(
     """Runs algorithms on the same data. One that diverges stands with its evaluations before, if it has any.
 
     Args:
-      task: the model, for predictions.
+      task: the model, for predictions; one for each kind of clients where they are of several (`federation.kinds`).
       algorithms: name -> algorithm; `local_only` is what the others are compared with.
       data: the federation.
       rounds: how many in total.

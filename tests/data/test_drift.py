@@ -177,6 +177,12 @@ def test_mistakes(make: Any, message: str) -> None:
         make()
 
 
+def test_what_is_kept_for_an_example_does_not_drift() -> None:
+    config = {"data": {"drift": {"changes": [3]}}, "algorithm": {"name": "mocha"}}
+    with pytest.raises(ValueError, match="mocha keeps a number for each example, and those of digits"):
+        experiment.prepare(experiment.from_config_dict(config))
+
+
 def test_parts_in_time_make_their_own_validation() -> None:
     dealt = federate(from_arrays(np.ones((20, 1)), [0, 1] * 10), iid(2), validation=0.2, chronological=True)
     with pytest.raises(ValueError, match="has validation examples: deal it without, and give in_time their share"):

@@ -18,7 +18,7 @@ import optax
 import pytest
 
 import pfljax as pfl
-from pfljax import algorithms, masks, models, tree
+from pfljax import algorithms, experiment, masks, models, tree
 from pfljax.data import FederatedData
 from pfljax.engine import rows
 from pfljax.engine.ensemble import Point, simulate_many
@@ -248,6 +248,32 @@ def test_by_name():
     compared = pfl.compare(data(), widths, ["local_only"], **given)
     assert compared["local_only"].models is not None
     assert isinstance(compared["local_only"].models[1].params, Params)
+
+
+def test_in_a_configuration(tmp_path: Path):
+    """Clients take the networks in turn; a run goes on from its folder."""
+    sections: dict[str, Any] = {
+        "data": {"name": "digits", "partition": {"name": "iid", "clients": 3}},
+        "kinds": {"small": {"name": "logistic"}, "large": {"name": "mlp", "hidden": (5,)}},
+        "algorithm": {"name": "local_only"},
+        "local": {"plan": "steps", "steps": 1},
+        "run": {"rounds": 1},
+    }
+    result = pfl.run(experiment.from_config_dict(sections), tmp_path / "run")
+    assert result.models is not None
+    sizes = [len(jax.tree.leaves(result.models[n].params)) for n in range(3)]
+    assert sizes == [2, 4, 2]
+    again = pfl.resume(tmp_path / "run", rounds=2)
+    assert isinstance(again, pfl.Result)
+    assert again.rounds.tolist() == [1, 2]
+    for change, sentence in {
+        "one": ({"kinds": {"a": {"name": "mlp"}}}, "name a network for each of several kinds"),
+        "wrong": ({"kinds": {"a": {"name": "mlp"}, "b": {"name": "mpl"}}}, "kinds.b.name='mpl': did you mean 'mlp'"),
+    }.values():
+        with pytest.raises(ValueError, match=sentence):
+            experiment.from_config_dict(sections | change)
+    with pytest.raises(ValueError, match=r"config\.model has no effect: the networks are those of kinds, small, large"):
+        pfl.run(experiment.from_config_dict(sections | {"model": {"name": "cnn"}}))
 
 
 @pytest.mark.parametrize(
