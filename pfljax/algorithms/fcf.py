@@ -96,7 +96,7 @@ def fcf(
             return tree.scale(1 / jnp.maximum(jnp.sum(batch.mask), 1), (y.T @ (c * y), y.T @ (c * p)))
 
         left, right = tree.scale(data.size.astype(float), average(normal, data, batch_size=128))
-        return jnp.linalg.solve(left + lam * jnp.eye(left.shape[0], dtype=left.dtype), right)
+        return _solved(left + lam * jnp.eye(left.shape[0], dtype=left.dtype), right)
 
     def client_update(items: Params, client: tuple[()], data: ClientData, key: Array) -> Reply:
         x = factor(items, data)
@@ -125,3 +125,17 @@ def fcf(
         reduce=uniform(mean),
         predict=predict,
     )
+
+
+def _solved(matrix: Array, right: Array) -> Array:
+    """`matrix^-1 right` for a positive definite matrix, by Gauss and Jordan's elimination, which needs no pivots then.
+
+    It is compiled with the rest: LAPACK's solvers were seen to hang where clients are on several CPU devices.
+    """
+
+    def eliminated(k: Array, rows: Array) -> Array:
+        pivot = rows[k] / rows[k, k]
+        return (rows - rows[:, k, None] * pivot[None]).at[k].set(pivot)
+
+    rows = jnp.concatenate([matrix, right], axis=1)
+    return jax.lax.fori_loop(0, matrix.shape[0], eliminated, rows)[:, matrix.shape[0] :]

@@ -25,7 +25,7 @@ def pfedhn(
     hidden: int = 100,
     layers: int = 3,
     init: Init = "per_client",
-    server_lr: Array | float = 0.01,
+    server_lr: Array | float = 0.1,
     momentum: Array | float = 0.9,
     weight_decay: Array | float = 1e-3,
     clip: Array | float = 50.0,
@@ -44,7 +44,7 @@ def pfedhn(
       hidden: width of H, static.
       layers: hidden layers of H after the first, static; 0 and more.
       init: `v_i` random for each client, or the same for all.
-      server_lr: learning rate of the server, traced.
+      server_lr: learning rate of the server, traced; the authors' 0.01 is for one client a round.
       momentum: of the server's steps, in [0, 1), traced.
       weight_decay: of `phi` and `v`, traced.
       clip: largest norm of the server's gradient, > 0, traced.
@@ -86,7 +86,7 @@ def pfedhn_pc(
     hidden: int = 100,
     layers: int = 3,
     init: Init = "per_client",
-    server_lr: Array | float = 0.01,
+    server_lr: Array | float = 0.1,
     momentum: Array | float = 0.9,
     weight_decay: Array | float = 1e-3,
     clip: Array | float = 50.0,

@@ -50,9 +50,9 @@ def virtual(
     local: LocalSolver,
     personal: Mask,
     *,
-    prior: Array | float = 100.0,
-    beta: Array | float = 1.0,
-    damping: Array | float = 0.1,
+    prior: Array | float = 30.0,
+    beta: Array | float = 0.01,
+    damping: Array | float = 0.5,
     samples: int = 1,
 ) -> Algorithm:
     """Shared weights `theta ~ q(theta) = p(theta) prod_i s_i(theta)`, own weights `phi_i ~ q_i(phi_i)`, all Gaussian.
