@@ -24,7 +24,9 @@ def fedsr(
     beta: Array | float = 5e-4,
     server: ServerOptimizer | None = None,
 ) -> Algorithm:
-    """FedAvg with features `z ~ N(mu(x), sigma(x)^2)`; with h the head, clients descend the mean over examples of
+    """FedAvg with features that are drawn, `z ~ N(mu(x), sigma(x)^2)`.
+
+    With h the head, clients descend the mean over examples of
 
     `CE(h(z), y) + alpha ||z|| + beta KL(N(mu(x), sigma(x)^2) || N(r_y, s_y^2))`.
 

@@ -183,7 +183,7 @@ def discrepancy(x: Array, y: Array, mask: Array, scales: Sequence[float] = (10.0
 
     `mean k(x, x') + mean k(y, y') - 2 mean k(x, y)`, `k(u, v) = sum_a exp(-||u - v||^2 / (2 a))`.
 
-    Source: Gretton et al., "A Kernel Two-Sample Test", Journal of Machine Learning Research 2012, equation 5.
+    Source: Gretton et al., "A Kernel Two-Sample Test", Journal of Machine Learning Research 2012.
 
     >>> x, y = jnp.array([[0.0, 0.0], [1.0, 0.0]]), jnp.array([[0.0, 1.0], [2.0, 0.0]])
     >>> round(float(discrepancy(x, y, jnp.ones(2))), 3)
