@@ -127,7 +127,7 @@ def fcf(
 def _solved(matrix: Array, right: Array) -> Array:
     """`matrix^-1 right` for a positive definite matrix, by Gauss and Jordan's elimination, which needs no pivots then.
 
-    It is compiled with the rest: LAPACK's solvers were seen to hang where clients are on several CPU devices.
+    It is compiled with the rest of a client's round, where a solver of LAPACK would be a call.
     """
 
     def eliminated(k: Array, rows: Array) -> Array:
