@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
         {
             "data": {
                 "name": "digits",
-                "partition": {"name": "dirichlet", "clients": 20, "alpha": 0.1},
+                "partition": {"name": "dirichlet", "clients": 20, "alpha": 0.1, "min_size": 10},
                 "test": 0.25,
                 "validation": 0.15,
                 "public": 0.1,
