@@ -692,7 +692,7 @@ METHODS: dict[str, Method] = {
     "fcf": Method(
         fcf,
         "relational",
-        sweep={"lam": (1e-2, 10.0), "confidence": (1.0, 100.0), "server_lr": (1e-3, 1.0)},
+        sweep={"lam": (1e-2, 10.0), "server_lr": (1e-3, 1.0)},
         needs=("features",),
         bounds={"lam": _POSITIVE},
         down="w - head",

@@ -162,7 +162,7 @@ def _round_flops(workload: dict[str, Any], made: Recipe) -> float | None:
         if algorithm.reduce.summed:
             terms = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), terms)
         ids, uploads = jnp.arange(workload["cohort"]), algorithm.reduce.lower(terms, weights)
-        return algorithm.server_update(server, Cohort(ids, uploads, weights, view(examples, _FEW)), key)
+        return algorithm.server_update(server, Cohort(ids, uploads, weights, view(examples, jnp.asarray(_FEW))), key)
 
     batches, counts = np.unique(-(-clients // workload["batch_size"]), return_counts=True)
     full = [int(number) * workload["batch_size"] for number in batches]

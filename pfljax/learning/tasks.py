@@ -85,9 +85,10 @@ def chosen(
     Raises:
       ValueError: if there are no values.
 
+    >>> import dataclasses
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[8.0])
-    >>> data = data.client(0)._replace(validation=data.client(0).public._replace(size=1))
+    >>> data = dataclasses.replace(data, validation=data.train).client(0)
     >>> make = lambda value: (Params({"w": value}), ())
     >>> float(chosen(task, make, (0.0, 7.0, 11.0), data, jax.random.key(0))[0].trainable["w"])
     7.0

@@ -156,6 +156,7 @@ def test_blocks_of_any_size_give_the_same(name: str):
 
 
 @pytest.mark.usefixtures("strict")
+@one_of_each_family
 def test_everybody_is_evaluated_and_newcomers_are_personalized(name: str):
     (run, _), hyper = traced(name), recipe_of(name).hyper
     state, _ = run.advance(run.init(KEY, **hyper), KEY, 2, AT_MOST, **hyper)
@@ -177,6 +178,7 @@ def test_everybody_is_evaluated_and_newcomers_are_personalized(name: str):
 
 
 @pytest.mark.usefixtures("strict")
+@one_of_each_family
 def test_each_round_of_onboarding_changes_what_a_newcomer_keeps(name: str):
     recipe, data, id = recipe_of(name), federation(), jax.numpy.asarray(CLIENTS)
     algorithm = recipe.make(**recipe.hyper)

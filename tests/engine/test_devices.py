@@ -94,7 +94,7 @@ BY_OPTIMIZER = {
     ("program", "devices", "cases"),
     [
         pytest.param(CLIENTS, 2, ALWAYS, id="clients"),
-        pytest.param(POINTS, 2, ALWAYS, id="points"),
+        pytest.param(POINTS, 2, ALWAYS, id="points", marks=pytest.mark.slow),
         *(
             pytest.param(CLIENTS, 4, cases, id=f"clients of all, {optimizer}", marks=pytest.mark.slow)
             for optimizer, cases in BY_OPTIMIZER.items()

@@ -159,6 +159,7 @@ def test_dropped_clients_leave_no_trace():
         assert log["finite"].all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_one_by_one_and_from_host_memory_is_the_same():
     first, other = (
@@ -204,6 +205,7 @@ def test_runs_resume_bit_for_bit_and_deploy_each_clients_network(tmp_path: Path)
     assert whole.bytes_down == head * whole.log["ids"].size
 
 
+@pytest.mark.slow
 def test_an_ensemble_gives_what_each_run_gives():
     options: Any = {"rounds": 2, "cohort": COHORT, "devices": jax.devices()[:1]}
     points = [Point(seed, {"lr": lr}) for seed, lr in ((0, 0.1), (1, 0.05))]
@@ -229,6 +231,7 @@ print(json.dumps(max(float(np.nanmax(np.abs(a.astype(float) - b))) for a, b in z
 """
 
 
+@pytest.mark.slow
 def test_several_devices_give_what_one_gives():
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
     command = [sys.executable, "-c", DEVICES]

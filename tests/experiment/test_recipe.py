@@ -41,7 +41,11 @@ NORMS = 2 * 4 + 2 * 4
 def _data() -> FederatedData:
     generator = np.random.default_rng(0)
     pairs = [(generator.normal(size=(n, 5)).astype(np.float32), generator.integers(0, 3, n)) for n in SIZES]
-    return from_clients(pairs, pairs, num_classes=3).with_traits({"group": [0, 0]})
+    return (
+        from_clients(pairs, pairs, num_classes=3)
+        .with_traits({"group": [0, 0]})
+        .with_public(np.ones((2, 5), np.float32))
+    )
 
 
 DATA = _data()

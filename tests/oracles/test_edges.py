@@ -110,9 +110,14 @@ def test_a_model_of_ifca_without_members_does_not_roll_on():
     build = algorithms.ifca(task, solver(lr=1.0), clusters=2, server=fedopt(optax.sgd(1.0, momentum=0.9)))
     run, state = beginning(build, task, data, cohort=cohorts([0, 1], [0]))
     models = Params({"w": jnp.array([-1.0, 1.0])})
-    state, _ = run.run(state._replace(server=state.server._replace(params=models)), KEY, 1)
-    close(w(jax.device_get(state).server.params), [-2, 2])
-    close(w(after(run, state).server.params), [-2.9, 2])
+    state, _ = run.run(beginning_with(state, models), KEY, 1)
+    close(w(jax.device_get(state).server.own.params), [-2, 2])
+    close(w(after(run, state).server.own.params), [-2.9, 2])
+
+
+def beginning_with(state: State, models: Params) -> State:
+    """The K models of a server with clusters."""
+    return state._replace(server=state.server._replace(own=state.server.own._replace(params=models)))
 
 
 def test_an_empty_slot_never_replies():
@@ -270,14 +275,15 @@ ALONE: dict[str, dict[str, Any]] = {
     "heurfedamp": {"self_weight": 0.1},
     "ditto_by_size": {"lam": 2.0},
     "fedmeta": {"server_lr": 0.05},
+    "pfedhn_pc": {"weight_decay": 0.0},
 }
 
 
-# VIRTUAL is pulled by its prior, CBFL deploys several models.
+# VIRTUAL is pulled by its prior, CBFL deploys several models, SuperFed trains mixtures that are drawn.
 LONELY = [
     name
     for name, row in algorithms.METHODS.items()
-    if not {"class labels", "features"} & {*row.needs} and name not in ("virtual", "cbfl")
+    if not {"class labels", "features"} & {*row.needs} and name not in ("virtual", "cbfl", "superfed")
 ]
 
 
@@ -377,10 +383,9 @@ def test_ifca_chooses_by_the_loss_that_it_would_be_scored_with():
 
     task = plain._replace(loss=loss)
     run, state = beginning(algorithms.ifca(task, solver(lr=1.0), clusters=2), task, data)
-    models = Params({"w": jnp.array([-1.0, 1.0])})
-    state = state._replace(server=state.server._replace(params=models))
+    state = beginning_with(state, Params({"w": jnp.array([-1.0, 1.0])}))
     close(w(run.personalized(state, KEY)), [1.0])
-    close(w(after(run, state).server.params), [-1, 2])
+    close(w(after(run, state).server.own.params), [-1, 2])
 
 
 def test_equal_weights_are_an_option_of_every_method_that_weighs_by_examples():

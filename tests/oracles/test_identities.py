@@ -93,7 +93,7 @@ def test_equals_fedavg(method):
 
 @pytest.mark.usefixtures("optimized")
 def test_one_cluster_is_fedavg():
-    models = shared(network.train(algorithms.ifca(TASK, solver(), clusters=1)))
+    models = network.train(algorithms.ifca(TASK, solver(), clusters=1)).state.server.own.params
     fedavg = shared(network.train(reduced_by(algorithms.fedavg(TASK, solver()), EVEN)))
     play.assert_bitwise(jax.tree.map(lambda leaf: leaf[0], models), fedavg)
 

@@ -154,7 +154,7 @@ def test_what_was_sent_and_what_is_owed_is_what_was_learned(name: str):
     algorithm = compressed(algorithms.fedavg(task, STEP), COMPRESSORS[name])
     for rounds in (1, 7):
         run = play.play(task, algorithm, data, rounds)
-        owed = run.state.clients.residual.trainable["w"][0]
+        owed = run.state.clients.more.trainable["w"][0]
         sent = -run.state.server.params.trainable["w"]
         np.testing.assert_allclose(sent + owed, rounds * LR * gradient, rtol=0, atol=1e-13)
         assert np.any(np.abs(owed) > 1e-3)
@@ -196,7 +196,7 @@ def test_clients_who_share_a_part_owe_a_part():
     task, data = quadratics.problem(body=[[0.0, 3.0], [8.0, 1.0]], head=[1.0, 5.0])
     algorithm = compressed(algorithms.fedper(task, STEP, masks.named("head")), wrappers.top_k(0.5))
     run = play.play(task, algorithm, data, 60)
-    assert run.state.clients.residual.trainable["head"] is None
+    assert run.state.clients.more.trainable["head"] is None
     np.testing.assert_allclose(run.state.clients.client.trainable["head"], [1, 5], atol=1e-9)
 
 
