@@ -688,6 +688,7 @@ METHODS: dict[str, Method] = {
         bounds={"prior": _POSITIVE, "damping": _SHARE},
         down="2 * (w - head) - stats",
         up="2 * (w - head) - stats",
+        draws=True,
     ),
     "fcf": Method(
         fcf,

@@ -99,7 +99,7 @@ BY_OPTIMIZER = {
             pytest.param(CLIENTS, 4, cases, id=f"clients of all, {optimizer}", marks=pytest.mark.slow)
             for optimizer, cases in BY_OPTIMIZER.items()
         ),
-        pytest.param(POINTS, 4, BY_OPTIMIZER["sgd"], id="points of all", marks=pytest.mark.slow),
+        pytest.param(POINTS, 4, [f"{name} sgd" for name in FIRSTS], id="points of each family", marks=pytest.mark.slow),
     ],
 )
 def test_several_devices_give_what_one_gives(program: str, devices: int, cases: list[str]):
