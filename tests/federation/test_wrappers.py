@@ -16,7 +16,7 @@ import pytest
 
 from pfljax import algorithms, masks, quadratics, tree
 from pfljax.data import FederatedData
-from pfljax.engine import accounting
+from pfljax.engine import accounting, programs
 from pfljax.federation import wrappers
 from pfljax.federation.reduce import geometric_median, krum, mean, median, trimmed, uniform
 from pfljax.federation.wrappers import attacked, clipped, compressed, noised, reduced_by
@@ -26,6 +26,9 @@ from tests.algorithms.test_contract import KEY, same
 from tests.zoo import CLIENTS, FAMILIES, FIRSTS, federation, recipe_of
 
 EVEN = uniform(mean)
+QUICK = {"xla_backend_optimization_level": 0}
+if programs._known("xla_cpu_use_fusion_emitters", True):  # both halves of a program are then compiled alike
+    QUICK["xla_cpu_use_fusion_emitters"] = True
 every_method = pytest.mark.parametrize("name", FAMILIES)
 
 
@@ -130,7 +133,7 @@ def test_wrappers_without_effect_are_not_there_and_one_program_serves_all_values
     given = recipe.make(**recipe.hyper)
     feedback, summed = not unlike(given), not several(given)
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @partial(jax.jit, compiler_options=QUICK)
     def both(values: dict[str, Any], data: FederatedData) -> tuple[Tree, Tree]:
         algorithm = recipe.make(**recipe.hyper)
         algorithm = algorithm if trains else feigned(algorithm, data)
