@@ -43,16 +43,19 @@ def test_every_method_can_be_prepared(path: Path) -> None:
     missing |= {"validation examples": r"no client has any: set data\.validation=0\.2"}
     config = cli.read_config(str(path))
     data = experiment.load_data(config.data)
-    shown = data.with_public(data.examples.x[:9])
+    assert config.data is not None
+    shown = data.with_public(data.examples.x[:9]) if data.public is None else data
+    have = {"validation examples": config.data.validation, "groups": config.data.clusters}
+    have |= {"norm layers": (config.model.options if config.model else {}).get("norm") == "layer"}
     for name in METHODS:
-        needs = {missing[need] for need in METHODS[name].needs if need in missing}
-        needs -= {missing["validation examples"]} if config.data and config.data.validation else set()
-        public = {r"has none: set data\.public=0\.1"} if "public data" in METHODS[name].needs else set()
+        needs = {missing[need] for need in METHODS[name].needs if need in missing and not have[need]}
+        lacks = "public data" in METHODS[name].needs and data.public is None
+        public = {r"has none: set data\.public=0\.1"} if lacks else set()
         if needs | public:
             with pytest.raises(ValueError, match="|".join(needs | public)):
                 experiment.prepare(config.of_method(name), data)
         if not needs:
-            assert experiment.prepare(config.of_method(name), shown if public else data).recipe.hyper
+            assert experiment.prepare(config.of_method(name), shown).recipe.hyper
 
 
 def test_arguments_of_files() -> None:
