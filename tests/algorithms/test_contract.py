@@ -145,14 +145,15 @@ one_of_each_family = pytest.mark.parametrize("name", FAMILIES, scope="module")
 @pytest.mark.usefixtures("x64")
 @one_of_each_family
 def test_blocks_of_any_size_give_the_same(name: str):
-    """One by one, and in blocks of which the last is short; cohort, work and steps differ from client to client."""
+    """One by one, and in blocks of which the last is short; cohort, work and steps differ from client to client. Float64;
+    CCVR's factors of covariances take a digit of it."""
     cohort = sampling.stragglers(sampling.uniform(5), 0.5)
     finals = []
     for executor in ("sequential", 2):
         run = simulation(name, cohort=cohort, executor=executor)
         state, _ = run.run(run.init(KEY), KEY, 3)
         finals.append(copied(state))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), *finals)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-9), *finals)
 
 
 @pytest.mark.usefixtures("strict")
