@@ -145,8 +145,10 @@ one_of_each_family = pytest.mark.parametrize("name", FAMILIES, scope="module")
 @pytest.mark.usefixtures("x64")
 @one_of_each_family
 def test_blocks_of_any_size_give_the_same(name: str):
-    """One by one, and in blocks of which the last is short; cohort, work and steps differ from client to client. Float64;
-    CCVR's factors of covariances take a digit of it."""
+    """One by one, and in blocks of which the last is short; cohort, work and steps differ from client to client.
+
+    In float64, of which CCVR's factors of covariances take a digit.
+    """
     cohort = sampling.stragglers(sampling.uniform(5), 0.5)
     finals = []
     for executor in ("sequential", 2):
