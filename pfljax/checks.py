@@ -118,6 +118,30 @@ def classes(labels: Any, method: str) -> None:
         )
 
 
+def public(shown: Any, does: str, *, labels: bool = False) -> Any:
+    """The public examples, refused where there are none.
+
+    Args:
+      shown: of a cohort, or the rows that a client sees.
+      does: what they are for.
+      labels: whether theirs are read.
+
+    Raises:
+      ValueError: if there are none.
+
+    >>> public(None, "feddf distils on")
+    Traceback (most recent call last):
+    ValueError: feddf distils on examples that everybody sees, and there are none: give them with ...
+    """
+    if shown is None or (isinstance(shown.size, int) and not shown.size):
+        given = "x, y" if labels else "x"
+        raise ValueError(
+            f"{does} examples that everybody sees, and there are none: give them with data.with_public({given}), or "
+            "set some aside with federate(..., public=0.1)"
+        )
+    return shown
+
+
 def each(hint: Any, **values: Any) -> None:
     """Checks named values by one hint, see `value`.
 

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from pfljax import tree
-from pfljax.federation.clustering import averaged, kmeans, squared_distances
-from pfljax.federation.clusters import alike, heard
+from pfljax.federation import table
+from pfljax.federation.clustering import averaged, kmeans
+from pfljax.federation.clusters import heard
 from pfljax.federation.reduce import handed, stack, weighted
+from pfljax.federation.table import repeated
 from pfljax.learning.local import average
 from pfljax.learning.metrics import masked_mean
 from pfljax.types import (
@@ -133,7 +135,7 @@ def cbfl(
         layers = {"encode": (inputs, code), "decode": (code, inputs)}
         encoder = {name: _layer(jax.random.fold_in(key, n), *shape) for n, (name, shape) in enumerate(layers.items())}
         return Communities(
-            jnp.asarray(0), Params(encoder), jnp.zeros((clusters, code)), alike(task.init(key), clusters)
+            jnp.asarray(0), Params(encoder), jnp.zeros((clusters, code)), repeated(task.init(key), clusters)
         )
 
     def client_update(server: Communities, client: Tree, data: ClientData, key: Array) -> Reply:
@@ -163,7 +165,7 @@ def cbfl(
         uploads = handed(cohort.uploads, each, "all uploads, as `reduce.stack` hands them on")
 
         def found() -> Array:
-            labels = kmeans(squared_distances(uploads.code), heard(cohort), clusters, key)
+            labels = kmeans(table.distances(uploads.code), heard(cohort), clusters, key)
             return averaged(server.centers, uploads.code, labels, heard(cohort))
 
         moved = jax.vmap(weighted, (1, 1))(uploads.models, uploads.counts)

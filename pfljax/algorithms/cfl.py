@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.federation.clustering import agglomerated, averaged, cosines, cut
-from pfljax.federation.clusters import Clusters, Sight, alike, assigning, clusters_of, heard, misfits, written
+from pfljax.federation.clusters import Clusters, Sight, assigning, clusters_of, heard, misfits
+from pfljax.federation.table import repeated, replaced
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Task, Tree
 
 
@@ -81,9 +82,9 @@ def cfl(
 
     def begin(key: Array, num_clients: int) -> Clusters:
         w, nobody = task.init(key), jnp.zeros(num_clients, bool)
-        moves = alike(tree.scale(0, w.trainable), num_clients)
+        moves = repeated(tree.scale(0, w.trainable), num_clients)
         memory = Split(jnp.asarray(0), jnp.asarray(1), moves, nobody)
-        return Clusters(alike(w, clusters), jnp.zeros(num_clients, int), memory)
+        return Clusters(repeated(w, clusters), jnp.zeros(num_clients, int), memory)
 
     def fires(members: Array, memory: Split) -> Array:
         """Whether the cluster of `members` [N] shall split."""
@@ -103,8 +104,8 @@ def cfl(
 
     def regroup(server: Clusters, cohort: Cohort, results: Params, key: Array) -> Clusters:
         models, assigned, known = server
-        moves = written(known.moves, cohort, cohort.uploads.trainable)
-        known = Split(known.round + 1, known.used, moves, written(known.heard, cohort, cohort.weights > 0))
+        moves = replaced(known.moves, cohort, cohort.uploads.trainable)
+        known = Split(known.round + 1, known.used, moves, replaced(known.heard, cohort, cohort.weights > 0))
         members = assigned[None] == jnp.arange(clusters)[:, None]
         wanted = jax.vmap(fires, (0, None))(members, known) & (known.round > warm_up)
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from pfljax.federation.clustering import averaged, distances, nearest
-from pfljax.federation.clusters import Clusters, Init, Sight, alike, assigning, clusters_of, heard, reassigned, seeded
+from pfljax.federation.clusters import Clusters, Init, Sight, assigning, clusters_of, heard, reassigned, seeded
+from pfljax.federation.table import repeated
 from pfljax.learning.losses import Proximal, proximal
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Task, Tree
 
@@ -62,7 +63,7 @@ def cgpfl(
         return proximal(task.loss, mu, center.trainable)
 
     def begin(key: Array, num_clients: int) -> Clusters:
-        return Clusters(alike(task.init(key), clusters), jnp.zeros(num_clients, int), jnp.asarray(True))
+        return Clusters(repeated(task.init(key), clusters), jnp.zeros(num_clients, int), jnp.asarray(True))
 
     def regroup(server: Clusters, cohort: Cohort, results: Params, key: Array) -> Clusters:
         start = partial(seeded, weights=heard(cohort), key=key, init=init)

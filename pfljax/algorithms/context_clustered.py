@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from pfljax.federation.clusters import alike, clustered
+from pfljax.federation.clusters import clustered
 from pfljax.federation.server import ServerOptimizer
+from pfljax.federation.table import repeated
 from pfljax.types import Algorithm, Array, ClientData, LocalSolver, Params, Task
 
 
@@ -56,5 +57,7 @@ def context_clustered(
             )
         return known
 
-    algorithm = clustered(task, local, group, lambda key: alike(task.init(key), groups), clusters=groups, server=server)
+    algorithm = clustered(
+        task, local, group, lambda key: repeated(task.init(key), groups), clusters=groups, server=server
+    )
     return algorithm._replace(sent=lambda models: jax.tree.map(lambda leaf: leaf[0], models[1]))

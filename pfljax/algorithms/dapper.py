@@ -69,7 +69,7 @@ def dapper(
         return loss
 
     def personalize(w: Params, client: Tree, data: ClientData, key: Array) -> Params:
-        public = _public(data)
+        public = data.on(checks.public(data.public, "dapper trains on", labels=True))
 
         def tuned(lam: Array) -> tuple[Params, tuple[()]]:
             return tune(interpolated(lam, public), w, data, jax.random.fold_in(key, 0)), ()
@@ -77,17 +77,3 @@ def dapper(
         return chosen(task, tuned, grid, data, jax.random.fold_in(key, 1))[0]
 
     return averaging(task, local, server=server)._replace(personalize=personalize)
-
-
-def _public(data: ClientData) -> ClientData:
-    """The public examples as those of the client.
-
-    Raises:
-      ValueError: if there are none.
-    """
-    if isinstance(data.public.size, int):
-        raise ValueError(
-            "dapper trains on examples that everybody sees, and there are none: give them with data.with_public(x, y), "
-            "or set some aside with federate(..., public=0.1)"
-        )
-    return data.on(data.public)

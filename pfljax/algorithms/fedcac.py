@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from pfljax import tree
 from pfljax.federation.reduce import handed, stack, weighted
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
-from pfljax.federation.table import gram, mixed, repeated, replaced, size
+from pfljax.federation.table import mixed, repeated, replaced, size
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reply, Task, Tree
 
 
@@ -133,7 +133,8 @@ def fedcac(
 
 def _overlap(masks: Tree) -> Array:
     """`1 - |m_i - m_j|_1 / (2 |m_i|_1)` [N, N]; -1 of a client with itself, or where one has no mask."""
-    common = gram(jax.tree.map(lambda leaf: leaf.astype(float), masks))
+    marked = jax.tree.map(lambda leaf: leaf.astype(float), masks)
+    common = tree.products(marked, marked)
     marks = jnp.diagonal(common)
     differing = marks[:, None] + marks[None] - 2 * common
     pairs = (marks[:, None] > 0) & (marks[None] > 0) & ~jnp.eye(marks.size, dtype=bool)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 
-from pfljax import tree
+from pfljax import checks, tree
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
 from pfljax.federation.skeletons import averaging
 from pfljax.learning.importance import fisher
@@ -67,13 +67,9 @@ def fedcl(
         return Reply(tree.sub(w, local(loss, w, data, jax.random.fold_in(key, 0))), client)
 
     def server_update(state: Consolidated, cohort: Cohort, key: Array) -> Consolidated:
-        if cohort.public is None:
-            raise ValueError(
-                "fedcl measures what matters on examples that everybody sees, and there are none: give them with "
-                "data.with_public(x, y), or set some aside with federate(..., public=0.1)"
-            )
+        public = checks.public(cohort.public, "fedcl measures what matters on", labels=True)
         model = server.step(state.model, cohort.uploads)
-        return Consolidated(model, fisher(task, model.params, cohort.public, key))
+        return Consolidated(model, fisher(task, model.params, public, key))
 
     return averaging(task, local)._replace(
         init_server=init_server,

@@ -12,7 +12,7 @@ from pfljax.learning.local import annealed
 from pfljax.learning.losses import imitation
 from pfljax.learning.plans import epochs
 from pfljax.learning.schedules import cosine
-from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, LocalSolver, Params, Plan, Task, Tree
+from pfljax.types import Algorithm, Array, Batch, Cohort, LocalSolver, Params, Plan, Task, Tree
 
 
 def feddf(
@@ -74,7 +74,9 @@ def feddf(
     distil = annealed(optax.adam(cosine(distil_lr, rounds=distil_steps)), plan)
 
     def server_update(model: Server, cohort: Cohort, key: Array) -> Server:
-        public, (difference, uploads) = _public(cohort), cohort.uploads
+        public = checks.public(cohort.public, "feddf distils on")
+        checks.classes(public.examples.y, "feddf")
+        difference, uploads = cohort.uploads
         teachers = jax.vmap(lambda upload: tree.sub(model.params, upload))(uploads)
         heard = (cohort.weights > 0).astype(float)
 
@@ -87,18 +89,3 @@ def feddf(
         return student._replace(params=distil(divergence, student.params, public, key))
 
     return algorithm._replace(server_update=server_update)
-
-
-def _public(cohort: Cohort) -> ClientData:
-    """The public examples.
-
-    Raises:
-      ValueError: if there are none.
-    """
-    if cohort.public is None:
-        raise ValueError(
-            "feddf distils on examples that everybody sees, and there are none: give them with data.with_public(x), or "
-            "set some aside with federate(..., public=0.1)"
-        )
-    checks.classes(cohort.public.examples.y, "feddf")
-    return cohort.public

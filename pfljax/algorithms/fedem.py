@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pfljax import checks, tree
+from pfljax.federation.clusters import apart
 from pfljax.federation.reduce import handed, mean
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
 from pfljax.learning.metrics import cross_entropy, masked_mean
@@ -92,8 +93,7 @@ def fedem(
     server = fedopt() if server is None else server
 
     def init_server(key: Array, num_clients: int) -> Server:
-        others = [jax.random.fold_in(key, component) for component in range(1, components)]
-        return jax.vmap(lambda key: server.init(task.init(key)))(jnp.stack([key, *others]))
+        return jax.vmap(server.init)(apart(task, components, key))
 
     def expectation(models: Params, pi: Array, data: ClientData) -> tuple[Array, Array]:
         """The responsibilities of the client's examples [capacity, K], 0 beyond them, and what `pi` becomes."""

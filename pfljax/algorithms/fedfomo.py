@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.federation.reduce import handed, stack
-from pfljax.federation.table import heard, repeated, replaced
+from pfljax.federation.table import places, repeated, replaced
 from pfljax.learning.tasks import misfit
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Reply, Task
 
@@ -123,7 +123,7 @@ def fedfomo(task: Task, local: LocalSolver, *, candidates: int = 5, epsilon: Arr
 
     def server_update(server: Acquaintance, cohort: Cohort, key: Array) -> Acquaintance:
         middles = jax.lax.map(lambda id: _middle(download(server, id)), cohort.ids)
-        clients = heard(server.affinity, cohort)
+        clients = places(server.affinity, cohort)
         theirs = server.candidates[clients]
         expected = theirs.astype(float), middles
         weights, moved = handed(cohort.uploads, expected, "all uploads, as `reduce.stack` hands them on")

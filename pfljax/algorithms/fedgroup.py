@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from pfljax import tree
+from pfljax.federation import table
 from pfljax.federation.clustering import (
     agglomerated,
     cosines,
     cut,
     distances,
     kmeans,
-    squared_distances,
 )
 from pfljax.federation.clusters import Clusters, grouping_once, heard
 from pfljax.types import Algorithm, Array, Cohort, LocalSolver, Params, Task
@@ -70,7 +70,7 @@ def fedgroup(
 
     def by_directions(moves: Params, present: Array, key: Array) -> Array:
         embedded = _embedded(tree.products(moves, moves), clusters)
-        return kmeans(squared_distances(embedded), present.astype(embedded.dtype), clusters, key)
+        return kmeans(table.distances(embedded), present.astype(embedded.dtype), clusters, key)
 
     def by_difference(moves: Params, present: Array, key: Array) -> Array:
         made = agglomerated(_mean_differences(cosines(moves, moves), present), present, "complete")

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from pfljax import masks
+from pfljax import checks, masks
 from pfljax.federation.server import ServerOptimizer
 from pfljax.federation.skeletons import averaging, fine_tuned
 from pfljax.learning.losses import coral
@@ -65,7 +65,7 @@ def fedhealth(
     features = model.features
 
     def loss(w: Params, data: ClientData, key: Array) -> LossFn:
-        shown = _public(data)
+        shown = data.on(checks.public(data.public, "fedhealth aligns features with"))
 
         def aligned(params: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
             value, stats = task.loss(params, batch, key)
@@ -76,17 +76,3 @@ def fedhealth(
         return aligned
 
     return fine_tuned(averaging(task, local, server=server), task, tune, tuned, loss)
-
-
-def _public(data: ClientData) -> ClientData:
-    """The public examples.
-
-    Raises:
-      ValueError: if there are none.
-    """
-    if isinstance(data.public.size, int) and not data.public.size:
-        raise ValueError(
-            "fedhealth aligns features with examples that everybody sees, and there are none: give them with "
-            "data.with_public(x), or set some aside with federate(..., public=0.1)"
-        )
-    return data.on(data.public)

@@ -25,7 +25,6 @@ from pfljax.types import (
     Model,
     Params,
     Reply,
-    Rows,
     Task,
     Tree,
 )
@@ -102,7 +101,9 @@ def fedmd(
 
     def shown(data: ClientData, number: Array) -> ClientData:
         """A draw of the public examples."""
-        batch = draw(data.on(_public(data)), jax.random.key(number), jnp.asarray(0, jnp.int32))
+        public = data.on(checks.public(data.public, "fedmd compares outputs on"))
+        checks.classes(data.examples.y, "fedmd")
+        batch = draw(public, jax.random.key(number), jnp.asarray(0, jnp.int32))
         size = jnp.sum(batch.mask > 0, dtype=jnp.int32)
         return ClientData(Examples(batch.x, batch.y), jnp.zeros((), jnp.int32), size, data.id, data.work)
 
@@ -130,18 +131,3 @@ def fedmd(
         reduce=uniform(mean),
         onboard=alone(client_update),
     )
-
-
-def _public(data: ClientData) -> Rows:
-    """Where the public examples are.
-
-    Raises:
-      ValueError: if there are none.
-    """
-    if isinstance(data.public.size, int):
-        raise ValueError(
-            "fedmd compares outputs on examples that everybody sees, and there are none: give them with "
-            "data.with_public(x), or set some aside with federate(..., public=0.1)"
-        )
-    checks.classes(data.examples.y, "fedmd")
-    return data.public

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from pfljax import masks, tree
 from pfljax.federation.clustering import averaged, distances, nearest
-from pfljax.federation.clusters import Clusters, Init, Sight, alike, assigning, heard, seeded, written
+from pfljax.federation.clusters import Clusters, Init, Sight, assigning, heard, seeded
+from pfljax.federation.table import repeated, replaced
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Mask, Params, Task
 
 
@@ -75,11 +76,11 @@ def fesem(
 
     def begin(key: Array, num_clients: int) -> Clusters:
         w, nobody = task.init(key), jnp.zeros(num_clients)
-        return Clusters(alike(w, clusters), nobody.astype(int), Known(alike(w, num_clients), nobody))
+        return Clusters(repeated(w, clusters), nobody.astype(int), Known(repeated(w, num_clients), nobody))
 
     def regroup(server: Clusters, cohort: Cohort, results: Params, key: Array) -> Clusters:
         centers, r, known = server
-        models, counts = written(known, cohort, Known(results, heard(cohort)))
+        models, counts = replaced(known, cohort, Known(results, heard(cohort)))
         first = jnp.all(known.heard == 0)
         start = partial(seeded, weights=heard(cohort), key=key, init=init)
         centers = jax.lax.cond(first, start, lambda centers, rows: centers, centers, results)
@@ -88,6 +89,6 @@ def fesem(
 
     def join(sight: Sight, data: ClientData, key: Array) -> Array:
         trained = local(task.loss, sight.model, data, jax.random.fold_in(key, 0))
-        return jnp.argmin(away(alike(trained, 1), sight.models)[0])
+        return jnp.argmin(away(repeated(trained, 1), sight.models)[0])
 
     return assigning(task, local, begin, regroup, join)

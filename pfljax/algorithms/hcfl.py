@@ -5,8 +5,9 @@ import jax.numpy as jnp
 
 from pfljax import masks, tree
 from pfljax.federation.clustering import Linkage, agglomerated, cut, distances, merges_until
-from pfljax.federation.clusters import Clusters, Sight, alike, grouping_once
+from pfljax.federation.clusters import Clusters, Sight, grouping_once
 from pfljax.federation.reduce import weighted
+from pfljax.federation.table import repeated
 from pfljax.learning.losses import Proximal, proximal
 from pfljax.types import Algorithm, Array, Cohort, LocalSolver, Mask, Params, Task
 
@@ -91,7 +92,7 @@ def hcfl(
         members = jnp.sum(server.assigned[None] == jnp.arange(clusters + 1)[:, None], axis=1)
         blend = jnp.where(members > 0, lam / (1 + decay * rounds) ** power, 0)
         bodies = body(server.models)
-        common = alike(weighted(bodies, members.astype(float)), clusters + 1)
+        common = repeated(weighted(bodies, members.astype(float)), clusters + 1)
         blended = jax.vmap(tree.mix)(blend, common, bodies)
         return server._replace(models=tree.merge(blended, tree.without(server.models, bodies)))
 

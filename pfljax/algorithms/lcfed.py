@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from pfljax import masks, tree
 from pfljax.federation.clustering import averaged, nearest
-from pfljax.federation.clusters import Clusters, Init, Sight, alike, assigning, clusters_of, heard, reassigned, seeded
+from pfljax.federation.clusters import Clusters, Init, Sight, assigning, clusters_of, heard, reassigned, seeded
 from pfljax.federation.reduce import weighted
+from pfljax.federation.table import repeated
 from pfljax.learning.losses import Proximal, proximal
 from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, LocalSolver, LossFn, Mask, Params, Task, Tree
 
@@ -91,7 +92,7 @@ def lcfed(
 
     def begin(key: Array, num_clients: int) -> Clusters:
         w = task.init(key)
-        return Clusters(alike(w, clusters), jnp.zeros(num_clients, int), Common(body(w), jnp.asarray(True)))
+        return Clusters(repeated(w, clusters), jnp.zeros(num_clients, int), Common(body(w), jnp.asarray(True)))
 
     def regroup(server: Clusters, cohort: Cohort, results: Params, key: Array) -> Clusters:
         start = partial(seeded, weights=heard(cohort), key=key, init=init)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pfljax import checks, masks, tree
 from pfljax.federation.reduce import handed, stack
-from pfljax.federation.table import gram, mixed, repeated, replaced, row
+from pfljax.federation.table import mixed, repeated, replaced, row
 from pfljax.learning import classes
 from pfljax.learning.losses import proximal
 from pfljax.types import (
@@ -154,7 +154,7 @@ def mocha(
         moved = handed(cohort.uploads, old, "all uploads, as `reduce.stack` hands them on")
         v, sigma = replaced(server.v, cohort, tree.sub(old, moved)), server.sigma
         if omega_every:
-            related = _root(sigma @ gram(v) @ sigma / lam**2)
+            related = _root(sigma @ tree.products(v, v) @ sigma / lam**2)
             sigma = jnp.where(rounds % omega_every == 0, related / jnp.trace(related), sigma)
         return Related(v, sigma, rounds)
 
@@ -256,7 +256,7 @@ def mocha_primal(
         moved = handed(cohort.uploads, sent, "all uploads, as `reduce.stack` hands them on")
         models, rounds, omega = replaced(server.models, cohort, tree.sub(sent, moved)), server.round + 1, server.omega
         if relation == "learned":
-            sigma = _root(gram(models.trainable))
+            sigma = _root(tree.products(models.trainable, models.trainable))
             learned = jnp.linalg.inv(sigma / jnp.trace(sigma))
             omega = jnp.where(rounds % omega_every == 0, learned, omega)
         return Regularized(models, omega, rounds)

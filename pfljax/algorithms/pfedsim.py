@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pfljax import tree
 from pfljax.federation.reduce import handed, stack, weighted
-from pfljax.federation.table import heard, mixed, repeated, replaced, row
+from pfljax.federation.table import mixed, places, repeated, replaced, row
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Mask, Params, Reply, Task, Tree
 
 _ITSELF = 0.9999
@@ -89,7 +89,7 @@ def pfedsim(task: Task, local: LocalSolver, head: Mask, *, warmup: int = 10) -> 
     def server_update(server: Alike, cohort: Cohort, key: Array) -> Alike:
         received = jax.vmap(download, (None, 0))(server, cohort.ids).params
         models = tree.sub(received, handed(cohort.uploads, received, "all uploads, as `reduce.stack` hands them on"))
-        clients = heard(server.models, cohort)
+        clients = places(server.models, cohort)
         alike = _similarity(tree.split(head(models), models)[0].trainable)
         similarity = server.similarity.at[clients[:, None], clients[None]].set(alike, mode="drop")
         apart = Alike(replaced(server.models, cohort, models), similarity, server.round + 1)

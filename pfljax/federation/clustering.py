@@ -28,18 +28,6 @@ class Merges(NamedTuple):
     heights: Array  # [n] their distance, infinity where nothing was left to merge
 
 
-def squared_distances(rows: Tree) -> Array:
-    """`||row_i - row_j||^2` [n, n], computed around the mean row.
-
-    >>> squared_distances({"w": jnp.array([0.0, 3.0, 4.0])}).tolist()
-    [[0.0, 9.0, 16.0], [9.0, 0.0, 1.0], [16.0, 1.0, 0.0]]
-    """
-    around = jax.tree.map(lambda leaf: leaf - jnp.mean(leaf, axis=0, keepdims=True), rows)
-    gram = tree.products(around, around)
-    lengths = jnp.diagonal(gram)
-    return jnp.maximum(lengths[:, None] + lengths[None] - 2 * gram, 0) * (1 - jnp.eye(lengths.size))
-
-
 def cosines(rows: Tree, others: Tree) -> Array:
     """Cosines of the angles between rows [n, ...] and others [m, ...]: [n, m]; 0 with a row of length 0.
 

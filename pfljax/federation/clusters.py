@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from pfljax import masks, tree
-from pfljax.federation.clustering import averaged, kmeans, nearest, squared_distances
+from pfljax.federation import table
+from pfljax.federation.clustering import averaged, kmeans, nearest
 from pfljax.federation.reduce import grouped, handed, mean, stack, weighted
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
+from pfljax.federation.table import repeated, replaced
 from pfljax.learning.tasks import misfit
 from pfljax.types import (
     Algorithm,
@@ -34,15 +36,6 @@ class Models(NamedTuple):
 
     common: Server  # the leaves that all of them share
     own: Server  # the others, [K, ...]
-
-
-def alike(params: Params, clusters: int) -> Params:
-    """K copies of a model, [K, ...].
-
-    >>> alike(Params({"w": jnp.asarray(3.0)}), 2).trainable["w"].tolist()
-    [3.0, 3.0]
-    """
-    return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], clusters, axis=0), params)
 
 
 def apart(task: Task, clusters: int, key: Array) -> Params:
@@ -96,7 +89,7 @@ def clustered(
 
     def whole(models: tuple[Params, Params]) -> Params:
         common, own = models
-        return tree.merge(alike(common, clusters), own)
+        return tree.merge(repeated(common, clusters), own)
 
     def init_server(key: Array, num_clients: int) -> Models:
         models = start(key)
@@ -207,7 +200,7 @@ def assigning(
     >>> from pfljax import quadratics
     >>> task, data = quadratics.problem(w=[0.0, 8.0, 4.0])
     >>> step = local.descent(optax.sgd(0.5), plans.full_batch(1, 1))
-    >>> begin = lambda key, num_clients: Clusters(alike(task.init(key), 2), jnp.array([0, 1, 0]))
+    >>> begin = lambda key, num_clients: Clusters(repeated(task.init(key), 2), jnp.array([0, 1, 0]))
     >>> mean = lambda server, cohort, results, key: server._replace(
     ...     models=averaged(server.models, results, server.assigned, cohort.weights))
     >>> quadratics.deployed(assigning(task, step, begin, mean), task, data, rounds=100)
@@ -262,7 +255,7 @@ def seeded(models: Params, rows: Params, weights: Array, key: Array, init: Init)
     clusters = jax.tree.leaves(models)[0].shape[0]
     if init == "random":
         return averaged(models, rows, jax.random.randint(key, weights.shape, 0, clusters), weights)
-    return averaged(models, rows, kmeans(squared_distances(rows.trainable), weights, clusters, key), weights)
+    return averaged(models, rows, kmeans(table.distances(rows.trainable), weights, clusters, key), weights)
 
 
 class Grouped(NamedTuple):
@@ -305,7 +298,7 @@ def grouping_once(
     """
 
     def begin(key: Array, num_clients: int) -> Clusters:
-        models = alike(task.init(key), clusters + 1)  # the last is `w` from the end of the warm-up on
+        models = repeated(task.init(key), clusters + 1)  # the last is `w` from the end of the warm-up on
         none = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[:-1]), models.trainable)
         return Clusters(models, jnp.zeros(num_clients, int), Grouped(jnp.asarray(0), Params(none), jnp.zeros(clusters)))
 
@@ -339,7 +332,7 @@ def grouping_once(
         )
         counted = jnp.where(now, adopt, ~cold)
         models = averaged(models, results, labels, jnp.where(counted, weigh(cohort), 0))
-        common = alike(jax.tree.map(lambda leaf: leaf[0], models), clusters + 1)
+        common = repeated(jax.tree.map(lambda leaf: leaf[0], models), clusters + 1)
         return Clusters(
             tree.where(memory.round < warm_up, common, models),
             reassigned(server._replace(assigned=jnp.where(now, -1, assigned)), cohort, labels),
@@ -348,7 +341,7 @@ def grouping_once(
 
     def join(sight: Sight, data: ClientData, key: Array) -> Array:
         result = local(loss(sight, sight.model) if loss else task.loss, sight.model, data, jax.random.fold_in(key, 0))
-        return closest(moves(sight.models, alike(result, 1)), sight.memory)[0]
+        return closest(moves(sight.models, repeated(result, 1)), sight.memory)[0]
 
     return assigning(task, local, begin, regroup, join, loss=loss)
 
@@ -360,20 +353,7 @@ def reassigned(server: Clusters, cohort: Cohort, labels: Array) -> Array:
     >>> reassigned(server, Cohort(jnp.array([0, 2]), (), jnp.array([5.0, 0.0])), jnp.array([1, 0])).tolist()
     [1, 0, 1]
     """
-    return written(server.assigned, cohort, labels.astype(server.assigned.dtype))
-
-
-def written(table: Tree, cohort: Cohort, rows: Tree) -> Tree:
-    """A table [N, ...] with the rows [M, ...] of those clients of a round that replied.
-
-    >>> written(jnp.zeros(3), Cohort(jnp.array([0, 2]), (), jnp.array([5.0, 0.0])), jnp.array([7.0, 8.0])).tolist()
-    [7.0, 0.0, 0.0]
-    """
-
-    def leaf(all: Array, new: Array) -> Array:
-        return all.at[jnp.where(cohort.weights > 0, cohort.ids, all.shape[0])].set(new, mode="drop")
-
-    return jax.tree.map(leaf, table, rows)
+    return replaced(server.assigned, cohort, labels.astype(server.assigned.dtype))
 
 
 def clusters_of(server: Clusters, ids: Array) -> Array:

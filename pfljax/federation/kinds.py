@@ -67,16 +67,19 @@ def check(algorithm: Algorithm, kinds: int) -> Algorithm:
             "kind, and make the algorithm by pfl.of_kinds"
         )
     if algorithm.kinds and any(getattr(algorithm, name) is not _each for name in _OF_A_CLIENT):
-        raise ValueError(_each.__doc__)
+        raise ValueError(_WRAPPED)
     return algorithm
 
 
 _OF_A_CLIENT = ("download", "init_client", "client_update", "personalize", "onboard")
 
 
+_WRAPPED = "an algorithm of several kinds of clients cannot be wrapped: wrap that of each kind, then call of_kinds"
+
+
 def _each(*_: Any) -> Any:
-    """an algorithm of several kinds of clients cannot be wrapped: wrap that of each kind, then call of_kinds"""
-    raise ValueError(_each.__doc__)
+    """In the place of a client's functions, which each kind has its own of."""
+    raise ValueError(_WRAPPED)
 
 
 def _reading(algorithm: Algorithm, server: Tree) -> Algorithm:

@@ -7,18 +7,19 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
+from pfljax import tree
 from pfljax.types import Array, Cohort, Tree
 
 T = TypeVar("T")
 
 
-def repeated(row: T, num_clients: int) -> T:
-    """A table of equal rows.
+def repeated(row: T, count: int) -> T:
+    """So many equal rows: a table, or copies of a model.
 
     >>> repeated({"w": jnp.array([1, 2])}, 2)["w"].tolist()
     [[1, 2], [1, 2]]
     """
-    return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], num_clients, axis=0), row)
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, axis=0), row)
 
 
 def row(table: T, id: Array) -> T:
@@ -44,27 +45,14 @@ def mixed(weights: Array, table: T) -> T:
     return jax.tree.map(lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, 1), table)
 
 
-def gram(table: Tree) -> Array:
-    """Inner products [N, N] of all pairs of rows, in full precision.
-
-    >>> gram({"w": jnp.array([[1.0, 2.0], [3.0, 0.0]])}).tolist()
-    [[5.0, 3.0], [3.0, 9.0]]
-    """
-
-    def leaf(rows: Array) -> Array:
-        flat = rows.reshape(rows.shape[0], -1)
-        return jnp.matmul(flat, flat.T, precision="highest")
-
-    return sum(map(leaf, jax.tree.leaves(table)), start=jnp.zeros(()))
-
-
 def distances(table: Tree) -> Array:
-    """`||row_i - row_j||^2` [N, N], from rows less their mean, as nearly equal ones would cancel.
+    """`||row_i - row_j||^2` [N, N] of all pairs of rows, from rows less their mean, as nearly equal ones would cancel.
 
     >>> distances({"w": jnp.array([[1.0, 2.0], [3.0, 0.0]])}).tolist()
     [[0.0, 8.0], [8.0, 0.0]]
     """
-    products = gram(jax.tree.map(lambda rows: rows - jnp.mean(rows, axis=0, keepdims=True), table))
+    around = jax.tree.map(lambda rows: rows - jnp.mean(rows, axis=0, keepdims=True), table)
+    products = tree.products(around, around)
     own = jnp.diagonal(products)
     return jnp.maximum(own[:, None] + own[None] - 2 * products, 0)
 
@@ -76,15 +64,15 @@ def replaced(table: T, cohort: Cohort, rows: Tree) -> T:
     >>> replaced(jnp.zeros(3), cohort, jnp.array([5.0, 7.0, 9.0])).tolist()
     [5.0, 0.0, 0.0]
     """
-    clients = heard(table, cohort)
+    clients = places(table, cohort)
     return jax.tree.map(lambda leaf, new: leaf.at[clients].set(new, mode="drop"), table, rows)
 
 
-def heard(table: Tree, cohort: Cohort) -> Array:
-    """The clients [M] that replied; N in the place of one that did not, which is no row of the table.
+def places(table: Tree, cohort: Cohort) -> Array:
+    """The rows [M] of the clients that replied; N, which is none, for one that did not.
 
     >>> cohort = Cohort(ids=jnp.array([0, 2, 3]), uploads=(), weights=jnp.array([1.0, 0.0, 0.0]))
-    >>> heard(jnp.zeros(3), cohort).tolist()
+    >>> places(jnp.zeros(3), cohort).tolist()
     [0, 3, 3]
     """
     return jnp.where(cohort.weights > 0, cohort.ids, size(table))

@@ -14,7 +14,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial import distance
 from sklearn.cluster import KMeans
 
-from pfljax.federation import clustering
+from pfljax.federation import clustering, table
 
 pytestmark = pytest.mark.usefixtures("x64", "strict")
 
@@ -81,7 +81,7 @@ def test_thresholds_and_gaps() -> None:
 
 def test_kmeans_finds_what_scikit_learn_finds() -> None:
     """The sum of squares of the best of many starts, points counting by weights; a weight of 0 has no part in it."""
-    found = jax.jit(lambda x, weights, key: clustering.kmeans(clustering.squared_distances(x), weights, 3, key))
+    found = jax.jit(lambda x, weights, key: clustering.kmeans(table.distances(x), weights, 3, key))
     for seed in range(5):
         x, weights = points(seed), np.where(MEMBERS, np.arange(SIZE) + 1.0, 0)
         labels = np.asarray(found(jnp.asarray(x), jnp.asarray(weights), jax.random.key(seed)))
