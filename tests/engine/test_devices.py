@@ -37,10 +37,14 @@ def experiment(case):
     return double(classification(model)), recipe_of(name, OPTIMIZERS[optimizer], model)
 
 
+def floats(leaf):
+    return np.asarray(leaf, float)
+
+
 def gap(first, *others):
     gaps = [0.0]
     for other in others:
-        for a, b in zip(*map(jax.tree.leaves, jax.tree.map(np.asarray, (first, other))), strict=True):
+        for a, b in zip(*map(jax.tree.leaves, jax.tree.map(floats, (first, other))), strict=True):
             np.testing.assert_array_equal(np.isfinite(a), np.isfinite(b))
             gaps += np.abs(a - b)[np.isfinite(a)].tolist()
     return max(gaps)
