@@ -14,7 +14,7 @@ from pfljax.algorithms import METHODS, POOLED, method
 from pfljax.checks import When
 from pfljax.data import drift, partition, synthetic
 from pfljax.data.sources import NAMES
-from pfljax.engine.executors import Executor
+from pfljax.engine.blocks import Executor
 from pfljax.engine.residence import Store
 from pfljax.experiment.recipe import (
     ServerConfig,

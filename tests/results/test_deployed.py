@@ -123,9 +123,7 @@ def test_what_is_no_single_model_predicts_and_is_saved(method: str, tmp_path: Pa
     np.testing.assert_allclose(again, model.predict(x[:4]), rtol=1e-6)
 
 
-def test_a_finished_run_in_a_folder_gives_its_models_and_its_state_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_finished_run_gives_its_models_and_its_state_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = experiment.from_config_dict(
         {"data": {"name": "synthetic", "partition": {"name": "natural"}, "unseen": 0.1}, "model": {"name": "logistic"},
          "algorithm": {"name": "ditto"}, "run": {"rounds": 2}}
