@@ -95,7 +95,7 @@ def test_a_saved_model_is_used_without_this_package(tmp_path: Path):
         model.save(tmp_path / "west")
 
 
-@pytest.mark.parametrize("method", ["knn_per", "fedrod"])
+@pytest.mark.parametrize("method", [pytest.param("knn_per", marks=pytest.mark.slow), "fedrod"])
 def test_what_is_no_single_model_predicts_and_is_saved(method: str, tmp_path: Path):
     """Scores are those of the method's own predict, of an unseen client too; a saved one is its fields by name."""
     draw = np.random.default_rng(0)
