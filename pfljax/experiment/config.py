@@ -17,7 +17,7 @@ from pfljax.data.federated import Unseen
 from pfljax.data.scaling import Standardize
 from pfljax.data.sources import NAMES
 from pfljax.data.table import from_frame
-from pfljax.engine.executors import Executor
+from pfljax.engine.blocks import Executor
 from pfljax.engine.residence import Store
 from pfljax.experiment.recipe import (
     ServerConfig,

@@ -28,7 +28,7 @@ from pfljax.experiment.config import Config
 from pfljax.experiment.folder import Begun
 from pfljax.experiment.progress import Bar
 from pfljax.results.comparison import Comparison
-from pfljax.results.deployed import Deploy, Models
+from pfljax.results.deployed import Models
 from pfljax.results.result import Result
 from pfljax.types import Model, State, Task
 
@@ -217,10 +217,12 @@ def _run(
             if finished.fingerprint != experiment.data.fingerprint:
                 raise ValueError(f"{out} holds a run on other data: give those, or choose another folder")
 
-            def again() -> Deploy:
-                return typing.cast(Models, _simulated(config, experiment, out, resume=True).models).ready()
+            @functools.cache
+            def again() -> Result:
+                return _simulated(config, experiment, out, resume=True)
 
-            return replace(finished, models=Models(finished.names, again))
+            models = Models(finished.names, lambda: typing.cast(Models, again().models).ready())
+            return replace(finished, models=models, ended=lambda: typing.cast(State, again().state))
     try:
         result = _simulated(config, experiment, out, resume, callbacks, start)
     except Diverged as error:
