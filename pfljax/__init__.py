@@ -6,7 +6,7 @@ algorithms from solvers, `simulate` or `compare` them. README.md shows it in fif
 
 from pfljax import algorithms, masks, models, tree
 from pfljax.algorithms import METHODS
-from pfljax.data import FederatedData, federate, from_arrays, from_clients, grouped, load
+from pfljax.data import FederatedData, federate, from_arrays, from_clients, from_frame, grouped, load
 from pfljax.data.partition import (
     by_index,
     classes_per_client,
@@ -106,6 +106,7 @@ __all__ = [
     "fine_tuned",
     "from_arrays",
     "from_clients",
+    "from_frame",
     "full_batch",
     "grouped",
     "iid",

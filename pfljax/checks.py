@@ -344,12 +344,12 @@ def _named(of: Callable[..., Any]) -> list[str]:
 
 
 @contextmanager
-def within(where: str) -> Iterator[None]:
+def within(where: str, joint: str = ".") -> Iterator[None]:
     """What is refused of a section says where it stands."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{where}.{error}") from error
+        raise ValueError(f"{where}{joint}{error}") from error
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from pfljax.data.federated import FederatedData, federate, from_clients
 from pfljax.data.groups import featurized, grouped, in_turn, kinds, num_groups
 from pfljax.data.partition import Partitioner
 from pfljax.data.sources import load
+from pfljax.data.table import from_frame
 
 __all__ = [
     "Dataset",
@@ -18,6 +19,7 @@ __all__ = [
     "federate",
     "from_arrays",
     "from_clients",
+    "from_frame",
     "grouped",
     "heterogeneity",
     "in_turn",

@@ -14,9 +14,11 @@ import numpy as np
 
 from pfljax import checks
 from pfljax.checks import Part, Seed, Size
-from pfljax.data import door
+from pfljax.data import door, scaling
+from pfljax.data.columns import Inputs
 from pfljax.data.dataset import Dataset
 from pfljax.data.partition import PARTITIONS, Partitioner, apportion
+from pfljax.data.scaling import Scaling, Standardize
 from pfljax.printing import brief
 from pfljax.types import Array, ClientData, Examples, Rows, Tree
 
@@ -26,15 +28,19 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 FOREVER = np.iinfo(np.int32).max
 """Rounds that no run has."""
 
+Unseen = Size | Part
+"""How many clients never train, or the share of them."""
+
 _PARTITION, _UNSEEN, _SPLIT, _MIRROR, _PUBLIC = range(5)
 
 
 @dataclass(frozen=True, eq=False)
 class Names:
-    """What clients and classes are called. Equal to any other, so that no compiled program depends on them."""
+    """What clients, classes and columns are called. Equal to any other, so that no compiled program depends on them."""
 
     clients: tuple[str, ...] | None = None  # N + U
     classes: tuple[str, ...] | None = None  # C
+    inputs: Inputs | None = None  # of a table
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Names)
@@ -104,6 +110,11 @@ class FederatedData:
     def class_names(self) -> tuple[str, ...] | None:
         """What each of the C classes is, where labels came as text, categories or Booleans."""
         return self.called.classes
+
+    @property
+    def inputs(self) -> Inputs | None:
+        """How rows of the table that the examples come from become inputs; `inputs.read(frame, client)`."""
+        return self.called.inputs
 
     def at(self, round: Array | int) -> FederatedData:
         """The federation as it is in a round, counted from 0, which may be traced: itself unless clients drift."""
@@ -356,12 +367,13 @@ def federate(
     dataset: Dataset,
     partitioner: Partitioner,
     *,
-    test: float | Literal["mirror", "pooled"] = 0.25,
+    test: float | Literal["mirror", "pooled", "given"] = 0.25,
     validation: float = 0.0,
     unseen: float = 0.0,
     public: float = 0.0,
     stratify: bool = False,
     chronological: bool = False,
+    standardize: Standardize | None = None,
     seed: int = 0,
     min_size: int = 1,
 ) -> FederatedData:
@@ -375,15 +387,19 @@ def federate(
         client gets those of its group (none, if the set has none of it; people who are only in the official test set
         are left out). Elsewhere each class is dealt in proportion to the training examples of that class.
         `"pooled"`: official test examples are dealt along with the others, then a quarter of what each client holds is
-        split off; people who are only in the official test set become clients too.
+        split off; people who are only in the official test set become clients too. `"given"`: as the data set's `split`
+        says of each example.
       validation: share of the remaining training examples.
-      unseen: share of the clients that never train, picked by a permutation and numbered last.
+      unseen: share of the clients that never train, or how many, picked by a permutation and numbered last.
       public: share of the examples that everybody sees, drawn at random before any are dealt; nobody holds them, and
         the partitioner numbers the others anew. Examples of another set are public by `with_public`.
       stratify: split each class of each client on its own, so that all parts have its labels in like proportion; a
         class of which a client holds two examples or more is in both parts.
       chronological: test on the last examples of each client, validate on the last of those before: by the `times` of
         the data set, or in the order given.
+      standardize: numbers of the inputs less their mean, over their standard deviation, in the training examples of
+        all clients (`"pooled"`; unseen ones do not count) or in each client's own (`"client"`), or as they are
+        (`"none"`). A number is a feature, or a channel, on the last axis. None: tables are pooled, arrays as they are.
       seed: of the public examples, of the partition, of the choice of unseen clients and of the splits, which draw from
         separate streams.
       min_size: fewest examples that a client may hold; 0 allows empty clients.
@@ -396,13 +412,16 @@ def federate(
       ValueError: if an argument is out of range, a client holds too little, the official test set is missing or has
         nothing of any client, or a row is held twice.
     """
-    checks.each(Part | Literal["mirror", "pooled"], test=test)
-    checks.each(Part, validation=validation, unseen=unseen, public=public)
+    checks.each(Part | Literal["mirror", "pooled", "given"], test=test)
+    checks.each(Part, validation=validation, public=public)
+    checks.each(Unseen, unseen=unseen)
+    checks.each(Standardize | None, standardize=standardize)
     checks.each(bool, stratify=stratify, chronological=chronological)
     checks.each(Seed, seed=seed)
     checks.each(Size, min_size=min_size)
     _check_ingredients(dataset, partitioner)
     source = dataset.merged() if test == "pooled" else dataset
+    _check_split(source, test, validation)
     if stratify:
         _check_strata(source)
     source, shown = _apart(source, public, _stream(seed, _PUBLIC))
@@ -414,7 +433,7 @@ def federate(
                 f"client {client} holds {len(rows)} examples, fewer than min_size={min_size}: "
                 "use fewer clients, a milder skew or a lower min_size"
             )
-    num_unseen = round(unseen * len(held))
+    num_unseen = unseen if isinstance(unseen, int) else round(unseen * len(held))
     if num_unseen >= len(held):
         raise ValueError(f"unseen={unseen} of {len(held)} clients leaves nobody to train: lower it or use more clients")
     order = _stream(seed, _UNSEEN).permutation(len(held))
@@ -422,13 +441,16 @@ def federate(
     held = [held[n] for n in numbered]
     names, groups = (None if found is None else [found[n] for n in numbered] for found in (names or groups, groups))
 
-    share = {"mirror": 0.0, "pooled": 0.25}[test] if isinstance(test, str) else test
+    share = {"mirror": 0.0, "pooled": 0.25, "given": 0.0}[test] if isinstance(test, str) else test
     split = _Splitter(source, stratify, chronological)
     kept, tested, validated = [], [], []
     for client, rows in enumerate(held):
         generator = _stream(seed, _SPLIT, client)
-        rest, test_rows = split(rows, share, generator)
-        train_rows, validation_rows = split(rest, validation, generator)
+        rest, test_rows = split.given(rows, "test", generator) if test == "given" else split(rows, share, generator)
+        stated = test == "given" and not validation
+        train_rows, validation_rows = (
+            split.given(rest, "validation", generator) if stated else split(rest, validation, generator)
+        )
         kept.append(train_rows)
         validated.append(validation_rows)
         tested.append(test_rows)
@@ -440,8 +462,53 @@ def federate(
     examples = Examples(*jax.tree.map(lambda *leaves: np.concatenate(leaves), *taken))
     sizes = np.array([len(rows) for _, part in parts for rows in part])
     called = Names(None if names is None else tuple(map(str, names)), dataset.class_names)
+    scale = _scaling(dataset, examples.x, sizes.reshape(3, -1)[0], len(held) - num_unseen, standardize)
+    if scale is not None:
+        holder = np.repeat(np.tile(np.arange(len(held)), 3), sizes)
+        examples = examples._replace(x=scale(examples.x, holder))
+        shown = None if shown is None else replace(shown, x=scale(shown.x, -1), columns=None)
+        called = replace(called, inputs=dataset.columns and Inputs(dataset.columns, scale))
+        order = np.concatenate([row for _, rows in parts for row in rows])
+        door.check_inputs(examples.x, dataset.name, lambda row: f"row {order[row]}")
     data = _pack(examples, sizes, num_unseen, dataset.num_classes, dataset.ignore, dataset.name, called)
     return data if shown is None else data.with_public(shown.x, shown.y)
+
+
+def _scaling(
+    dataset: Dataset, x: Tree, sizes: np.ndarray, num_clients: int, standardize: Standardize | None
+) -> Scaling | None:
+    """What the training rows, `sizes` [N + U] at the beginning of `x`, say of its numbers; None: leave them alone."""
+    columns = dataset.columns
+    if standardize in (None, "none") and columns is None:
+        return None
+    if not (hasattr(x, "dtype") and x.dtype.kind == "f" and x.ndim > 1):
+        raise ValueError(
+            f"standardize={standardize!r}: inputs of {dataset.name} are {brief(x)}, and it is for numbers, floats "
+            "[T, ..., features]: leave it out"
+        )
+    asked: dict[str, Any] = {"standardize": standardize or "pooled"}
+    if columns is not None:
+        asked |= {"missing": columns.missing, "numbers": len(columns.numbers)}
+    try:
+        return scaling.fitted(x[: sizes.sum()], sizes, num_clients, **asked)
+    except scaling.Empty as error:
+        name = error.feature if columns is None else columns.numbers[error.feature]
+        raise ValueError(f"{dataset.name}: column {name!r} is missing in all training rows: leave it out") from None
+
+
+def _check_split(dataset: Dataset, test: Any, validation: float) -> None:
+    """Refuses a given split that is not there, not used, or says of validation what is drawn again."""
+    split = dataset.split
+    if (split is None) != (test != "given"):
+        remedy = "give a share" if split is None else "set test='given', or leave the split out of the data"
+        says = "says of no example" if split is None else "says of each example"
+        raise ValueError(f"test={test!r}: {dataset.name} {says} whether it trains or tests: {remedy}")
+    if split is not None and (unknown := sorted(set(split) - set(SPLITS))):
+        raise ValueError(f"{dataset.name}: the split of an example is {unknown[0]!r}: say {', '.join(SPLITS)}")
+    if split is not None and validation and (split == "validation").any():
+        raise ValueError(
+            f"validation={validation}: {dataset.name} says itself which examples validate: leave validation out"
+        )
 
 
 def _apart(source: Dataset, share: float, generator: np.random.Generator) -> tuple[Dataset, Dataset | None]:
@@ -561,6 +628,13 @@ class _Splitter:
         parts = [self._split(rows[label == mine], share, generator) for mine in np.unique(label)]
         rest, away = (np.concatenate(part) for part in zip(*parts, strict=True))
         return self._walked(rest, generator), away
+
+    def given(self, rows: np.ndarray, name: Split, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that are not of this split, and those that are."""
+        assert self.dataset.split is not None
+        rows = self._walked(rows, generator)
+        away = self.dataset.split[rows] == name
+        return rows[~away], rows[away]
 
     def _walked(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """`rows` in time, or at random."""

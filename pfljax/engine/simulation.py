@@ -167,7 +167,8 @@ class Simulation:
 
         def deploy(client: int) -> Deployed:
             own = outputs[self.site.kinds[client]]
-            return Deployed(self.data.names[client], self.model(state, key, client, **hyper), own, example)
+            params, called = self.model(state, key, client, **hyper), self.data.called
+            return Deployed(self.data.names[client], params, own, example, called.classes, called.inputs, client)
 
         return deploy
 
