@@ -16,7 +16,8 @@ from pfljax import checks
 from pfljax.checks import Part, Seed, Size
 from pfljax.data import door
 from pfljax.data.dataset import Dataset
-from pfljax.data.partition import PARTITIONS, Partitioner, apportion
+from pfljax.data.dealt import Partitioner, Parts
+from pfljax.data.partition import PARTITIONS, apportion
 from pfljax.printing import brief
 from pfljax.types import Array, ClientData, Examples, Rows, Tree
 
@@ -356,7 +357,7 @@ def federate(
     dataset: Dataset,
     partitioner: Partitioner,
     *,
-    test: float | Literal["mirror", "pooled"] = 0.25,
+    test: float | Literal["mirror", "pooled", "given"] = 0.25,
     validation: float = 0.0,
     unseen: float = 0.0,
     public: float = 0.0,
@@ -376,6 +377,8 @@ def federate(
         are left out). Elsewhere each class is dealt in proportion to the training examples of that class.
         `"pooled"`: official test examples are dealt along with the others, then a quarter of what each client holds is
         split off; people who are only in the official test set become clients too.
+        `"given"`: what the partitioner says, which splits what it deals, as those of published codes do; rows go on
+        with those of the official test set, and stay in order where nothing validates.
       validation: share of the remaining training examples.
       unseen: share of the clients that never train, picked by a permutation and numbered last.
       public: share of the examples that everybody sees, drawn at random before any are dealt; nobody holds them, and
@@ -396,7 +399,7 @@ def federate(
       ValueError: if an argument is out of range, a client holds too little, the official test set is missing or has
         nothing of any client, or a row is held twice.
     """
-    checks.each(Part | Literal["mirror", "pooled"], test=test)
+    checks.each(Part | Literal["mirror", "pooled", "given"], test=test)
     checks.each(Part, validation=validation, unseen=unseen, public=public)
     checks.each(bool, stratify=stratify, chronological=chronological)
     checks.each(Seed, seed=seed)
@@ -406,7 +409,10 @@ def federate(
     if stratify:
         _check_strata(source)
     source, shown = _apart(source, public, _stream(seed, _PUBLIC))
-    held, names = _deal(source, partitioner, _stream(seed, _PARTITION))
+    held, given, names = _deal(source, partitioner, _stream(seed, _PARTITION))
+    _check_given(test, given is not None, public)
+    if given is not None and source.test is not None:
+        source = source.merged()
     groups = _groups(source, held)
     for client, rows in enumerate(held):
         if len(rows) < min_size:
@@ -420,15 +426,19 @@ def federate(
     order = _stream(seed, _UNSEEN).permutation(len(held))
     numbered = [*sorted(order[num_unseen:]), *sorted(order[:num_unseen])]
     held = [held[n] for n in numbered]
-    names, groups = (None if found is None else [found[n] for n in numbered] for found in (names or groups, groups))
+    names, groups, given = (
+        None if found is None else [found[n] for n in numbered] for found in (names or groups, groups, given)
+    )
 
-    share = {"mirror": 0.0, "pooled": 0.25}[test] if isinstance(test, str) else test
+    share = {"mirror": 0.0, "pooled": 0.25, "given": 0.0}[test] if isinstance(test, str) else test
     split = _Splitter(source, stratify, chronological)
     kept, tested, validated = [], [], []
     for client, rows in enumerate(held):
         generator = _stream(seed, _SPLIT, client)
-        rest, test_rows = split(rows, share, generator)
-        train_rows, validation_rows = split(rest, validation, generator)
+        rest, test_rows = split(rows, share, generator) if given is None else (rows, given[client])
+        train_rows, validation_rows = rest, rest[:0]
+        if given is None or validation:
+            train_rows, validation_rows = split(rest, validation, generator)
         kept.append(train_rows)
         validated.append(validation_rows)
         tested.append(test_rows)
@@ -479,6 +489,17 @@ def _check_ingredients(dataset: Any, partitioner: Any) -> None:
         ) from error
 
 
+def _check_given(test: Any, given: bool, public: float) -> None:
+    """Refuses a split where the partitioner makes one, and none where it makes none."""
+    if given and test != "given":
+        raise ValueError(f"test={test!r}, and the partitioner says itself who is tested on what: set test='given'")
+    if test == "given" and not given:
+        raise ValueError("test='given', and the partitioner does not say who is tested on what: set test=0.25")
+    if given and public:
+        raise ValueError(f"public={public} would number the rows anew, and the partitioner knows the old ones: leave "
+                         "public out, and give examples with_public")  # fmt: skip
+
+
 def _check_strata(dataset: Dataset) -> None:
     """Refuses what has no class for each example, or units of several classes."""
     if dataset.num_classes is None or dataset.y.ndim != 1:
@@ -495,14 +516,16 @@ def _check_strata(dataset: Dataset) -> None:
 
 def _deal(
     dataset: Dataset, partitioner: Partitioner, generator: np.random.Generator
-) -> tuple[list[np.ndarray], list[Any] | None]:
-    """The rows of each client that count, checked, and the clients' names where they have any."""
+) -> tuple[list[np.ndarray], list[np.ndarray] | None, list[Any] | None]:
+    """The rows of each client that count, checked; those that test, where it says so; names of the clients, if any."""
     dealt = partitioner(dataset, generator)
     names = None
     if isinstance(dealt, Mapping):
         names, dealt = list(_unique(list(dealt), len(dealt))), list(dealt.values())
     if not isinstance(dealt, list | tuple | np.ndarray) or not len(dealt):
         raise ValueError(f"the partitioner returned {brief(dealt)}: it must return the rows of each client")
+    if isinstance(dealt[0], Parts):
+        return *_split(dataset, list(dealt)), names
     held = [_rows(rows, len(dataset), client) for client, rows in enumerate(dealt)]
     joined = np.concatenate(held)
     rows, counts = np.unique(joined, return_counts=True)
@@ -514,7 +537,23 @@ def _deal(
             "list each row once, or repeat the example in the arrays"
         )
     counted = door.counted(dataset.y, dataset.ignore)
-    return [rows[counted[rows]] for rows in held], names
+    return [rows[counted[rows]] for rows in held], None, names
+
+
+def _split(dataset: Dataset, dealt: Sequence[Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What each client trains on and is tested on, checked."""
+    if not all(isinstance(parts, Parts) for parts in dealt):
+        raise ValueError("the partitioner splits the rows of some clients only: return Parts(train, test) for all")
+    y = dataset.y if dataset.test is None else np.concatenate([dataset.y, dataset.test.y])
+    counted, held = door.counted(y, dataset.ignore), []
+    for part in zip(*dealt, strict=True):
+        rows = [_rows(mine, len(y), client) for client, mine in enumerate(part)]
+        held.append([mine[counted[mine]] for mine in rows])
+    kept, tested = held
+    for client, (mine, shown) in enumerate(zip(kept, tested, strict=True)):
+        if len(both := np.intersect1d(mine, shown)):
+            raise ValueError(f"client {client} trains on row {both[0]} and is tested on it: list it once")
+    return kept, tested
 
 
 def _rows(given: Any, examples: int, client: int) -> np.ndarray:

@@ -8,24 +8,20 @@ every input, with a result or with one `ValueError`. Letters: T examples, N clie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from pfljax import checks
 from pfljax.checks import Bounds, Count, Size
 from pfljax.data.dataset import Dataset
+from pfljax.data.dealt import Held, Partitioner
 from pfljax.data.door import array
+from pfljax.data.published import PUBLISHED
 from pfljax.printing import brief
-
-Held = Sequence[Any] | np.ndarray | Mapping[Any, Any]
-"""Row numbers of each client, in a list, or in a dictionary by the clients' names."""
-
-Partitioner = Callable[[Dataset, np.random.Generator], Held]
-"""`(dataset, generator) ->` row numbers of each client."""
 
 Alpha = Annotated[float, Bounds(above=0, most=1e9)]
 """The concentration of a Dirichlet distribution; 1e9 is as good as IID."""
@@ -479,5 +475,5 @@ def _balanced(sizes: np.ndarray, shares: np.ndarray, wanted: np.ndarray) -> np.n
 PARTITIONS: dict[str, Callable[..., Partitioner]] = {
     make.__name__: make
     for make in (classes_per_client, dirichlet, dirichlet_client, iid, log_normal, natural, power_law, shards)
-}
+} | PUBLISHED
 """Name -> maker of a partitioner from plain values."""

@@ -125,7 +125,7 @@ class DataConfig:
     times: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     partition: Choice = Choice("dirichlet", {"clients": 20, "alpha": 0.1})
-    test: checks.Part | Literal["mirror", "pooled"] = 0.25
+    test: checks.Part | Literal["mirror", "pooled", "given"] = 0.25
     validation: checks.Part = 0.0
     unseen: checks.Part = 0.0
     public: checks.Part = 0.0
