@@ -1,11 +1,12 @@
 """Data sets, and how their examples are dealt to clients."""
 
-from pfljax.data import drift, heterogeneity, partition, synthetic
+from pfljax.data import drift, heterogeneity, partition, published, synthetic
 from pfljax.data.dataset import Dataset, from_arrays
 from pfljax.data.drift import drifting
 from pfljax.data.federated import FederatedData, federate, from_clients
 from pfljax.data.groups import featurized, grouped, in_turn, kinds, num_groups
 from pfljax.data.partition import Partitioner
+from pfljax.data.shifts import shifted
 from pfljax.data.sources import load
 
 __all__ = [
@@ -25,5 +26,7 @@ __all__ = [
     "load",
     "num_groups",
     "partition",
+    "published",
+    "shifted",
     "synthetic",
 ]
