@@ -1,9 +1,9 @@
 """Data sets, and how their examples are dealt to clients."""
 
-from pfljax.data import drift, heterogeneity, partition, published, synthetic
+from pfljax.data import drift, heterogeneity, lists, partition, published, synthetic
 from pfljax.data.dataset import Dataset, from_arrays
 from pfljax.data.drift import drifting
-from pfljax.data.federated import FederatedData, federate, from_clients
+from pfljax.data.federated import FederatedData, deal, federate, from_clients
 from pfljax.data.groups import featurized, grouped, in_turn, kinds, num_groups
 from pfljax.data.partition import Partitioner
 from pfljax.data.shifts import shifted
@@ -13,6 +13,7 @@ __all__ = [
     "Dataset",
     "FederatedData",
     "Partitioner",
+    "deal",
     "drift",
     "drifting",
     "featurized",
@@ -23,6 +24,7 @@ __all__ = [
     "heterogeneity",
     "in_turn",
     "kinds",
+    "lists",
     "load",
     "num_groups",
     "partition",

@@ -454,6 +454,24 @@ def federate(
     return data if shown is None else data.with_public(shown.x, shown.y)
 
 
+def deal(dataset: Dataset, partitioner: Partitioner, *, seed: int = 0) -> dict[str, Any]:
+    """Who holds which rows, by the clients' names, as `federate` with this seed deals them; `lists.save` keeps it.
+
+    Raises:
+      ValueError: for what `federate` refuses.
+
+    >>> from pfljax.data import from_arrays, partition
+    >>> dataset = from_arrays(np.arange(4.0)[:, None], np.array([0, 1, 0, 1]))
+    >>> {name: rows.tolist() for name, rows in deal(dataset, partition.by_index([[3, 0], [2]])).items()}
+    {'0': [3, 0], '1': [2]}
+    """
+    checks.each(Seed, seed=seed)
+    _check_ingredients(dataset, partitioner)
+    held, given, names = _deal(dataset, partitioner, _stream(seed, _PARTITION))
+    found = held if given is None else [Parts(*parts) for parts in zip(held, given, strict=True)]
+    return dict(zip(names or _groups(dataset, held) or map(str, range(len(held))), found, strict=True))
+
+
 def _apart(source: Dataset, share: float, generator: np.random.Generator) -> tuple[Dataset, Dataset | None]:
     """`source` without about a share of its examples, and those; whole units at a time."""
     if not share:

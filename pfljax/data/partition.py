@@ -20,6 +20,7 @@ from pfljax.checks import Bounds, Count, Share, Size
 from pfljax.data.dataset import Dataset
 from pfljax.data.dealt import Held, Partitioner
 from pfljax.data.door import array
+from pfljax.data.lists import by_file
 from pfljax.data.published import PUBLISHED
 from pfljax.printing import brief
 
@@ -564,6 +565,7 @@ def _balanced(sizes: np.ndarray, shares: np.ndarray, wanted: np.ndarray) -> np.n
 PARTITIONS: dict[str, Callable[..., Partitioner]] = {
     make.__name__: make
     for make in (
+        by_file,
         classes_per_client,
         dirichlet,
         dirichlet_client,

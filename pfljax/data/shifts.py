@@ -188,7 +188,7 @@ def _rotation(x: np.ndarray, level: float, draw: Any, fixed: Any) -> np.ndarray:
 
     if level % 90 == 0 and (x.shape[1] == x.shape[2] or level % 180 == 0):
         return np.rot90(x, int(level // 90), axes=(1, 2))
-    return ndimage.rotate(x, level, axes=(2, 1), reshape=False, order=1, mode="nearest")
+    return ndimage.rotate(x, level, axes=(1, 2), reshape=False, order=1, mode="nearest")
 
 
 def _blur(x: np.ndarray, level: float, draw: Any) -> np.ndarray:
