@@ -162,6 +162,10 @@ def load_data(config: DataConfig | None) -> FederatedData:
     if config.drift is not None and config.drift.kind == "time":
         options["validation"] = 0.0  # of each part in time, later
     data = data_layer.federate(dataset, dealt, **options)
+    if config.shift is not None:
+        data = data_layer.shifted(
+            data, config.shift.kind, config.shift.levels, spread=config.shift.spread, seed=config.seed
+        )
     data = data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
     data = data_layer.featurized(data) if config.featurized else data
     return data if config.drift is None else _drifting(data, config.drift, config)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from pfljax import checks, models
 from pfljax.algorithms import METHODS, POOLED, method
 from pfljax.checks import When
-from pfljax.data import drift, partition, synthetic
+from pfljax.data import drift, partition, shifts, synthetic
 from pfljax.data.federated import Unseen
 from pfljax.data.scaling import Standardize
 from pfljax.data.sources import NAMES
@@ -96,6 +96,27 @@ class DriftConfig:
 
 @checks.spelled()
 @dataclass(frozen=True)
+class ShiftConfig:
+    """How clients differ in what they see, or in what they call it, see `data.shifted`.
+
+    Args:
+      kind: of the heterogeneity.
+      levels: of it: one for each group of clients, or those of the first and the last client, of a `ramp`.
+      spread: who has which level.
+    """
+
+    kind: str = "rotation"
+    levels: tuple[float, ...] = (0, 90, 180, 270)
+    spread: shifts.Spread = "turns"
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        level = shifts.SHIFTS[checks.choice(self.kind, shifts.SHIFTS, "kind")].level
+        checks.each(tuple[level, ...], levels=self.levels)
+
+
+@checks.spelled()
+@dataclass(frozen=True)
 class DataConfig:
     """Which examples, and who holds them.
 
@@ -124,6 +145,7 @@ class DataConfig:
       clusters: groups of clients with like shares of the classes, see `data.grouped`; None: there are no groups.
       featurized: each example has the context of its client beside it, its group if there are `clusters`; see
         `data.featurized`.
+      shift: of inputs or labels, client by client; None: none.
       drift: how examples change with the rounds; None: they do not.
     """
 
@@ -149,6 +171,7 @@ class DataConfig:
     min_size: checks.Size = 1
     clusters: checks.Count | None = None
     featurized: bool = False
+    shift: ShiftConfig | None = None
     drift: DriftConfig | None = None
 
     def __post_init__(self) -> None:
