@@ -360,6 +360,11 @@ def from_config_dict(values: Mapping[str, Any] | ConfigDict) -> Config:
 def _check_model(model: Choice, where: str) -> None:
     checks.choice(model.name, models.MODELS, f"{where}.name")
     checks.arguments(models.MODELS[model.name], model.options, where, skip=2)
+    if made := [name for name, given in model.options.items() if callable(given)]:
+        raise ValueError(
+            f"{where}.{made[0]} is a function, which no configuration holds: give a Model, made by "
+            f"pfl.models.{model.name}(..., {made[0]}=...)"
+        )
 
 
 def _section(cls: type, values: Any, where: str) -> Any:

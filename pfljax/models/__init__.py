@@ -10,6 +10,7 @@ from pfljax.checks import Count
 from pfljax.models import sizes
 from pfljax.models.convolution import cnn
 from pfljax.models.dense import factors, logistic, mlp
+from pfljax.models.initial import Init
 from pfljax.models.kernels.pool import max_pool
 from pfljax.models.kernels.rewrite import fast
 from pfljax.models.linen import from_linen
@@ -21,11 +22,16 @@ from pfljax.types import Model
 
 
 def _char_lstm(
-    shape: Sequence[int], classes: int, embedding: Count = 8, hidden: Count = 256, layers: Count = 2
+    shape: Sequence[int],
+    classes: int,
+    embedding: Count = 8,
+    hidden: Count = 256,
+    layers: Count = 2,
+    init: Init = "flax",
 ) -> Model:
     if len(sizes.example(shape, "[length]")) != 1:
         raise ValueError(f"shape={tuple(shape)}: char_lstm reads tokens [length], one whole number at each place")
-    return char_lstm(classes, *shape, embedding=embedding, hidden=hidden, layers=layers)
+    return char_lstm(classes, *shape, embedding=embedding, hidden=hidden, layers=layers, init=init)
 
 
 MODELS: dict[str, Callable[..., Model]] = {
@@ -55,6 +61,7 @@ def by_name(name: str, shape: Sequence[int], classes: int, **kwargs: Any) -> Mod
 
 __all__ = [
     "MODELS",
+    "Init",
     "Precision",
     "by_name",
     "char_lstm",
