@@ -19,13 +19,14 @@ import numpy as np
 from pfljax import checks
 from pfljax.data import synthetic, tfds
 from pfljax.data.dataset import Dataset, from_arrays
+from pfljax.data.heart import FILES, heart
 
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _DEBIAN = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
 _TFDS = ("mnist", "fashion_mnist", "kmnist", "emnist/byclass", "emnist/balanced", "cifar10", "cifar100", "svhn_cropped")
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
-NAMES = ("digits", "synthetic", *_TFDS)
+NAMES = ("digits", "synthetic", "heart", *_TFDS)
 """Data sets known by name. Any other can be loaded from a `path`, or with `source="tfds"`."""
 
 
@@ -42,7 +43,7 @@ def load(
     """A data set by name, or from a file.
 
     `"digits"` (8x8 images, 1,797 of them, from scikit-learn) and `"synthetic"` (`synthetic_v2` with its defaults) need
-    no files. Others are looked for, in this order:
+    no files; `"heart"` is FLamby's, see `heart.heart`. Others are looked for, in this order:
       1. `path`: an `.npz` file, a folder with the four idx files of MNIST (`.gz` or not), or a torchvision root;
       2. without `path`, the same at `$PFLJAX_DATA/<name>.npz` and `$PFLJAX_DATA/<name>/`, then where Debian's
          `dataset-fashion-mnist` installs;
@@ -84,6 +85,9 @@ def load(
         _unused(keys, keys, name)
         return _digits() if name == "digits" else synthetic.synthetic_v2()
     places = [Path(path)] if path is not None else _places(name)
+    if name == "heart":
+        _unused(keys, keys, name)
+        return _heart(places)
     for place in places:
         if place.is_file():
             return read_npz(place, name, groups=groups, units=units, times=times)
@@ -189,6 +193,13 @@ def _digits() -> Dataset:
     x, y = load_digits(return_X_y=True)
     images = np.rint(np.asarray(x) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     return from_arrays(images, np.asarray(y), name="digits", num_classes=10)
+
+
+def _heart(places: Iterable[Path]) -> Dataset:
+    if held := [place for place in places if place.exists()]:
+        return heart(held[0])
+    searched = ", ".join(map(str, places)) or "$PFLJAX_DATA (not set)"
+    raise FileNotFoundError(f"heart is not in {searched}: put {FILES} into a folder, and give path=...")
 
 
 def _places(name: str) -> list[Path]:
