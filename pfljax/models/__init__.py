@@ -9,7 +9,7 @@ from pfljax import checks
 from pfljax.checks import Count
 from pfljax.models import sizes
 from pfljax.models.convolution import cnn
-from pfljax.models.dense import factors, logistic, mlp
+from pfljax.models.dense import factors, logistic, mlp, tabular
 from pfljax.models.initial import Init
 from pfljax.models.kernels.pool import max_pool
 from pfljax.models.kernels.rewrite import fast
@@ -18,6 +18,7 @@ from pfljax.models.mobilenet import mobilenet_v1
 from pfljax.models.precision import Precision, compute_in
 from pfljax.models.recurrent import char_lstm
 from pfljax.models.resnet import resnet8, resnet18, resnet34
+from pfljax.models.sequences import cnn1d, gru, lstm, transformer
 from pfljax.types import Model
 
 
@@ -37,13 +38,18 @@ def _char_lstm(
 MODELS: dict[str, Callable[..., Model]] = {
     "char_lstm": _char_lstm,
     "cnn": cnn,
+    "cnn1d": cnn1d,
     "factors": factors,
+    "gru": gru,
     "logistic": logistic,
+    "lstm": lstm,
     "mlp": mlp,
     "mobilenet_v1": mobilenet_v1,
     "resnet18": resnet18,
     "resnet34": resnet34,
     "resnet8": resnet8,
+    "tabular": tabular,
+    "transformer": transformer,
 }
 """Name -> factory `(shape, classes, **kwargs) -> Model`."""
 
@@ -66,15 +72,20 @@ __all__ = [
     "by_name",
     "char_lstm",
     "cnn",
+    "cnn1d",
     "compute_in",
     "factors",
     "fast",
     "from_linen",
+    "gru",
     "logistic",
+    "lstm",
     "max_pool",
     "mlp",
     "mobilenet_v1",
     "resnet8",
     "resnet18",
     "resnet34",
+    "tabular",
+    "transformer",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from pfljax import checks
@@ -86,6 +87,58 @@ def logistic(shape: Sequence[int], classes: checks.Count, reference: bool = Fals
     Arguments as of `mlp`.
     """
     return mlp(shape, classes, (), reference=reference, init=init)
+
+
+class Tabular(nn.Module):
+    """Numbers beside an embedding of each category, then dense layers; see `tabular`."""
+
+    categories: Sequence[int]
+    width: int
+    hidden: Sequence[int]
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        ends = x.shape[1] - np.cumsum(self.categories[::-1])[::-1]
+        numbers, *flags = jnp.split(x, ends, axis=1)
+        for number, (count, flag) in enumerate(zip(self.categories, flags, strict=True)):
+            rows = nn.Embed(count, self.width, name=f"category_{number}")(jnp.argmax(flag, axis=1))
+            numbers = jnp.concatenate([numbers, rows * flag.sum(axis=1, keepdims=True)], axis=1)
+        x = numbers
+        for width in self.hidden:
+            x = nn.relu(nn.Dense(width)(x))
+        return Classifier(self.classes, name="classifier")(x)
+
+
+@checks.by_hints()
+def tabular(
+    shape: Sequence[int],
+    classes: checks.Count,
+    categories: Sequence[checks.Count],
+    width: checks.Count = 4,
+    hidden: Sequence[checks.Count] = (64,),
+    init: Init = "flax",
+) -> Model:
+    """A multilayer perceptron on the rows of a table, which learns an embedding of each category.
+
+    Args:
+      shape: [features]: numbers first, then for each column of categories one feature of 0 or 1 for each of them.
+      classes: outputs.
+      categories: how many each such column has; a row without any has an embedding of zeros.
+      width: of an embedding.
+      hidden: widths of the hidden layers.
+      init: how layers start, see `from_linen`.
+
+    Raises:
+      ValueError: if there are more categories than features.
+
+    >>> tabular((9,), 2, categories=(3, 4)).blocks
+    ('category_0', 'category_1', 'Dense_0', 'classifier')
+    """
+    size = sizes.example(shape, "[features]")
+    if len(size) != 1 or sum(categories) > size[0]:
+        raise ValueError(f"shape={size}: rows of a table are [features], at least {sum(categories)} for {categories=}")
+    return from_linen(Tabular(tuple(categories), width, tuple(hidden), classes), size, init=init)
 
 
 class Factors(nn.Module):

@@ -42,7 +42,7 @@ PUBLISHED = {
 
 _NOTES = (
     "Cyclic as it is in FLamby: no model goes from client to client, and the first hospital's is tested",
-    "FedAdagrad there has momentum 0.9 on the server, which makes it FedYogi seed for seed; ours has none, as in its paper",
+    "FedAdagrad there has momentum 0.9 on the server, which makes it FedYogi seed for seed; ours has none",
 )
 
 

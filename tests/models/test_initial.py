@@ -137,8 +137,11 @@ def test_flax_is_what_the_module_has():
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_has_the_choice(name):
-    shape = (16,) if name in ("char_lstm", "mlp", "logistic") else () if name == "factors" else (16, 16, 3)
-    drawn = {init: models.by_name(name, shape, 4, init=init).init for init in ("flax", "torch")}
+    shape = (
+        (16, 16, 3) if name.startswith(("resnet", "mobilenet")) or name == "cnn" else () if name == "factors" else (16,)
+    )
+    options = {"categories": (3, 4)} if name == "tabular" else {}
+    drawn = {init: models.by_name(name, shape, 4, init=init, **options).init for init in ("flax", "torch")}
     assert jax.eval_shape(drawn["flax"], KEY) == jax.eval_shape(drawn["torch"], KEY)
     assert str(jax.make_jaxpr(drawn["flax"])(KEY)) != str(jax.make_jaxpr(drawn["torch"])(KEY))
 
