@@ -1,4 +1,4 @@
-"""The command line: `pfljax methods | config | run | compare | table | sweep | resume | bench | doctor`."""
+"""The command line: `pfljax methods | config | run | compare | table | sweep | resume | reproduce | bench | doctor`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pfljax import benchmark, checks, data, experiment, files
+from pfljax import benchmark, checks, data, experiment, files, reproduce
 from pfljax.algorithms import FAMILIES
 from pfljax.data.sources import NAMES
 from pfljax.engine import hosts, process
@@ -261,6 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--out", required=True, metavar="DIR", help="where each client gets a folder of its own")
     export.epilog = "Each folder has parameters and a compiled function for programs that know JAX, not this package."
+    reproduce.add_arguments(command("reproduce", _reproduce, "run a published table, and methods in its protocol"))
     benchmark.add_arguments(command("bench", _bench, "time workloads, in turn with the machine's own matrix products"))
     command("doctor", _doctor, "tell what is installed and found")
     return parser
@@ -395,6 +396,10 @@ def _export(options: argparse.Namespace) -> None:
     for name in options.client or models:
         models[checks.choice(name, models, "--client")].save(Path(options.out) / quote(name, safe=" "))
     print(f"{len(options.client or models)} models in {options.out}")
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    reproduce.from_command_line(options)
 
 
 def _bench(options: argparse.Namespace) -> None:
