@@ -26,7 +26,8 @@ from pfljax.engine.simulation import Simulation
 from pfljax.experiment import callbacks, sweeps
 from pfljax.experiment.config import Config
 from pfljax.experiment.door import compare, simulate
-from pfljax.experiment.runs import compare_methods, resume, run
+from pfljax.experiment.runs import run
+from pfljax.experiment.studies import compare_methods, resume
 from pfljax.experiment.sweeps import Sweep, spaces, sweep
 from pfljax.federation import reduce, sampling, wrappers
 from pfljax.federation.kinds import of_kinds
