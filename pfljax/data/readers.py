@@ -193,7 +193,10 @@ def heart_disease(path: Path, size: int | None) -> Dataset | None:
 
 
 def har(path: Path, size: int | None) -> Dataset | None:
-    """Raw windows [128, 9] of accelerations and rotations; windows overlap, so those of one bout stay together."""
+    """Raw windows [128, 9] of accelerations and rotations.
+
+    A window begins with the second half of the one before, as long as a bout lasts; those of one bout stay together.
+    """
     root = next((each for each in (path, path / "UCI HAR Dataset") if (each / "train" / "y_train.txt").is_file()), None)
     if root is None:
         return None
@@ -204,10 +207,11 @@ def har(path: Path, size: int | None) -> Dataset | None:
         y, subject = (_spaced(of / f"{what}_{split}.txt")[:, 0].astype(int) for what in ("y", "subject"))
         if {len(each) for each in (*signals, subject)} != {len(y)}:
             raise ValueError(f"{of} has files of different lengths: fetch it again")
-        begins = np.diff(y, prepend=-1).astype(bool) | np.diff(subject, prepend=-1).astype(bool)
-        bout = np.array([f"{split} {number}" for number in np.cumsum(begins)])
+        x = np.stack(signals, axis=-1).astype(np.float32)
+        goes_on = (y[1:] == y[:-1]) & (subject[1:] == subject[:-1]) & (x[1:, :64] == x[:-1, 64:]).all((1, 2))
+        bout = np.array([f"{split} {number}" for number in np.cumsum(~np.append(False, goes_on))])
         labels = Labels((y - 1).astype(np.int32), len(_ACTIVITIES), _ACTIVITIES)
-        parts.append({"x": np.stack(signals, -1).astype(np.float32), "y": labels, "groups": subject, "units": bout})
+        parts.append({"x": x, "y": labels, "groups": subject, "units": bout})
     return from_arrays(**parts[0], test=_as_test(parts[1], "har"), name="har")
 
 
