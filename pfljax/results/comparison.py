@@ -18,6 +18,7 @@ from pfljax.results.tables import Table
 if TYPE_CHECKING:
     import pandas as pd
 from pfljax.results.columns import SHOWN, best, cell, column, tabulated
+from pfljax.results.costs import NEVER
 from pfljax.results.result import Result, Select, import_pandas
 from pfljax.results.stored import REMEDY, vacant
 
@@ -140,6 +141,84 @@ class Comparison(Mapping[str, Result], Shown):
         title = f"Test {what.title}{lower}, over {clients} clients"
         ended = "\n".join(f"{name}: {result.reason}" for name, result in self.items() if result.reason)
         return tabulated(title, "method", rows, shown, caption=ended or None)
+
+    def objectives(self, target: float | None = None, *, select: Select = "last", metric: str | None = None) -> Table:
+        """The three objectives of Jiang et al. for each method: personal models, the server model, how soon.
+
+        What clients deploy, and the share of them that are better off with it than with the server model (`>server`)
+        and than alone; the server model, for clients without data to adapt it, and the same for unseen clients; and
+        what it took until the mean of what clients deploy was as good as the target.
+
+        Args:
+          target: a score; 95 % of the best method's mean if None, of a loss 1 / 0.95 of the least.
+          select: which evaluation, see `Result.evaluation`.
+          metric: what clients are compared by; `metric` if None.
+
+        Raises:
+          ValueError: if no result has measured the metric.
+
+        Source: Jiang et al., "Improving Federated Learning Personalization via Model Agnostic Meta Learning", 2019.
+        """
+        what = compared([*self.values()], metric)
+        measured = {name: result for name, result in self.items() if what.name in result.measured}
+        summaries = self.summary(select=select, metric=str(what))
+        rows = {}
+        for name in measured:
+            personal, common, unseen = (
+                summaries[name][model] or {} for model in ("personal", "global", "unseen_global")
+            )
+            rows[name] = {"personal": personal.get("mean"), "server": common.get("mean"), "unseen": unseen.get("mean")}
+            rows[name] |= {share: personal.get(share) for share in ("better_than_global", "better_off")}
+        means = [row["personal"] for row in rows.values() if row["personal"] is not None]
+        if not means:
+            raise ValueError("no client has test examples: ask for some when the data are dealt, test=0.25")
+        usual = max(means) * 0.95 if what.sign > 0 else min(means) / 0.95
+        goal = usual if target is None else target
+        for name, result in measured.items():
+            cost = result.until(goal, metric=str(what))
+            if cost != NEVER:
+                rows[name] |= {"rounds": cost.rounds, "sent": cost.sent / 1e6, "seconds": cost.seconds}
+        columns = [column(name, what) for name in ("personal", "server", "unseen", "better_than_global", "better_off")]
+        columns += [column(name, what)._replace(sign=-1) for name in ("rounds", "sent", "seconds")]
+        title = f"Test {what.title}; rounds, MB and seconds until {what.say(goal)}"
+        return tabulated(title, "method", rows, columns)
+
+    def fairness(
+        self,
+        traits: Mapping[str, Sequence[float]] | None = None,
+        *,
+        select: Select = "last",
+        metric: str | None = None,
+    ) -> Table:
+        """Whether clients fare by what they are: a line through their scores for each method and trait.
+
+        `by 1 std` is how much better off a client is that has one standard deviation more of the trait, with the
+        correlation, and the chance of a line as steep if there is no relation; see `statistics.trend`.
+
+        Args:
+          traits: name -> a number of each client [N], such as its bandwidth; training examples and rounds in which it
+            was heard if None.
+          select: which evaluation, see `Result.evaluation`.
+          metric: what clients are compared by; `metric` if None.
+
+        Raises:
+          ValueError: if no result has measured the metric, or a trait is not of all clients.
+        """
+        what = compared([*self.values()], metric)
+        table = Table(f"Test {what.title} by what clients are")
+        table.add_names("method")
+        table.add_names("trait")
+        for title in ("by 1 std", "correlation", "chance"):
+            table.add_numbers(title)
+        for name, result in self.items():
+            if what.name not in result.measured:
+                continue
+            scored = what.sign * result.clients(select=select, metric=str(what))
+            for trait, values in (result.traits() if traits is None else traits).items():
+                line = statistics.trend(scored, np.asarray(values, float))
+                numbers = (scores.number(line.correlation), scores.number(line.chance))
+                table.add(name, trait, what.spell(line.slope), *numbers)
+        return table
 
     def by_client(self, worst: int | None = None, *, select: Select = "last", metric: str | None = None) -> Table:
         """One row for each client by name, those that fare worst over all methods first: its score with each method.
