@@ -481,7 +481,8 @@ METHODS: dict[str, Method] = {
         "relational",
         sweep={"relation_lr": (1e-4, 0.1), "mu": (1e-3, 1.0)},
         needs=_STATE,
-        down="clients * w + clients",
+        bounds={"focus": _POSITIVE},
+        down="(clients if downloads is None else downloads) * w + clients",
     ),
     "ifca": Method(
         ifca,
