@@ -313,6 +313,7 @@ METHODS: dict[str, Method] = {
         "averaging",
         needs=_FEATURES,
         down="w + head",
+        bounds={"power": _POSITIVE},
         up="w + classes * (1 + features + features**2)",
         example={"samples": 3},
     ),
