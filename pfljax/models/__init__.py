@@ -8,6 +8,7 @@ from typing import Any
 from pfljax import checks
 from pfljax.checks import Count
 from pfljax.models import sizes
+from pfljax.models.context import contextual
 from pfljax.models.convolution import cnn
 from pfljax.models.dense import factors, logistic, mlp
 from pfljax.models.kernels.pool import max_pool
@@ -28,9 +29,22 @@ def _char_lstm(
     return char_lstm(classes, *shape, embedding=embedding, hidden=hidden, layers=layers)
 
 
+def _contextual(
+    shape: Sequence[int], classes: int, context: Count, network: str = "mlp", options: dict[str, Any] | None = None
+) -> Model:
+    *more, last = sizes.example(shape, "[...] with the context of its client at the end")
+    if last <= context:
+        raise ValueError(
+            f"context={context} numbers of examples {tuple(shape)}, which end with {last}: put them there first, with "
+            "data.featurized=True or pfl.data.featurized"
+        )
+    return contextual(by_name(network, (*more, last - context), classes, **options or {}), classes, context)
+
+
 MODELS: dict[str, Callable[..., Model]] = {
     "char_lstm": _char_lstm,
     "cnn": cnn,
+    "contextual": _contextual,
     "factors": factors,
     "logistic": logistic,
     "mlp": mlp,
@@ -60,6 +74,7 @@ __all__ = [
     "char_lstm",
     "cnn",
     "compute_in",
+    "contextual",
     "factors",
     "fast",
     "from_linen",
