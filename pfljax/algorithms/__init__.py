@@ -699,7 +699,7 @@ METHODS: dict[str, Method] = {
         needs=("features",),
         bounds={"lam": _POSITIVE},
         down="w - head",
-        up="w - head",
+        up="(w - head) * (1 if step == 'adam' else 1 + features)",
     ),
 }
 METHODS = {name: row._replace(factory=checks.by_hints(known=row.hints())(row.factory)) for name, row in METHODS.items()}
