@@ -65,7 +65,7 @@ from pfljax.algorithms.hcfl import hcfl
 from pfljax.algorithms.hypcluster import hypcluster
 from pfljax.algorithms.ifca import ifca
 from pfljax.algorithms.knn_per import knn_per
-from pfljax.algorithms.l2gd import l2gd
+from pfljax.algorithms.l2gd import l2gd, l2sgd_plus
 from pfljax.algorithms.lcfed import lcfed
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
@@ -158,6 +158,7 @@ __all__ = [
     "ifca",
     "knn_per",
     "l2gd",
+    "l2sgd_plus",
     "lcfed",
     "lg_fedavg",
     "local_only",
@@ -450,6 +451,16 @@ METHODS: dict[str, Method] = {
         needs=_STATE,
         bounds={"p": Bounds(above=0, below=1)},
         down="w + 2",
+        example={"lr": 0.05, "p": 0.4},
+    ),
+    "l2sgd_plus": Method(
+        l2sgd_plus,
+        "mixture",
+        sweep={"lr": (1e-3, 0.1), "lam": (0.01, 10.0), "p": (0.05, 0.5)},
+        needs=_STATE,
+        bounds={"p": Bounds(above=0, below=1)},
+        down="2 * w - stats + 2",
+        up="2 * w - stats",
         example={"lr": 0.05, "p": 0.4},
     ),
     "superfed": Method(
