@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -109,8 +110,8 @@ def test_unknown_norm():
 
 def test_context_is_read_beside_the_features():
     """`W (relu(V x + v), c) + b`, of arrays and of images; without hidden layers it is beside the inputs."""
-    draw, images = np.random.default_rng(0), models.cnn((8, 8, 1), 3)
-    made = models.contextual(models.mlp((4,), 3, (5,)), 3, context=2)
+    draw, images = np.random.default_rng(0), cast(Any, models.cnn((8, 8, 1), 3))
+    made: Any = models.contextual(models.mlp((4,), 3, (5,)), 3, context=2)
     params = made.init(KEY)
     first, last = (jax.tree.map(np.asarray, params.trainable[block]) for block in made.blocks)
     x = draw.normal(size=(6, 4 + 2)).astype(np.float32)

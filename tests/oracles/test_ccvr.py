@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +79,7 @@ def test_against_a_loop(power: float | None) -> None:
 
     With a power the features are transformed, and so they are where clients predict.
     """
-    method = algorithms.ccvr(TASK, SOLVE, TUNE, MODEL, samples=SAMPLES, power=power)
+    method: Any = algorithms.ccvr(TASK, SOLVE, TUNE, MODEL, samples=SAMPLES, power=power)
     run = play.play(TASK, method, network.data(), 3, cohort=3)
     plain = play.play(TASK, algorithms.fedavg(TASK, SOLVE), network.data(), 3, cohort=3)
     play.assert_bitwise(run.state.server.model.params, plain.state.server.params)

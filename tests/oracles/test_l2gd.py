@@ -116,7 +116,7 @@ def test_steps_of_one_size_end_at_the_stationary_point():
         for method in (algorithms.l2sgd_plus, algorithms.l2gd)
     ]
     pull = lam * np.kron(np.eye(3) - 1 / 3, np.eye(2))
-    left = block_diag(*(a.mean(0) for a in A)) + pull
+    left = np.asarray(block_diag(*(a.mean(0) for a in A))) + pull
     right = np.concatenate([np.einsum("nij,nj->i", a, b) / len(b) for a, b in zip(A, c, strict=True)])
     x = np.linalg.solve(left, right).reshape(3, 2)
     close(ends[0].x.trainable["w"], x, 1e-9)
