@@ -179,6 +179,7 @@ def test_hypcluster_against_loops():
 # Clusters by context
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ["ifca", "hypcluster"])
 def test_the_best_of_several_starts_is_trained_from_the_second_round_on(name):
