@@ -8,6 +8,7 @@ from typing import Any
 from pfljax import checks
 from pfljax.checks import Count
 from pfljax.models import sizes
+from pfljax.models.context import contextual
 from pfljax.models.convolution import cnn
 from pfljax.models.dense import factors, logistic, mlp, tabular
 from pfljax.models.initial import Init
@@ -35,10 +36,23 @@ def _char_lstm(
     return char_lstm(classes, *shape, embedding=embedding, hidden=hidden, layers=layers, init=init)
 
 
+def _contextual(
+    shape: Sequence[int], classes: int, context: Count, network: str = "mlp", options: dict[str, Any] | None = None
+) -> Model:
+    *more, last = sizes.example(shape, "[...] with the context of its client at the end")
+    if last <= context:
+        raise ValueError(
+            f"context={context} numbers of examples {tuple(shape)}, which end with {last}: put them there first, with "
+            "data.featurized=True or pfl.data.featurized"
+        )
+    return contextual(by_name(network, (*more, last - context), classes, **options or {}), classes, context)
+
+
 MODELS: dict[str, Callable[..., Model]] = {
     "char_lstm": _char_lstm,
     "cnn": cnn,
     "cnn1d": cnn1d,
+    "contextual": _contextual,
     "factors": factors,
     "gru": gru,
     "logistic": logistic,
@@ -74,6 +88,7 @@ __all__ = [
     "cnn",
     "cnn1d",
     "compute_in",
+    "contextual",
     "factors",
     "fast",
     "from_linen",
