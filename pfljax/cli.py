@@ -233,6 +233,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="names of methods or of families, or all; see pfljax methods",
     )
+    compare.add_argument("--seeds", metavar="0:3", help="means and intervals over runs with these seeds")
+    compare.add_argument(
+        "--tune",
+        action="append",
+        default=[],
+        metavar="METHOD.NAME=A,B",
+        help="values of which the best on validation examples is taken; may be repeated",
+    )
     tabled = command("table", _table, "write the table of a run, comparison or sweep")
     tabled.add_argument("folder", metavar="DIR", help="its folder")
     tabled.add_argument("--format", choices=("text", "latex", "markdown", "csv"), default="text")
@@ -323,7 +331,20 @@ def _compare(options: argparse.Namespace) -> None:
     config = read_config(options.config, options.overrides)
     methods = catalogue.named(name.strip() for name in options.methods.split(",") if name.strip())
     experiment.check_effect(config, methods, _changes(options.overrides))
-    _report(experiment.compare_methods(config, methods, options.out, progress=not options.quiet), config, options.out)
+    seeds = options.seeds and spaces.parse(f"run.seed={options.seeds}")[1]
+    given: dict[str, Any] = {"seeds": seeds, "tune": _tuned(options.tune), "progress": not options.quiet}
+    _report(experiment.compare_methods(config, methods, options.out, **given), config, options.out)
+
+
+def _tuned(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Method -> number -> its values, from `METHOD.NAME=VALUES`."""
+    tuned: dict[str, dict[str, Any]] = {}
+    for name, values in map(spaces.parse, texts):
+        method, dot, number = name.partition(".")
+        if not dot:
+            raise ValueError(f"--tune {name}: write --tune METHOD.NAME=VALUES, such as --tune ditto.lam=0.1,1")
+        tuned.setdefault(method, {})[number] = values
+    return tuned
 
 
 def _sweep(options: argparse.Namespace) -> None:
@@ -351,7 +372,7 @@ def _report(result: Result | Comparison, config: Config, out: str | None) -> Non
         return
     written = "summary.json"
     if importlib.util.find_spec("matplotlib"):
-        plots.save(comparison, Path(out) / "comparison.png")
+        plots.save(comparison.runs, Path(out) / "comparison.png")
         written += ", comparison.png"
     console.print(f"{written} in {out}", highlight=False, soft_wrap=True)
 

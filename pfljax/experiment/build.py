@@ -18,6 +18,7 @@ from pfljax import data as data_layer
 from pfljax.algorithms import POOLED, method
 from pfljax.data import FederatedData, drift
 from pfljax.experiment.config import (
+    OF_FILES,
     PARTITIONS,
     SOLVED,
     SYNTHETIC,
@@ -154,14 +155,21 @@ def load_data(config: DataConfig | None) -> FederatedData:
     if config.name in SYNTHETIC and config.path is None:
         dataset = SYNTHETIC[config.name](**config.options)
     else:
-        options = ("path", "source", "download", "groups", "units", "times")
-        dataset = data_layer.load(config.name, **{option: getattr(config, option) for option in options})
+        given = {name: getattr(config, name) for name in OF_FILES} | config.options
+        dataset = data_layer.load(config.name, **given)
     dealt = PARTITIONS[config.partition.name](**config.partition.options)
-    names = ("test", "validation", "unseen", "public", "stratify", "chronological", "seed", "min_size")
+    names = (
+        *("test", "validation", "unseen", "public", "stratify", "chronological"),
+        *("standardize", "seed", "min_size"),
+    )
     options = {name: getattr(config, name) for name in names}
     if config.drift is not None and config.drift.kind == "time":
         options["validation"] = 0.0  # of each part in time, later
     data = data_layer.federate(dataset, dealt, **options)
+    if config.shift is not None:
+        data = data_layer.shifted(
+            data, config.shift.kind, config.shift.levels, spread=config.shift.spread, seed=config.seed
+        )
     data = data if config.clusters is None else data_layer.grouped(data, config.clusters, seed=config.seed)
     data = data_layer.featurized(data) if config.featurized else data
     return data if config.drift is None else _drifting(data, config.drift, config)
@@ -183,8 +191,9 @@ def _drifting(data: FederatedData, config: DriftConfig, of: DataConfig) -> Feder
 
 def _task(config: Config, data: FederatedData) -> tuple[str, Callable[[Model], Task]]:
     """The name of the task, and what makes it of a network."""
-    chosen, options = config.task, {}
-    name = {None: "regression"}.get(data.num_classes, "classification") if chosen.name == "auto" else chosen.name
+    chosen, options = config.task, dict[str, Any]()
+    usual = "regression" if data.num_classes is None else "classification"
+    name = usual if chosen.name == "auto" else chosen.name
     if config.run.metrics is not None:
         options["metrics"] = config.run.metrics
     if name == "classification":

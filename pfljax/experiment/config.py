@@ -12,9 +12,12 @@ from ml_collections import ConfigDict
 from pfljax import checks, models
 from pfljax.algorithms import METHODS, POOLED, method
 from pfljax.checks import When
-from pfljax.data import drift, partition, synthetic
+from pfljax.data import drift, partition, shifts, synthetic
+from pfljax.data.federated import Unseen
+from pfljax.data.scaling import Standardize
 from pfljax.data.sources import NAMES
-from pfljax.engine.executors import Executor
+from pfljax.data.table import from_frame
+from pfljax.engine.blocks import Executor
 from pfljax.engine.residence import Store
 from pfljax.experiment.recipe import (
     ServerConfig,
@@ -54,6 +57,10 @@ class Choice:
         checks.fields(self)
 
 
+OF_FILES = ("path", "source", "download", "groups", "units", "times", "client", "target")
+"""Fields of `DataConfig` that say where and how data are read."""
+
+
 @checks.spelled()
 @dataclass(frozen=True)
 class DriftConfig:
@@ -89,6 +96,27 @@ class DriftConfig:
 
 @checks.spelled()
 @dataclass(frozen=True)
+class ShiftConfig:
+    """How clients differ in what they see, or in what they call it, see `data.shifted`.
+
+    Args:
+      kind: of the heterogeneity.
+      levels: of it: one for each group of clients, or those of the first and the last client, of a `ramp`.
+      spread: who has which level.
+    """
+
+    kind: str = "rotation"
+    levels: tuple[float, ...] = (0, 90, 180, 270)
+    spread: shifts.Spread = "turns"
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        level = shifts.SHIFTS[checks.choice(self.kind, shifts.SHIFTS, "kind")].level
+        checks.each(tuple[level, ...], levels=self.levels)
+
+
+@checks.spelled()
+@dataclass(frozen=True)
 class DataConfig:
     """Which examples, and who holds them.
 
@@ -99,20 +127,25 @@ class DataConfig:
       download: let TFDS download what is found nowhere.
       groups: the array or feature that names the natural client, see `data.load`.
       units: the array that names what stays together in a split.
-      times: the array that orders the examples of a client.
-      options: arguments of a synthetic data set.
+      times: the array, or column, that orders the examples of a client.
+      client: the column of a table that says whose a row is; the partition is then natural, unless it is set.
+      target: the column of a table that is learned.
+      options: arguments of a synthetic data set, or what else `data.from_frame` takes of a table.
       partition: a partitioner of `PARTITIONS` with its arguments.
       test: share of each client's examples that test, or what is done with the official test set; see `data.federate`.
       validation: share of the others that validate.
-      unseen: share of the clients that never train.
+      unseen: share of the clients that never train, or how many.
       public: share of the examples that everybody sees and nobody holds.
       stratify: each class in proportion in every split.
       chronological: the last examples of a client validate and test.
+      standardize: numbers on one scale, by the training examples of all clients or each client's own; tables are
+        `pooled` if None.
       seed: of partition, unseen clients and splits.
       min_size: fewest examples of a client.
       clusters: groups of clients with like shares of the classes, see `data.grouped`; None: there are no groups.
       featurized: each example has the context of its client beside it, its group if there are `clusters`; see
         `data.featurized`.
+      shift: of inputs or labels, client by client; None: none.
       drift: how examples change with the rounds; None: they do not.
     """
 
@@ -123,18 +156,22 @@ class DataConfig:
     groups: str | None = None
     units: str | None = None
     times: str | None = None
+    client: str | None = None
+    target: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     partition: Choice = Choice("dirichlet", {"clients": 20, "alpha": 0.1})
-    test: checks.Part | Literal["mirror", "pooled"] = 0.25
+    test: checks.Part | Literal["mirror", "pooled", "given"] = 0.25
     validation: checks.Part = 0.0
-    unseen: checks.Part = 0.0
+    unseen: Unseen = 0.0
     public: checks.Part = 0.0
     stratify: bool = False
     chronological: bool = False
+    standardize: Standardize | None = None
     seed: checks.Seed = 0
     min_size: checks.Size = 1
     clusters: checks.Count | None = None
     featurized: bool = False
+    shift: ShiftConfig | None = None
     drift: DriftConfig | None = None
 
     def __post_init__(self) -> None:
@@ -143,6 +180,8 @@ class DataConfig:
             raise ValueError("featurized=True: nothing is known of the clients; set clusters=2, or leave it out")
         if self.drift is not None and self.drift.kind == "time" and not self.chronological:
             raise ValueError("drift.kind='time' needs examples in time: set chronological=True, or another kind")
+        if self.client is not None and self.partition == DataConfig.partition:
+            object.__setattr__(self, "partition", Choice("natural"))
         dealt = self.partition
         checks.choice(dealt.name, PARTITIONS, "partition.name")
         options = checks.arguments(PARTITIONS[dealt.name], dealt.options, "partition")
@@ -150,12 +189,14 @@ class DataConfig:
             PARTITIONS[dealt.name](**options)
         if self.name in SYNTHETIC:
             checks.arguments(SYNTHETIC[self.name], self.options, "options")
+        elif self.target is not None:
+            checks.arguments(from_frame, {"target": self.target} | self.options, "options", skip=1)
         elif self.options:
             raise ValueError(f"options={self.options} are for synthetic data, not for {self.name!r}: leave them out")
         elif self.path is None and self.source != "tfds":
             checks.choice(self.name, dict.fromkeys((*NAMES, *SYNTHETIC)), "name")
         made = self.name in SYNTHETIC or (self.name == "digits" and self.path is None)
-        for name in ("path", "source", "download", "groups", "units", "times"):
+        for name in OF_FILES:
             if made and getattr(self, name) != getattr(DataConfig, name):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is for files, and {self.name!r} is made: leave it out"
