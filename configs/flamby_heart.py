@@ -2,15 +2,15 @@
 
 Paper: Ogier du Terrail et al., "FLamby: Datasets and Benchmarks for Cross-Silo Federated Learning in Realistic
 Healthcare Settings", NeurIPS 2022. Data: UCI heart disease, FLamby's own patients and splits (199, 172, 30 and 85
-train; 104, 89, 16 and 45 test), scaled by each hospital's training patients. Model: logistic regression with one logit
-and PyTorch's initial weights. 15 rounds of 100 steps on batches of 4. The learning rate is that of FLamby's
-personalization example, and what is fine-tuned is as there.
+train; 104, 89, 16 and 45 test), scaled by each hospital's training patients; see `pfljax.data.heart`. Model: logistic
+regression with one logit and PyTorch's initial weights. 15 rounds of 100 steps on batches of 4. The learning rate is
+that of FLamby's personalization example, and what is fine-tuned is as there.
 
     pfljax compare --config=configs/flamby_heart.py --methods=local_only,fedavg,fedavg_finetuned,ditto,apfl
     pfljax reproduce flamby/heart --data=FOLDER --methods=baseline,averaging,proximal
 
-`pfljax data show heart_disease` says where the data come from. The second command runs the rows of FLamby's tables
-beside ours, with deviations divided by n - 1 as there.
+The first needs the data at `$PFLJAX_DATA/heart_disease`, or `--config.data.path=FOLDER`. The second runs every row of
+FLamby's table beside ours.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""The command line: `pfljax methods | config | run | compare | table | sweep | resume | reproduce | bench | doctor`."""
+"""The command line, `pfljax`: methods, config, data, run, compare, table, sweep, resume, reproduce, bench, doctor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pfljax import benchmark, checks, data, experiment, files, reproduce
 from pfljax.algorithms import FAMILIES
 from pfljax.data.sources import NAMES
 from pfljax.engine import hosts, process
-from pfljax.experiment import catalogue, listing, sweeps
+from pfljax.experiment import catalogue, datasets, listing, sweeps
 from pfljax.experiment.config import Config
 from pfljax.experiment.sweeps import spaces
 from pfljax.results import plots
@@ -269,6 +269,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, metavar="DIR", help="where each client gets a folder of its own")
     export.epilog = "Each folder has parameters and a compiled function for programs that know JAX, not this package."
     reproduce.add_arguments(command("reproduce", _reproduce, "run a published table, and methods in its protocol"))
+    datasets.add_arguments(
+        command("data", _data, "list the data sets that are known by name, show one, or prepare a copy")
+    )
     benchmark.add_arguments(command("bench", _bench, "time workloads, in turn with the machine's own matrix products"))
     command("doctor", _doctor, "tell what is installed and found")
     return parser
@@ -415,6 +418,10 @@ def _export(options: argparse.Namespace) -> None:
 
 def _reproduce(options: argparse.Namespace) -> None:
     reproduce.from_command_line(options)
+
+
+def _data(options: argparse.Namespace) -> None:
+    datasets.from_command_line(options)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -130,7 +130,7 @@ class DataConfig:
       times: the array, or column, that orders the examples of a client.
       client: the column of a table that says whose a row is; the partition is then natural, unless it is set.
       target: the column of a table that is learned.
-      options: arguments of a synthetic data set, or what else `data.from_frame` takes of a table.
+      options: arguments of a synthetic data set, what else `data.from_frame` takes of a table, or the `size` of images.
       partition: a partitioner of `PARTITIONS` with its arguments.
       test: share of each client's examples that test, or what is done with the official test set; see `data.federate`.
       validation: share of the others that validate.
@@ -191,7 +191,7 @@ class DataConfig:
             checks.arguments(SYNTHETIC[self.name], self.options, "options")
         elif self.target is not None:
             checks.arguments(from_frame, {"target": self.target} | self.options, "options", skip=1)
-        elif self.options:
+        elif self.options.keys() - {"size"}:
             raise ValueError(f"options={self.options} are for synthetic data, not for {self.name!r}: leave them out")
         elif self.path is None and self.source != "tfds":
             checks.choice(self.name, dict.fromkeys((*NAMES, *SYNTHETIC)), "name")

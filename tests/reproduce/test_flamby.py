@@ -11,28 +11,13 @@ from sklearn.model_selection import train_test_split
 import pfljax as pfl
 from pfljax import cli, reproduce
 from pfljax.reproduce import claims, flamby
-
-SIZES = {"cleveland": 40, "hungarian": 33, "switzerland": 12, "va": 25}
+from tests.data.test_heart import write
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Files in the layout of archive.ics.uci.edu/dataset/45."""
-    draw = np.random.default_rng(5)
-    for name, n in SIZES.items():
-        x = np.column_stack(
-            [draw.integers(30, 70, n), draw.integers(0, 2, n), draw.integers(1, 5, n), draw.integers(100, 180, n),
-             np.zeros(n) if name == "switzerland" else draw.integers(150, 300, n), draw.integers(0, 2, n),
-             draw.integers(0, 3, n), draw.integers(90, 190, n), draw.integers(0, 2, n), draw.integers(0, 40, n) / 10,
-             draw.integers(1, 4, n), draw.integers(0, 4, n), draw.integers(3, 8, n)]
-        )  # fmt: skip
-        y = np.ones(n, int) if name == "switzerland" else draw.integers(0, 5, n)
-        rows = [[f"{v:.1f}" for v in row] + [str(label)] for row, label in zip(x, y, strict=True)]
-        for row in rows[::3]:
-            row[11] = row[12] = "?"  # gaps in columns that are left out keep their patients
-        rows[4][3] = "?"
-        (tmp_path / f"processed.{name}.data").write_text("\n".join(map(",".join, rows)) + "\n")
-    return tmp_path
+    """Files of the four hospitals."""
+    return write(tmp_path)
 
 
 def published(folder, pooled):
