@@ -16,6 +16,7 @@ from pfljax.models.kernels.pool import max_pool
 from pfljax.models.kernels.rewrite import fast
 from pfljax.models.linen import from_linen
 from pfljax.models.mobilenet import mobilenet_v1
+from pfljax.models.modules import from_nnx
 from pfljax.models.precision import Precision, compute_in
 from pfljax.models.recurrent import char_lstm
 from pfljax.models.resnet import resnet8, resnet18, resnet34
@@ -98,6 +99,7 @@ __all__ = [
     "factors",
     "fast",
     "from_linen",
+    "from_nnx",
     "gru",
     "logistic",
     "lstm",
