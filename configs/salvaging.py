@@ -1,9 +1,9 @@
 """Who gains by adapting a common model? Three ways to federate, four to adapt, against training alone, on digits.
 
 Paper: Yu et al., "Salvaging Federated Learning by Local Adaptation", 2020. Data: 1,797 images of 8x8 pixels from
-scikit-learn, 20 clients, Dirichlet(0.3) by label (the paper: 100 clients, 0.9), a quarter of each client's examples kept
-for its test (the paper weighs the scores of a common test set by the classes of each client). Model: 100 hidden units.
-Private is DP-FedAvg without an accountant, with noise that costs accuracy. No publication has these numbers.
+scikit-learn, 20 clients, Dirichlet(0.3) by label (the paper: 100 clients, 0.9), a quarter of each client's examples
+kept for its test (the paper weighs the scores of a common test set by the classes of each client). Model: 100 hidden
+units. Private is DP-FedAvg without an accountant, with noise that costs accuracy. No publication has these numbers.
 
     pfljax run --config=configs/salvaging.py --config.algorithm.name=fedavg_distilled
     pfljax run --config=configs/salvaging.py --config.wrappers.reduce=median
@@ -21,8 +21,8 @@ better off than alone; one seed (so no spread yet):
     ewc           97.0 (65 %)    93.0 (35 %)    96.1 (60 %)
     local_only    91.7
 
-As in the paper, those gain most whose common model was worst, under noise and with the median, and who have few classes:
-fine-tuning the noisy model gives clients of few classes 10.0 points and the others 5.3.
+As in the paper, those gain most whose common model was worst, under noise and with the median, and who have few
+classes: fine-tuning the noisy model gives clients of few classes 10.0 points and the others 5.3.
 """
 
 from ml_collections import ConfigDict

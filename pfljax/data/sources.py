@@ -99,9 +99,8 @@ def load(
     for place in places:
         if (dataset := _read(place, name, size, keys)) is not None:
             return dataset
-    searched = ", ".join(
-        ["$PFLJAX_DATA (not set)"] * (path is None and not os.environ.get("PFLJAX_DATA")) + [*map(str, places)]
-    )
+    unset = path is None and not os.environ.get("PFLJAX_DATA")
+    searched = ", ".join([*["$PFLJAX_DATA (not set)"][:unset], *map(str, places)])
     known = KNOWN.get(name)
     if known is not None and not known.tfds:
         raise FileNotFoundError(
@@ -180,6 +179,11 @@ def _places(name: str) -> list[Path]:
     roots = [Path(root) for root in (os.environ.get("PFLJAX_DATA"), prepared()) if root]
     own = [place for root in roots for place in (root / f"{name}.npz", root / name)]
     return own + ([_DEBIAN[name]] if name in _DEBIAN else [])
+
+
+def located(name: str) -> Path | None:
+    """The first of the usual places of a data set where there is anything."""
+    return next((place for place in _places(name) if place.exists()), None)
 
 
 def prepared() -> Path:

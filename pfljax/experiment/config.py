@@ -27,7 +27,7 @@ from pfljax.experiment.recipe import (
     sections_of,
 )
 from pfljax.experiment.wrapping import WrappersConfig
-from pfljax.learning.metrics import CLASSIFICATION, REGRESSION
+from pfljax.learning.metrics import CLASSIFICATION, MULTILABEL, ORDINAL, REGRESSION
 from pfljax.results import scores
 from pfljax.results.result import Select
 
@@ -130,7 +130,7 @@ class DataConfig:
       times: the array, or column, that orders the examples of a client.
       client: the column of a table that says whose a row is; the partition is then natural, unless it is set.
       target: the column of a table that is learned.
-      options: arguments of a synthetic data set, or what else `data.from_frame` takes of a table.
+      options: arguments of a synthetic data set, what else `data.from_frame` takes of a table, or the `size` of images.
       partition: a partitioner of `PARTITIONS` with its arguments.
       test: share of each client's examples that test, or what is done with the official test set; see `data.federate`.
       validation: share of the others that validate.
@@ -191,7 +191,7 @@ class DataConfig:
             checks.arguments(SYNTHETIC[self.name], self.options, "options")
         elif self.target is not None:
             checks.arguments(from_frame, {"target": self.target} | self.options, "options", skip=1)
-        elif self.options:
+        elif self.options.keys() - {"size"}:
             raise ValueError(f"options={self.options} are for synthetic data, not for {self.name!r}: leave them out")
         elif self.path is None and self.source != "tfds":
             checks.choice(self.name, dict.fromkeys((*NAMES, *SYNTHETIC)), "name")
@@ -201,6 +201,31 @@ class DataConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is for files, and {self.name!r} is made: leave it out"
                 )
+
+
+_CLASSES = ("auto", "classification")
+
+
+@checks.spelled()
+@dataclass(frozen=True)
+class TaskConfig:
+    """What is learned.
+
+    Args:
+      name: by what the labels are (`auto`: classification of classes, regression of other numbers), or labels that hold
+        or not, each on its own (`multilabel`), or classes in order (`ordinal`).
+      label_smoothing: share of the target that is dealt to all classes alike.
+      ignore: a label that marks what does not count.
+      balanced: classes count alike in training, by `weights` of their losses or by the balanced `softmax`.
+    """
+
+    name: Literal["auto", "classification", "regression", "multilabel", "ordinal"] = "auto"
+    label_smoothing: Annotated[checks.Share, When("name", _CLASSES)] = 0.0
+    ignore: Annotated[int | None, When("name", _CLASSES)] = None
+    balanced: Annotated[Literal["weights", "softmax"] | None, When("name", _CLASSES)] = None
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
 
 
 @checks.spelled()
@@ -268,7 +293,7 @@ class RunConfig:
         if isinstance(self.metrics, str):
             object.__setattr__(self, "metrics", tuple(self.metrics.split(",")))
         for name in self.metrics or ():
-            checks.choice(name, dict.fromkeys((*CLASSIFICATION, *REGRESSION)), "metrics")
+            checks.choice(name, dict.fromkeys((*CLASSIFICATION, *REGRESSION, *MULTILABEL, *ORDINAL)), "metrics")
         if self.metrics is not None and self.metric is not None:
             scores.choose(self.metric, [*self.metrics, "loss"])
 
@@ -283,6 +308,7 @@ class Config:
       model: a model of `models.MODELS` with its arguments; None if a program gives one of its own.
       kinds: instead of `model`, where clients are of several kinds: a section like it for each, by names. Client n has
         the network of place n modulo their number, unless the clients' trait `kind` says which.
+      task: what is learned.
       algorithm: a method with its options, see `recipe.build`.
       methods: method -> options that it has wherever it is run; `algorithm` comes before them.
       local: solver of a client's round.
@@ -297,6 +323,7 @@ class Config:
     data: DataConfig | None = DataConfig()
     model: Choice | None = Choice("mlp", {"hidden": (100,)})
     kinds: dict[str, Any] = field(default_factory=dict)
+    task: TaskConfig = TaskConfig()
     algorithm: Choice = Choice("fedavg")
     methods: dict[str, Any] = field(default_factory=dict)
     local: SolverConfig = field(default_factory=SolverConfig)
@@ -401,6 +428,11 @@ def from_config_dict(values: Mapping[str, Any] | ConfigDict) -> Config:
 def _check_model(model: Choice, where: str) -> None:
     checks.choice(model.name, models.MODELS, f"{where}.name")
     checks.arguments(models.MODELS[model.name], model.options, where, skip=2)
+    if made := [name for name, given in model.options.items() if callable(given)]:
+        raise ValueError(
+            f"{where}.{made[0]} is a function, which no configuration holds: give a Model, made by "
+            f"pfl.models.{model.name}(..., {made[0]}=...)"
+        )
 
 
 def _section(cls: type, values: Any, where: str) -> Any:

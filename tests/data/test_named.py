@@ -99,14 +99,16 @@ def heart_disease(root: Path) -> None:
 
 
 def har(root: Path) -> None:
+    """The second window of training begins with the second half of the first one."""
     for split, subjects in {"train": [1, 1, 1, 3], "test": [2, 2]}.items():
         of = root / "UCI HAR Dataset" / split
         (of / "Inertial Signals").mkdir(parents=True)
         for signal in ("body_acc", "body_gyro", "total_acc"):
             for axis in "xyz":
                 rows = DRAW.normal(size=(len(subjects), 128))
+                rows[1, :64] = rows[0, 64:]
                 np.savetxt(of / "Inertial Signals" / f"{signal}_{axis}_{split}.txt", rows, fmt=" %.7e")
-        np.savetxt(of / f"y_{split}.txt", [5, 5, 1, 1][: len(subjects)], fmt="%d")
+        np.savetxt(of / f"y_{split}.txt", [5, 5, 5, 1][: len(subjects)], fmt="%d")
         np.savetxt(of / f"subject_{split}.txt", subjects, fmt="%d")
 
 
@@ -281,12 +283,12 @@ def test_what_examples_mean(tmp_path: Path) -> None:
     assert found["usps"].y.tolist() == [6, 9]
     assert found["usps"].x[0].ravel()[[0, 1, 2, 255]].tolist() == [0, 255, 128, 191]
     assert found["har"].units is not None
-    assert len(np.unique(found["har"].units)) == 3
+    assert found["har"].units.tolist() == [f"train {bout}" for bout in (1, 1, 2, 3)]
     assert found["har"].class_names is not None
     assert [found["har"].class_names[label] for label in found["har"].y] == [
         "STANDING",
         "STANDING",
-        "WALKING",
+        "STANDING",
         "WALKING",
     ]
     assert found["shakespeare"].x[0].tolist() == list(range(80))
@@ -420,7 +422,8 @@ def test_images_in_folders(tmp_path: Path) -> None:
 
 def test_damaged_copies(tmp_path: Path) -> None:
     """One sentence with the file for each."""
-    (tmp_path / "processed.cleveland.data").write_text("1,2\n1,2,3\n")
+    for hospital in ("cleveland", "hungarian", "switzerland", "va"):
+        (tmp_path / f"processed.{hospital}.data").write_text("1,2\n1,2,3\n")
     cases = {"heart_disease": "processed.cleveland.data is damaged"}
     (tmp_path / "WISDM_ar_v1.1_transformed.arff").write_text("@relation x\n")
     cases["wisdm"] = "has no attributes user and class, and data"
