@@ -37,7 +37,12 @@ def _char_lstm(
 
 
 def _contextual(
-    shape: Sequence[int], classes: int, context: Count, network: str = "mlp", options: dict[str, Any] | None = None
+    shape: Sequence[int],
+    classes: int,
+    context: Count,
+    network: str = "mlp",
+    options: dict[str, Any] | None = None,
+    init: Init = "flax",
 ) -> Model:
     *more, last = sizes.example(shape, "[...] with the context of its client at the end")
     if last <= context:
@@ -45,7 +50,8 @@ def _contextual(
             f"context={context} numbers of examples {tuple(shape)}, which end with {last}: put them there first, with "
             "data.featurized=True or pfl.data.featurized"
         )
-    return contextual(by_name(network, (*more, last - context), classes, **options or {}), classes, context)
+    model = by_name(network, (*more, last - context), classes, init=init, **options or {})
+    return contextual(model, classes, context, init=init)
 
 
 MODELS: dict[str, Callable[..., Model]] = {

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from pfljax import checks
+from pfljax.models.initial import Init
 from pfljax.models.layers import Classifier
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model, Params, Tree
 
 
 @checks.by_hints()
-def contextual(model: Model, outputs: checks.Count, context: checks.Count) -> Model:
+def contextual(model: Model, outputs: checks.Count, context: checks.Count, *, init: Init = "flax") -> Model:
     """A network that reads an example without its context, and a linear layer on its features and the context.
 
     `outputs = W (z, c) + b`, with z the features of the first part of an input, and c the last numbers of it, or of its
@@ -26,6 +27,7 @@ def contextual(model: Model, outputs: checks.Count, context: checks.Count) -> Mo
       model: the network, whose last block is replaced.
       outputs: of the layer.
       context: how many numbers are known of a client.
+      init: how the layer begins, see `from_linen`.
 
     Raises:
       ValueError: if the model has no features.
@@ -38,9 +40,9 @@ def contextual(model: Model, outputs: checks.Count, context: checks.Count) -> Mo
     if model.features is None:
         raise ValueError("context goes beside features, and the model has none: see pfljax.models.from_linen")
     inner, last, size = model.features, model.blocks[-1], prod(model.features_shape) + context
-    top = from_linen(Classifier(outputs), (size,))
+    top = from_linen(Classifier(outputs), (size,), init=init)
 
-    def init(key: Array) -> Params:
+    def start(key: Array) -> Params:
         w = model.init(key)
         return w._replace(trainable=w.trainable | {last: top.init(jax.random.fold_in(key, 1)).trainable})
 
@@ -53,4 +55,4 @@ def contextual(model: Model, outputs: checks.Count, context: checks.Count) -> Mo
         return top.head(Params(params.trainable[last]), z, **mode)[0], params.stats
 
     norms = tuple(norm for norm in model.norms if norm.split("/")[0] != last)
-    return Model(init, features, head, model.blocks, norms, (size,))
+    return Model(start, features, head, model.blocks, norms, (size,))

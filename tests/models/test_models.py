@@ -579,6 +579,7 @@ def test_tokens_and_features_have_sizes():
 SPLIT = {
     "char_lstm": (models.char_lstm(7, 5, embedding=3, hidden=4), (5,), (4,)),
     "cnn": (models.cnn((6, 6), 3), (6, 6), (512,)),
+    "contextual": (models.contextual(models.mlp((4,), 3, (6, 5)), 3, context=2), (6,), (7,)),
     "factors": (models.factors((), 3, items=9, width=4), (), (4,)),
     "logistic": (models.logistic((4, 2), 3), (4, 2), (8,)),
     "mlp": (models.mlp((4,), 3, (6, 5)), (4,), (5,)),
