@@ -23,7 +23,7 @@ CONFIG = Path(__file__).parent.parent / "configs" / "salvaging.py"
 
 FEDERATIONS: dict[str, dict[str, Any]] = {
     "fedavg": {},
-    "private": {"wrappers.clip": 1.0, "wrappers.noise": 0.2},
+    "private": {"wrappers.clip": 1.0, "wrappers.noise": 0.6},
     "median": {"wrappers.reduce": "median"},
 }
 """How the common model comes about."""

@@ -75,8 +75,8 @@ def cfl(
       floor: members that each part must have, static; no cluster of two splits.
       linkage: parts are the best there are ("optimal": the weakest edge of the maximum spanning tree of cosines is
         cut), or those of complete linkage, as in the authors' code ("complete"), static.
-      newcomers: they walk the tree of splits, or take the model with the smallest "loss" on their training examples,
-        static.
+      newcomers: they "walk" the tree of splits, or take the model with the smallest "loss" on their training examples,
+        static. Where nobody is new, "loss" spares the server K - 1 tables of updates, which each round carries along.
 
     Returns:
       An algorithm whose server holds the last updates [N, ...], and those at each split, [K - 1, N, ...], where
@@ -150,7 +150,7 @@ def cfl(
 
         carry = models, assigned, known.used, known.splits
         models, assigned, used, splits = jax.lax.cond(jnp.any(wanted), parted, lambda carry: carry, carry)
-        then = known.then and _kept(known.then, used > known.used, known.used - 1, moves)
+        then = known.then and _put(known.then, jnp.where(used > known.used, known.used, clusters) - 1, moves)
         server = Clusters(models, assigned, known._replace(used=used, splits=splits, then=then))
         return server._replace(models=averaged(models, results, clusters_of(server, cohort.ids), heard(cohort)))
 
@@ -178,13 +178,3 @@ def cfl(
 def _put(rows: Tree, place: Array, row: Tree) -> Tree:
     """Rows with another one at a place; as they are where there is no such place."""
     return jax.tree.map(lambda leaf, new: leaf.at[place].set(new, mode="drop"), rows, row)
-
-
-def _kept(rows: Tree, now: Array, place: Array, row: Tree) -> Tree:
-    """Rows with another one at a place, if it is time; it is one row that is written, however many there are."""
-
-    def leaf(all: Array, new: Array) -> Array:
-        old = jax.lax.dynamic_index_in_dim(all, place, keepdims=False)
-        return jax.lax.dynamic_update_index_in_dim(all, jnp.where(now, new, old), place, 0)
-
-    return jax.tree.map(leaf, rows, row)

@@ -27,7 +27,7 @@ def contextual(model: Model, outputs: checks.Count, context: checks.Count, *, in
       model: the network, whose last block is replaced.
       outputs: of the layer.
       context: how many numbers are known of a client.
-      init: of the layer, see `linen.from_linen`.
+      init: how the layer begins, see `from_linen`.
 
     Raises:
       ValueError: if the model has no features.
@@ -42,7 +42,7 @@ def contextual(model: Model, outputs: checks.Count, context: checks.Count, *, in
     inner, last, size = model.features, model.blocks[-1], prod(model.features_shape) + context
     top = from_linen(Classifier(outputs), (size,), init=init)
 
-    def begin(key: Array) -> Params:
+    def start(key: Array) -> Params:
         w = model.init(key)
         return w._replace(trainable=w.trainable | {last: top.init(jax.random.fold_in(key, 1)).trainable})
 
@@ -55,4 +55,4 @@ def contextual(model: Model, outputs: checks.Count, context: checks.Count, *, in
         return top.head(Params(params.trainable[last]), z, **mode)[0], params.stats
 
     norms = tuple(norm for norm in model.norms if norm.split("/")[0] != last)
-    return Model(begin, features, head, model.blocks, norms, (size,))
+    return Model(start, features, head, model.blocks, norms, (size,))

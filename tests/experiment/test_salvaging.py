@@ -31,7 +31,7 @@ def test_every_case_is_what_its_name_says() -> None:
     }
     assert told == {"local_only": ("local_only", None, None)} | {
         federation + end: (*method, defence)
-        for federation, defence in {"fedavg": None, "private": "clip 1.0, noise 0.2", "median": "median"}.items()
+        for federation, defence in {"fedavg": None, "private": "clip 1.0, noise 0.6", "median": "median"}.items()
         for end, method in methods.items()
     }
 
