@@ -149,6 +149,9 @@ def test_given_splits() -> None:
         federate(load("digits"), partition.iid(2), test="given")
     with pytest.raises(ValueError, match="split column 'part' holds 'maybe': say 'train', 'validation' or 'test'"):
         from_frame(frame(part=["maybe", *PART[1:]]), target="late", split="part")
+    nobody = from_frame(frame(part="test"), target="late", client="who", split="part")
+    with pytest.raises(ValueError, match="table: none of the 3 clients has an example to train on"):
+        federate(nobody, partition.natural(), test="given")
     two = frame(part=["train", "test"] * 4)
     drawn = federate(from_frame(two, target="late", split="part"), partition.iid(1), test="given", validation=0.5)
     assert [drawn.sizes(s).tolist() for s in ("train", "validation", "test")] == [[2], [2], [4]]
