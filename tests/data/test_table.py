@@ -49,6 +49,8 @@ def test_roles_of_columns() -> None:
     assert rows(data, "ann").tolist() == [[7, 1, 1, 0], [9, 0, 0, 1]]
     assert data.examples.x.dtype == np.float32
     codes = frame(by=[2.0, 1, 2, 2, 1, 1, 2, 10])
+    numbered = from_frame(frame(who=[7.0, 7, 10, 10, 9, 9, 9, 9]), client="who", target="late")
+    assert federate(numbered, partition.natural()).names == ("7", "9", "10")
     coded = from_frame(codes, target="late", client="who", categories=["by"], drop=["km"])
     assert coded.columns is not None
     assert coded.columns.features == ("rush", "by=1", "by=2", "by=10")
@@ -252,7 +254,8 @@ def test_files(ending: str, tmp_path: Path) -> None:
         ("b.csv", b"x,y\n1,2\n1,2,3,4\n", "is no sound table"),
         ("c.csv", "x,y\nä,2\n".encode("latin-1"), "is not a text in UTF-8"),
         ("d.csv.gz", gzip.compress(b"x,y\n1,2\n" * 999)[:-20], "is damaged"),
-        ("e.parquet", b"PAR1 nothing PAR1", "is no sound Parquet file"),
+        ("e.parquet", b"PAR1 nothing PAR1", r"is no sound \.parquet file"),
+        ("g.arrow", b"\xff\xff\xff\xff nothing", r"is no sound \.arrow file"),
         ("f.csv", b"x,y\n1,2,3\n1,2,3\n", "has more fields in a row than names"),
     ],
 )
@@ -260,6 +263,28 @@ def test_damaged_files(name: str, content: bytes, message: str, tmp_path: Path) 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} {message}"):
         load("mine", path=tmp_path / name, target="y")
+
+
+def test_what_huggingface_saves_to_disk(tmp_path: Path) -> None:
+    """A folder for each split with streams of Arrow's; names of labels stand in the description of the columns."""
+    pyarrow = pytest.importorskip("pyarrow")
+    label = {"names": ["walks", "sits"], "_type": "ClassLabel"}
+    features = {"speed": {"dtype": "float64", "_type": "Value"}, "label": label}
+    about = json.dumps({"info": {"features": features}})
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    for split, codes in {"train": [1, 0, 1], "test": [0]}.items():
+        rows = {"speed": pyarrow.array([0.5] * len(codes)), "label": pyarrow.array(codes, pyarrow.int64())}
+        table = pyarrow.table(rows).replace_schema_metadata({"huggingface": about})
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "state.json").write_text("{}")
+        path = tmp_path / split / "data-00000-of-00001.arrow"
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    dataset = load("mine", path=tmp_path, target="label", split="folder")
+    assert dataset.class_names == ("walks", "sits")
+    assert dataset.split is not None
+    assert dataset.split.tolist() == ["test", "train", "train", "train"]
+    assert dataset.y.tolist() == [0, 1, 0, 1]
 
 
 def test_limits_hold_before_a_table_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
