@@ -36,7 +36,7 @@ from pfljax.federation.skeletons import averaging, decoupled, fine_tuned
 from pfljax.learning import losses, metrics, schedules, tasks
 from pfljax.learning.local import descent, only, proximal_descent
 from pfljax.learning.plans import epochs, full_batch, same, steps
-from pfljax.learning.tasks import classification, regression
+from pfljax.learning.tasks import classification, multilabel, ordinal, regression
 from pfljax.results import plots, statistics
 from pfljax.results.comparison import Comparison
 from pfljax.results.result import Result
@@ -115,9 +115,11 @@ __all__ = [
     "masks",
     "metrics",
     "models",
+    "multilabel",
     "natural",
     "of_kinds",
     "only",
+    "ordinal",
     "plots",
     "power_law",
     "proximal_descent",

@@ -1,4 +1,4 @@
-"""The command line: `pfljax methods | config | run | compare | table | sweep | resume | data | bench | doctor`."""
+"""The command line: `pfljax methods | config | run | compare | sweep | resume | reproduce | data | bench | doctor ...`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pfljax import benchmark, checks, data, experiment, files
+from pfljax import benchmark, checks, data, experiment, files, reproduce
 from pfljax.algorithms import FAMILIES
 from pfljax.data.sources import NAMES
 from pfljax.engine import hosts, process
@@ -264,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     datasets.add_arguments(
         command("data", _data, "list the data sets that are known by name, show one, or prepare a copy")
     )
+    reproduce.add_arguments(command("reproduce", _reproduce, "run a published table, and methods in its protocol"))
     benchmark.add_arguments(command("bench", _bench, "time workloads, in turn with the machine's own matrix products"))
     command("doctor", _doctor, "tell what is installed and found")
     return parser
@@ -402,6 +403,10 @@ def _export(options: argparse.Namespace) -> None:
 
 def _data(options: argparse.Namespace) -> None:
     datasets.from_command_line(options)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    reproduce.from_command_line(options)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -17,7 +17,8 @@ from pfljax.checks import Part, Seed, Size
 from pfljax.data import door, scaling
 from pfljax.data.columns import Inputs
 from pfljax.data.dataset import Dataset
-from pfljax.data.partition import PARTITIONS, Partitioner, apportion
+from pfljax.data.dealt import Partitioner, Parts
+from pfljax.data.partition import PARTITIONS, apportion
 from pfljax.data.scaling import Scaling, Standardize
 from pfljax.printing import brief
 from pfljax.types import Array, ClientData, Examples, Rows, Tree
@@ -388,7 +389,8 @@ def federate(
         are left out). Elsewhere each class is dealt in proportion to the training examples of that class.
         `"pooled"`: official test examples are dealt along with the others, then a quarter of what each client holds is
         split off; people who are only in the official test set become clients too. `"given"`: as the data set's `split`
-        says of each example.
+        says of each example, or what a partitioner says that splits what it deals, as those of published codes do; rows
+        then go on with those of the official test set, and stay in order where nothing validates.
       validation: share of the remaining training examples.
       unseen: share of the clients that never train, or how many, picked by a permutation and numbered last.
       public: share of the examples that everybody sees, drawn at random before any are dealt; nobody holds them, and
@@ -421,11 +423,13 @@ def federate(
     checks.each(Size, min_size=min_size)
     _check_ingredients(dataset, partitioner)
     source = dataset.merged() if test == "pooled" else dataset
-    _check_split(source, test, validation)
     if stratify:
         _check_strata(source)
     source, shown = _apart(source, public, _stream(seed, _PUBLIC))
-    held, names = _deal(source, partitioner, _stream(seed, _PARTITION))
+    held, given, names = _deal(source, partitioner, _stream(seed, _PARTITION))
+    _check_given(source, given is not None, test, validation, public)
+    if given is not None and source.test is not None:
+        source = source.merged()
     groups = _groups(source, held)
     for client, rows in enumerate(held):
         if len(rows) < min_size:
@@ -439,18 +443,20 @@ def federate(
     order = _stream(seed, _UNSEEN).permutation(len(held))
     numbered = [*sorted(order[num_unseen:]), *sorted(order[:num_unseen])]
     held = [held[n] for n in numbered]
-    names, groups = (None if found is None else [found[n] for n in numbered] for found in (names or groups, groups))
+    names, groups, given = (
+        None if found is None else [found[n] for n in numbered] for found in (names or groups, groups, given)
+    )
 
     share = {"mirror": 0.0, "pooled": 0.25, "given": 0.0}[test] if isinstance(test, str) else test
     split = _Splitter(source, stratify, chronological)
     kept, tested, validated = [], [], []
     for client, rows in enumerate(held):
         generator = _stream(seed, _SPLIT, client)
-        rest, test_rows = split.given(rows, "test", generator) if test == "given" else split(rows, share, generator)
-        stated = test == "given" and not validation
-        train_rows, validation_rows = (
-            split.given(rest, "validation", generator) if stated else split(rest, validation, generator)
-        )
+        said = None if given is None else given[client]
+        rest, test_rows = split.apart(rows, "test", None if test == "given" else share, generator, said)
+        share_of_rest = None if test == "given" and not validation else validation
+        said = None if given is None else rest[:0]
+        train_rows, validation_rows = split.apart(rest, "validation", share_of_rest, generator, said)
         kept.append(train_rows)
         validated.append(validation_rows)
         tested.append(test_rows)
@@ -474,6 +480,24 @@ def federate(
     return data if shown is None else data.with_public(shown.x, shown.y)
 
 
+def deal(dataset: Dataset, partitioner: Partitioner, *, seed: int = 0) -> dict[str, Any]:
+    """Who holds which rows, by the clients' names, as `federate` with this seed deals them; `lists.save` keeps it.
+
+    Raises:
+      ValueError: for what `federate` refuses.
+
+    >>> from pfljax.data import from_arrays, partition
+    >>> dataset = from_arrays(np.arange(4.0)[:, None], np.array([0, 1, 0, 1]))
+    >>> {name: rows.tolist() for name, rows in deal(dataset, partition.by_index([[3, 0], [2]])).items()}
+    {'0': [3, 0], '1': [2]}
+    """
+    checks.each(Seed, seed=seed)
+    _check_ingredients(dataset, partitioner)
+    held, given, names = _deal(dataset, partitioner, _stream(seed, _PARTITION))
+    found = held if given is None else [Parts(*parts) for parts in zip(held, given, strict=True)]
+    return dict(zip(names or _groups(dataset, held) or map(str, range(len(held))), found, strict=True))
+
+
 def _scaling(
     dataset: Dataset, x: Tree, sizes: np.ndarray, num_clients: int, standardize: Standardize | None
 ) -> Scaling | None:
@@ -494,21 +518,6 @@ def _scaling(
     except scaling.Empty as error:
         name = error.feature if columns is None else columns.numbers[error.feature]
         raise ValueError(f"{dataset.name}: column {name!r} is missing in all training rows: leave it out") from None
-
-
-def _check_split(dataset: Dataset, test: Any, validation: float) -> None:
-    """Refuses a given split that is not there, not used, or says of validation what is drawn again."""
-    split = dataset.split
-    if (split is None) != (test != "given"):
-        remedy = "give a share" if split is None else "set test='given', or leave the split out of the data"
-        says = "says of no example" if split is None else "says of each example"
-        raise ValueError(f"test={test!r}: {dataset.name} {says} whether it trains or tests: {remedy}")
-    if split is not None and (unknown := sorted(set(split) - set(SPLITS))):
-        raise ValueError(f"{dataset.name}: the split of an example is {unknown[0]!r}: say {', '.join(SPLITS)}")
-    if split is not None and validation and (split == "validation").any():
-        raise ValueError(
-            f"validation={validation}: {dataset.name} says itself which examples validate: leave validation out"
-        )
 
 
 def _apart(source: Dataset, share: float, generator: np.random.Generator) -> tuple[Dataset, Dataset | None]:
@@ -546,6 +555,29 @@ def _check_ingredients(dataset: Any, partitioner: Any) -> None:
         ) from error
 
 
+def _check_given(dataset: Dataset, dealt: bool, test: Any, validation: float, public: float) -> None:
+    """Refuses a given split that is not there, not used, said twice, or says of validation what is drawn again."""
+    split = dataset.split
+    if test != "given" and (dealt or split is not None):
+        who = "the partitioner" if dealt else dataset.name
+        raise ValueError(f"test={test!r}, and {who} says itself who is tested on what: set test='given'")
+    if test == "given" and not dealt and split is None:
+        raise ValueError("test='given', and neither data set nor partitioner say who is tested on what: set test=0.25")
+    if dealt and split is not None:
+        raise ValueError(f"both {dataset.name} and the partitioner say who is tested on what: leave one out")
+    if dealt and public:
+        raise ValueError(
+            f"public={public} would number the rows anew, and the partitioner knows the old ones: leave public out, or "
+            "give examples with_public"
+        )
+    if split is not None and (unknown := sorted(set(split) - set(SPLITS))):
+        raise ValueError(f"{dataset.name}: the split of an example is {unknown[0]!r}: say {', '.join(SPLITS)}")
+    if split is not None and validation and (split == "validation").any():
+        raise ValueError(
+            f"validation={validation}: {dataset.name} says itself which examples validate: leave validation out"
+        )
+
+
 def _check_strata(dataset: Dataset) -> None:
     """Refuses what has no class for each example, or units of several classes."""
     if dataset.num_classes is None or dataset.y.ndim != 1:
@@ -562,14 +594,16 @@ def _check_strata(dataset: Dataset) -> None:
 
 def _deal(
     dataset: Dataset, partitioner: Partitioner, generator: np.random.Generator
-) -> tuple[list[np.ndarray], list[Any] | None]:
-    """The rows of each client that count, checked, and the clients' names where they have any."""
+) -> tuple[list[np.ndarray], list[np.ndarray] | None, list[Any] | None]:
+    """The rows of each client that count, checked; those that test, where it says so; names of the clients, if any."""
     dealt = partitioner(dataset, generator)
     names = None
     if isinstance(dealt, Mapping):
         names, dealt = list(_unique(list(dealt), len(dealt))), list(dealt.values())
     if not isinstance(dealt, list | tuple | np.ndarray) or not len(dealt):
         raise ValueError(f"the partitioner returned {brief(dealt)}: it must return the rows of each client")
+    if isinstance(dealt[0], Parts):
+        return *_split(dataset, list(dealt)), names
     held = [_rows(rows, len(dataset), client) for client, rows in enumerate(dealt)]
     joined = np.concatenate(held)
     rows, counts = np.unique(joined, return_counts=True)
@@ -581,7 +615,23 @@ def _deal(
             "list each row once, or repeat the example in the arrays"
         )
     counted = door.counted(dataset.y, dataset.ignore)
-    return [rows[counted[rows]] for rows in held], names
+    return [rows[counted[rows]] for rows in held], None, names
+
+
+def _split(dataset: Dataset, dealt: Sequence[Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What each client trains on and is tested on, checked."""
+    if not all(isinstance(parts, Parts) for parts in dealt):
+        raise ValueError("the partitioner splits the rows of some clients only: return Parts(train, test) for all")
+    y = dataset.y if dataset.test is None else np.concatenate([dataset.y, dataset.test.y])
+    counted, held = door.counted(y, dataset.ignore), []
+    for part in zip(*dealt, strict=True):
+        rows = [_rows(mine, len(y), client) for client, mine in enumerate(part)]
+        held.append([mine[counted[mine]] for mine in rows])
+    kept, tested = held
+    for client, (mine, shown) in enumerate(zip(kept, tested, strict=True)):
+        if len(both := np.intersect1d(mine, shown)):
+            raise ValueError(f"client {client} trains on row {both[0]} and is tested on it: list it once")
+    return kept, tested
 
 
 def _rows(given: Any, examples: int, client: int) -> np.ndarray:
@@ -629,8 +679,19 @@ class _Splitter:
         rest, away = (np.concatenate(part) for part in zip(*parts, strict=True))
         return self._walked(rest, generator), away
 
-    def given(self, rows: np.ndarray, name: Split, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The rows that are not of this split, and those that are."""
+    def apart(
+        self,
+        rows: np.ndarray,
+        name: Split,
+        share: float | None,
+        generator: np.random.Generator,
+        said: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that are not of this split, and those that are: a share; or, for None, what was said of them."""
+        if share is not None:
+            return self(rows, share, generator)
+        if said is not None:
+            return rows, said
         assert self.dataset.split is not None
         rows = self._walked(rows, generator)
         away = self.dataset.split[rows] == name

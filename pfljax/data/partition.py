@@ -8,24 +8,21 @@ every input, with a result or with one `ValueError`. Letters: T examples, N clie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from pfljax import checks
-from pfljax.checks import Bounds, Count, Size
+from pfljax.checks import Bounds, Count, Share, Size
 from pfljax.data.dataset import Dataset
+from pfljax.data.dealt import Held, Partitioner
 from pfljax.data.door import array
+from pfljax.data.lists import by_file
+from pfljax.data.published import PUBLISHED
 from pfljax.printing import brief
-
-Held = Sequence[Any] | np.ndarray | Mapping[Any, Any]
-"""Row numbers of each client, in a list, or in a dictionary by the clients' names."""
-
-Partitioner = Callable[[Dataset, np.random.Generator], Held]
-"""`(dataset, generator) ->` row numbers of each client."""
 
 Alpha = Annotated[float, Bounds(above=0, most=1e9)]
 """The concentration of a Dirichlet distribution; 1e9 is as good as IID."""
@@ -284,6 +281,95 @@ def log_normal(clients: int, sigma: float = 1.0, *, min_size: int = 2) -> Partit
     return _by_share(clients, min_size, shares)
 
 
+def dirichlet_sizes(clients: int, alpha: float = 0.5, *, min_size: int = 2) -> Partitioner:
+    """Sizes are `min_size` and the rest by shares `q ~ Dir(alpha 1_N)`; labels are IID.
+
+    Raises:
+      ValueError: if there are fewer than N * `min_size` examples, or an argument is out of range.
+
+    Source: quantity skew of Li et al., "Federated learning on non-IID data silos", ICDE 2022.
+    """
+    checks.each(Count, clients=clients, min_size=min_size)
+    checks.each(Alpha, alpha=alpha)
+    concentration = np.full(clients, max(alpha, _SHARPEST))
+    return _by_share(clients, min_size, lambda generator: generator.dirichlet(concentration))
+
+
+def similar(clients: int, share: float) -> Partitioner:
+    """A mixture: a `share` of all examples is dealt IID, the others sorted by label, neighbours to one client.
+
+    0 gives most clients one class or two, 1 is IID.
+
+    Raises:
+      ValueError: if there are fewer examples than clients, or an argument is out of range.
+
+    Source: s % similarity of Karimireddy et al., "SCAFFOLD", ICML 2020, section 7, after Hsu et al., 2019.
+    """
+    checks.each(Count, clients=clients)
+    checks.each(Share, share=share)
+
+    @_in_canonical_order
+    def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
+        label, _ = _labels(dataset)
+        _enough(len(label), clients, 1)
+        order, sizes = generator.permutation(len(label)), apportion(len(label), np.ones(clients))
+        alike = np.floor(share * sizes).astype(int)
+        mixed, rest = np.split(order, [alike.sum()])
+        rest = rest[np.argsort(label[rest], kind="stable")]
+        holders = generator.permutation(clients)
+        ranges = dict(zip(holders, _cut(rest, (sizes - alike)[holders]), strict=True))
+        return [np.concatenate([part, ranges[client]]) for client, part in enumerate(_cut(mixed, alike))]
+
+    return partition
+
+
+def label_groups(clients: int, groups: int = 3, alpha: float = 0.4) -> Partitioner:
+    """Classes in groups at random; the examples of each group are shared by `q_g ~ Dir(alpha 1_N)`, as a mixture.
+
+    Args:
+      clients: N, each a mixture of the groups.
+      groups: at most C.
+      alpha: concentration > 0.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Source: Marfoq et al., "Federated multi-task learning under a mixture of distributions", NeurIPS 2021, appendix I.
+    """
+    checks.each(Count, clients=clients, groups=groups)
+    checks.each(Alpha, alpha=alpha)
+
+    @_in_canonical_order
+    def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
+        label, classes = _labels(dataset)
+        _enough(len(label), clients, 1)
+        if groups > classes:
+            raise ValueError(f"groups={groups} of {classes} classes: give at most {classes}")
+        group = (generator.permutation(classes) % groups)[label]
+        shares = generator.dirichlet(np.full(clients, max(alpha, _SHARPEST)), groups)
+        return _deal(group, _cuts(np.bincount(group, minlength=groups), shares), generator)
+
+    return partition
+
+
+def domains(clients: int = 1) -> Partitioner:
+    """Each group of the data (a domain, a hospital) in turn is cut at random into so many equal clients.
+
+    Raises:
+      ValueError: if the data set has no groups, or one is smaller than that.
+    """
+    checks.each(Count, clients=clients)
+
+    @_in_canonical_order
+    def partition(dataset: Dataset, generator: np.random.Generator) -> list[np.ndarray]:
+        found = natural()(replace(dataset, order=None), generator)
+        if (least := min(map(len, found))) < clients:
+            raise ValueError(f"clients={clients} of each group, and one has {least} examples: give at most as many")
+        return [part for rows in found for part in np.array_split(generator.permutation(rows), clients)]
+
+    return partition
+
+
 def natural(clients: int | None = None, *, min_size: int = 1) -> Partitioner:
     """The groups that the data come with (writers, hospitals, roles), in sorted order.
 
@@ -478,6 +564,20 @@ def _balanced(sizes: np.ndarray, shares: np.ndarray, wanted: np.ndarray) -> np.n
 
 PARTITIONS: dict[str, Callable[..., Partitioner]] = {
     make.__name__: make
-    for make in (classes_per_client, dirichlet, dirichlet_client, iid, log_normal, natural, power_law, shards)
-}
+    for make in (
+        by_file,
+        classes_per_client,
+        dirichlet,
+        dirichlet_client,
+        dirichlet_sizes,
+        domains,
+        iid,
+        label_groups,
+        log_normal,
+        natural,
+        power_law,
+        shards,
+        similar,
+    )
+} | PUBLISHED
 """Name -> maker of a partitioner from plain values."""

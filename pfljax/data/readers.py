@@ -19,6 +19,7 @@ from pfljax.data import limits
 from pfljax.data.columns import Columns
 from pfljax.data.dataset import Dataset, from_arrays
 from pfljax.data.door import Labels
+from pfljax.data.heart import HOSPITALS, heart
 from pfljax.data.layouts import cifar, folders, idx, leaf, npz, tff
 from pfljax.data.table import from_frame
 from pfljax.files import write
@@ -32,7 +33,6 @@ LETTERS = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmn
 _PREPARED = "pfljax"
 _KEYS = ("groups", "units", "times", "split")
 _WORDS, _TWEET = 10_000, 25
-_CENTERS = ("cleveland", "hungarian", "switzerland", "va")
 _ACTIVITIES = ("WALKING", "WALKING_UPSTAIRS", "WALKING_DOWNSTAIRS", "SITTING", "STANDING", "LAYING")
 _SIGNALS = [f"{signal}_{axis}" for signal in ("body_acc", "body_gyro", "total_acc") for axis in "xyz"]
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
@@ -187,30 +187,9 @@ def _cifar(path: Path, name: str, classes: int) -> Dataset | None:
 
 
 def heart_disease(path: Path, size: int | None) -> Dataset | None:
-    """As FLamby has it: without slope, ca, thal and rows with gaps; cp and restecg as 0 and 1, less the first of each.
-
-    The official test set is FLamby's: a third of each hospital, stratified, always the same.
-    """
-    import pandas as pd
-
-    files = [path / f"processed.{center}.data" for center in _CENTERS]
-    if not any(file.is_file() for file in files):
-        return None
-    frames = [_plain_table(file, header=None, na_values="?").drop(columns=[10, 11, 12]).dropna() for file in files]
-    frame = pd.get_dummies(pd.concat(frames, ignore_index=True), columns=[2, 6], drop_first=True, dtype=float)
-    x, y = frame.drop(columns=13).to_numpy(np.float32), (frame[13].to_numpy() > 0).astype(np.int32)
-    center = np.repeat(np.array(_CENTERS), [len(each) for each in frames])
-    test = np.concatenate([_stratified(y[center == name]) for name in _CENTERS])
-    return _with_test(x, y, center, test, "heart_disease")
-
-
-def _stratified(y: np.ndarray) -> np.ndarray:
-    """Which rows test, drawn as FLamby does; of a hospital with hardly anybody of a class, whatever the class."""
-    from sklearn.model_selection import train_test_split
-
-    rows, strata = np.arange(len(y)), y if np.bincount(y, minlength=2).min() > 2 else None
-    asked: dict[str, Any] = {"train_size": 0.66, "test_size": 1.0 - 0.66, "random_state": 43, "stratify": strata}
-    return np.isin(rows, train_test_split(rows, **asked)[1])
+    """As FLamby has it, see `heart.heart`, in the units of the files."""
+    found = any((path / f"processed.{hospital}.data").is_file() for hospital in HOSPITALS)
+    return heart(path, scale="none") if found else None
 
 
 def har(path: Path, size: int | None) -> Dataset | None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from pfljax import checks, models
 from pfljax.algorithms import METHODS, POOLED, method
 from pfljax.checks import When
-from pfljax.data import drift, partition, synthetic
+from pfljax.data import drift, partition, shifts, synthetic
 from pfljax.data.federated import Unseen
 from pfljax.data.scaling import Standardize
 from pfljax.data.sources import NAMES
@@ -27,7 +27,7 @@ from pfljax.experiment.recipe import (
     sections_of,
 )
 from pfljax.experiment.wrapping import WrappersConfig
-from pfljax.learning.metrics import CLASSIFICATION, REGRESSION
+from pfljax.learning.metrics import CLASSIFICATION, MULTILABEL, ORDINAL, REGRESSION
 from pfljax.results import scores
 from pfljax.results.result import Select
 
@@ -96,6 +96,27 @@ class DriftConfig:
 
 @checks.spelled()
 @dataclass(frozen=True)
+class ShiftConfig:
+    """How clients differ in what they see, or in what they call it, see `data.shifted`.
+
+    Args:
+      kind: of the heterogeneity.
+      levels: of it: one for each group of clients, or those of the first and the last client, of a `ramp`.
+      spread: who has which level.
+    """
+
+    kind: str = "rotation"
+    levels: tuple[float, ...] = (0, 90, 180, 270)
+    spread: shifts.Spread = "turns"
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
+        level = shifts.SHIFTS[checks.choice(self.kind, shifts.SHIFTS, "kind")].level
+        checks.each(tuple[level, ...], levels=self.levels)
+
+
+@checks.spelled()
+@dataclass(frozen=True)
 class DataConfig:
     """Which examples, and who holds them.
 
@@ -124,6 +145,7 @@ class DataConfig:
       clusters: groups of clients with like shares of the classes, see `data.grouped`; None: there are no groups.
       featurized: each example has the context of its client beside it, its group if there are `clusters`; see
         `data.featurized`.
+      shift: of inputs or labels, client by client; None: none.
       drift: how examples change with the rounds; None: they do not.
     """
 
@@ -149,6 +171,7 @@ class DataConfig:
     min_size: checks.Size = 1
     clusters: checks.Count | None = None
     featurized: bool = False
+    shift: ShiftConfig | None = None
     drift: DriftConfig | None = None
 
     def __post_init__(self) -> None:
@@ -178,6 +201,31 @@ class DataConfig:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is for files, and {self.name!r} is made: leave it out"
                 )
+
+
+_CLASSES = ("auto", "classification")
+
+
+@checks.spelled()
+@dataclass(frozen=True)
+class TaskConfig:
+    """What is learned.
+
+    Args:
+      name: by what the labels are (`auto`: classification of classes, regression of other numbers), or labels that hold
+        or not, each on its own (`multilabel`), or classes in order (`ordinal`).
+      label_smoothing: share of the target that is dealt to all classes alike.
+      ignore: a label that marks what does not count.
+      balanced: classes count alike in training, by `weights` of their losses or by the balanced `softmax`.
+    """
+
+    name: Literal["auto", "classification", "regression", "multilabel", "ordinal"] = "auto"
+    label_smoothing: Annotated[checks.Share, When("name", _CLASSES)] = 0.0
+    ignore: Annotated[int | None, When("name", _CLASSES)] = None
+    balanced: Annotated[Literal["weights", "softmax"] | None, When("name", _CLASSES)] = None
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
 
 
 @checks.spelled()
@@ -245,7 +293,7 @@ class RunConfig:
         if isinstance(self.metrics, str):
             object.__setattr__(self, "metrics", tuple(self.metrics.split(",")))
         for name in self.metrics or ():
-            checks.choice(name, dict.fromkeys((*CLASSIFICATION, *REGRESSION)), "metrics")
+            checks.choice(name, dict.fromkeys((*CLASSIFICATION, *REGRESSION, *MULTILABEL, *ORDINAL)), "metrics")
         if self.metrics is not None and self.metric is not None:
             scores.choose(self.metric, [*self.metrics, "loss"])
 
@@ -260,6 +308,7 @@ class Config:
       model: a model of `models.MODELS` with its arguments; None if a program gives one of its own.
       kinds: instead of `model`, where clients are of several kinds: a section like it for each, by names. Client n has
         the network of place n modulo their number, unless the clients' trait `kind` says which.
+      task: what is learned.
       algorithm: a method with its options, see `recipe.build`.
       methods: method -> options that it has wherever it is run; `algorithm` comes before them.
       local: solver of a client's round.
@@ -274,6 +323,7 @@ class Config:
     data: DataConfig | None = DataConfig()
     model: Choice | None = Choice("mlp", {"hidden": (100,)})
     kinds: dict[str, Any] = field(default_factory=dict)
+    task: TaskConfig = TaskConfig()
     algorithm: Choice = Choice("fedavg")
     methods: dict[str, Any] = field(default_factory=dict)
     local: SolverConfig = field(default_factory=SolverConfig)
@@ -378,6 +428,11 @@ def from_config_dict(values: Mapping[str, Any] | ConfigDict) -> Config:
 def _check_model(model: Choice, where: str) -> None:
     checks.choice(model.name, models.MODELS, f"{where}.name")
     checks.arguments(models.MODELS[model.name], model.options, where, skip=2)
+    if made := [name for name, given in model.options.items() if callable(given)]:
+        raise ValueError(
+            f"{where}.{made[0]} is a function, which no configuration holds: give a Model, made by "
+            f"pfl.models.{model.name}(..., {made[0]}=...)"
+        )
 
 
 def _section(cls: type, values: Any, where: str) -> Any:

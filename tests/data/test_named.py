@@ -422,7 +422,8 @@ def test_images_in_folders(tmp_path: Path) -> None:
 
 def test_damaged_copies(tmp_path: Path) -> None:
     """One sentence with the file for each."""
-    (tmp_path / "processed.cleveland.data").write_text("1,2\n1,2,3\n")
+    for hospital in ("cleveland", "hungarian", "switzerland", "va"):
+        (tmp_path / f"processed.{hospital}.data").write_text("1,2\n1,2,3\n")
     cases = {"heart_disease": "processed.cleveland.data is damaged"}
     (tmp_path / "WISDM_ar_v1.1_transformed.arff").write_text("@relation x\n")
     cases["wisdm"] = "has no attributes user and class, and data"

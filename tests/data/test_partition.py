@@ -41,6 +41,9 @@ MAKERS: dict[str, Callable[[int, float], Partitioner]] = {
     "dirichlet_client global": lambda n, a: p.dirichlet_client(n, a, prior="global"),
     "power_law": lambda n, a: p.power_law(n, min(a, 100)),
     "log_normal": lambda n, a: p.log_normal(n, min(a, 100)),
+    "dirichlet_sizes": p.dirichlet_sizes,
+    "similar": lambda n, a: p.similar(n, min(a, 1)),
+    "label_groups": lambda n, a: p.label_groups(n, 2, a),
     "natural": lambda n, a: p.natural(),
 }
 
@@ -318,3 +321,41 @@ def test_partitions_do_not_depend_on_the_order(order: list[int], name: str) -> N
     partitioner = MAKERS[name](3, 0.5)
     held = [[data.x[rows, 0].tolist() for rows in deal(partitioner, data)] for data in (one, other)]
     assert held[0] == held[1]
+
+
+def test_a_mixture_of_iid_and_sorted_examples() -> None:
+    data = dataset(np.repeat(np.arange(10), 100))
+    apart = counts(deal(p.similar(10, 0.0), data), data)
+    np.testing.assert_array_equal(np.sort(apart, axis=1)[:, -1], 100)
+    half = counts(deal(p.similar(10, 0.5), data), data)
+    assert ((half > 35).sum(axis=1) <= 2).all()
+    assert half.min() >= 0
+    assert (half > 0).mean() > 0.9
+    np.testing.assert_array_equal(half.sum(axis=1), 100)
+    assert counts(deal(p.similar(10, 1.0), data), data).max() < 30
+
+
+def test_clients_are_mixtures_of_groups_of_labels() -> None:
+    """Classes of one group have the same shares at every client, up to chance; groups differ."""
+    data = dataset(np.repeat(np.arange(6), 2000))
+    found = counts(deal(p.label_groups(5, 2, 0.3), data), data) / 2000
+    kinds = np.unique(np.round(found.T, 1), axis=0)
+    assert len(kinds) == 2
+    np.testing.assert_allclose(found.sum(axis=0), 1)
+
+
+def test_domains_are_cut_into_clients() -> None:
+    data = dataset(np.zeros(90, int), np.repeat(["a", "b", "c"], 30))
+    parts = deal(p.domains(3), data)
+    assert [len(rows) for rows in parts] == [10] * 9
+    assert [set(data.groups[rows].tolist()) for rows in parts] == [{name} for name in "aaabbbccc"]
+    with pytest.raises(ValueError, match="at most as many"):
+        deal(p.domains(31), data)
+
+
+def test_dirichlet_sizes_have_the_moments_of_shares() -> None:
+    """`Var q_i = (N - 1) / (N^2 (N alpha + 1))`."""
+    data = dataset(np.zeros(10_000, int))
+    sizes = np.stack([[len(rows) for rows in deal(p.dirichlet_sizes(5, 2.0, min_size=1), data, s)] for s in range(300)])
+    np.testing.assert_allclose(sizes.sum(axis=1), 10_000)
+    np.testing.assert_allclose((sizes / 10_000).var(axis=0).mean(), 4 / (25 * 11), rtol=0.1)

@@ -145,9 +145,9 @@ def test_given_splits() -> None:
     assert found["test"] == {"ann": [9], "eva": [3], "tom": [60]}
     with pytest.raises(ValueError, match=r"validation=0\.2: table says itself which examples validate"):
         federate(table, partition.natural(), test="given", validation=0.2)
-    with pytest.raises(ValueError, match=r"test=0\.25: table says of each example.*set test='given'"):
+    with pytest.raises(ValueError, match=r"test=0\.25, and table says itself.*set test='given'"):
         federate(table, partition.natural())
-    with pytest.raises(ValueError, match=r"test='given': digits says of no example.*give a share"):
+    with pytest.raises(ValueError, match=r"test='given', and neither data set nor partitioner say.*set test=0\.25"):
         federate(load("digits"), partition.iid(2), test="given")
     with pytest.raises(ValueError, match="split column 'part' holds 'maybe': say 'train', 'validation' or 'test'"):
         from_frame(frame(part=["maybe", *PART[1:]]), target="late", split="part")
