@@ -1,4 +1,4 @@
-"""The command line: `pfljax methods | config | run | compare | sweep | resume | reproduce | data | bench | doctor ...`."""
+"""The command line: `pfljax methods | config | run | compare | table | sweep | resume | reproduce | data | doctor`."""
 
 from __future__ import annotations
 
