@@ -20,7 +20,9 @@ from scipy.io import savemat, wavfile
 from pfljax.data import Dataset, federate, from_arrays, load, partition
 from pfljax.data.known import KNOWN
 from pfljax.data.layouts.idx import read as read_idx
-from pfljax.data.readers import LETTERS, plain, write_npz
+from pfljax.data.readers.archives import write_npz
+from pfljax.data.readers.common import plain
+from pfljax.data.readers.texts import LETTERS
 
 DRAW = np.random.default_rng(0)
 
@@ -453,3 +455,17 @@ def test_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         load("har")
     with pytest.raises(ValueError, match="an example of two is several arrays"):
         write_npz(tmp_path / "two.npz", from_arrays({"a": [[1.0]], "b": [[2.0]]}, [0], name="two"))
+
+
+def test_hospitals_of_one_archive(tmp_path: Path) -> None:
+    """Rows of UCI's 13 columns with who holds them, gaps and all."""
+    heart_disease(tmp_path)
+    centers = ("cleveland", "hungarian", "switzerland", "va")
+    held = [
+        np.genfromtxt(tmp_path / f"processed.{center}.data", delimiter=",", missing_values="?") for center in centers
+    ]
+    rows, hospital = np.concatenate(held), np.repeat(range(4), [len(mine) for mine in held])
+    np.savez(tmp_path / "all.npz", x=rows[:, :-1], y=rows[:, -1], hospital=hospital, hospitals=np.array(centers))
+    found, again = load("heart_disease", path=tmp_path), load("heart_disease", path=tmp_path / "all.npz")
+    assert np.array_equal(found.x, again.x)
+    assert np.array_equal(found.y, again.y)

@@ -12,7 +12,7 @@ import pytest
 
 from pfljax.data import federate, from_arrays, load, partition, tfds
 from pfljax.data.layouts.idx import read as read_idx
-from pfljax.data.readers import read_npz
+from pfljax.data.readers.archives import read_npz
 
 RANDOM = np.random.default_rng(0)
 X, TEST_X = (RANDOM.integers(0, 256, (n, 28, 28), np.uint8) for n in (30, 10))

@@ -1,0 +1,79 @@
+"""What phones and microphones take down."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+
+from pfljax.data import limits
+from pfljax.data.dataset import Dataset, from_arrays
+from pfljax.data.door import Labels
+from pfljax.data.layouts import folders
+from pfljax.data.readers.common import as_test, rows
+from pfljax.data.table import from_frame
+
+_ACTIVITIES = ("WALKING", "WALKING_UPSTAIRS", "WALKING_DOWNSTAIRS", "SITTING", "STANDING", "LAYING")
+_SIGNALS = [f"{signal}_{axis}" for signal in ("body_acc", "body_gyro", "total_acc") for axis in "xyz"]
+
+
+def har(path: Path, size: int | None) -> Dataset | None:
+    """Raw windows [128, 9] of accelerations and rotations.
+
+    A window begins with the second half of the one before, as long as a bout lasts; those of one bout stay together.
+    """
+    root = next((each for each in (path, path / "UCI HAR Dataset") if (each / "train" / "y_train.txt").is_file()), None)
+    if root is None:
+        return None
+    parts = []
+    for split in ("train", "test"):
+        of = root / split
+        signals = [_spaced(of / "Inertial Signals" / f"{signal}_{split}.txt") for signal in _SIGNALS]
+        y, subject = (_spaced(of / f"{what}_{split}.txt")[:, 0].astype(int) for what in ("y", "subject"))
+        if {len(each) for each in (*signals, subject)} != {len(y)}:
+            raise ValueError(f"{of} has files of different lengths: fetch it again")
+        x = np.stack(signals, axis=-1).astype(np.float32)
+        goes_on = (y[1:] == y[:-1]) & (subject[1:] == subject[:-1]) & (x[1:, :64] == x[:-1, 64:]).all((1, 2))
+        bout = np.array([f"{split} {number}" for number in np.cumsum(~np.append(False, goes_on))])
+        labels = Labels((y - 1).astype(np.int32), len(_ACTIVITIES), _ACTIVITIES)
+        parts.append({"x": x, "y": labels, "groups": subject, "units": bout})
+    return from_arrays(**parts[0], test=as_test(parts[1], "har"), name="har")
+
+
+def wisdm(path: Path, size: int | None) -> Dataset | None:
+    """43 features of windows of ten seconds, from the transformed file in Weka's format."""
+    file = path if path.suffix == ".arff" else next(iter(sorted(path.rglob("*transformed.arff"))), None)
+    if file is None or not file.is_file():
+        return None
+    text = limits.content(file).decode("utf-8", "replace")
+    head, *body = re.split(r"(?im)^@data\s*$", text, maxsplit=1)
+    names = [name.strip("\"'") for name in re.findall(r"(?im)^@attribute\s+(\"[^\"]*\"|'[^']*'|\S+)", head)]
+    if not body or not {"user", "class"} <= set(names):
+        raise ValueError(f"{file} has no attributes user and class, and data: fetch it again")
+    read = {"names": names, "na_values": "?", "skipinitialspace": True, "comment": "%"}
+    frame = rows(file, io.BytesIO(body[0].encode()), **read)
+    ids = [name for name in names if name.lower() == "unique_id"]
+    return from_frame(frame, "class", "user", drop=ids, missing="mean", name="wisdm")
+
+
+def spoken_digits(path: Path, size: int | None) -> Dataset | None:
+    """Digits by speaker, as log spectra of the first second; a file is called `digit_speaker_number.wav`."""
+    files = folders.files(path / "recordings" if (path / "recordings").is_dir() else path, (".wav",))
+    named = [re.fullmatch(r"(\d)_(.+)_\d+", file.stem) for file in files]
+    if not files or not all(named):
+        return None
+    digits, speakers = zip(*(match.groups() for match in named if match), strict=True)
+    return from_arrays(
+        folders.spectra(files), np.array(digits, int), groups=speakers, num_classes=10, name="spoken_digits"
+    )
+
+
+def _spaced(path: Path) -> np.ndarray:
+    """Numbers in columns of spaces."""
+    table = rows(path, header=None, sep=r"\s+")
+    try:
+        return table.to_numpy(float)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
