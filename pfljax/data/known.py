@@ -126,6 +126,14 @@ KNOWN: dict[str, Known] = {
         "WISDM_ar_v1.1_transformed.arff", "https://www.cis.fordham.edu/wisdm/dataset.php", _UNSTATED,
         "Kwapisz et al., Activity recognition using cell phone accelerometers, 2010", read=sensors.wisdm,
     ),
+    "pamap2": Known(
+        "what sensors on hand, chest and ankle feel in sports and at home", "12 classes", "[256, 27] numbers",
+        "9 persons",
+        "the folder PAMAP2_Dataset, with Protocol/subject101.dat and so on",
+        "https://archive.ics.uci.edu/dataset/231/pamap2+physical+activity+monitoring", "CC BY 4.0",
+        "Reiss and Stricker, Introducing a new benchmarked dataset for activity monitoring, ISWC 2012",
+        read=sensors.pamap2,
+    ),
     "movielens": Known(
         "ratings of films from 1 to 5", "regression", "[] number of the film", "viewers",
         "u.data of ml-100k, or ratings.dat of ml-1m", "https://grouplens.org/datasets/movielens", "no redistribution",

@@ -126,6 +126,16 @@ def wisdm(root: Path) -> None:
     (root / "WISDM_ar_v1.1_transformed.arff").write_text("\n".join([*head, *rows]) + "\n")
 
 
+def pamap2(root: Path) -> None:
+    """100 samples between activities, 600 of walking, 300 of a rope; one hand's sensor lost a sample."""
+    (root / "Protocol").mkdir()
+    for subject in (101, 105):
+        held = np.arange(1000.0)[:, None] + np.arange(54) / 100
+        held[:, 1] = [0] * 100 + [4] * 600 + [24] * 300
+        held[200, 4] = np.nan
+        np.savetxt(root / "Protocol" / f"subject{subject}.dat", held, fmt="%.6g")
+
+
 def movielens(root: Path) -> None:
     (root / "ml-100k").mkdir()
     (root / "ml-100k" / "u.data").write_text("196\t242\t3\t881250949\n186\t302\t3\t891717742\n196\t302\t1\t878887116\n")
@@ -223,6 +233,7 @@ MADE: dict[str, tuple[Any, ...]] = {
         (heart_disease, (13,), 2, ["cleveland", "hungarian", "switzerland", "va"], 49),
         (har, (128, 9), 6, [1, 3], 4),
         (wisdm, (3,), 2, [17, 33], 3),
+        (pamap2, (256, 27), 2, ["101", "105"], 6),
         (movielens, (), None, [186, 196], 3),
         (school, (4,), None, [0, 1], 5),
         (landmine, (4,), 2, [0, 1], 5),
@@ -272,9 +283,8 @@ def made(name: str, tmp_path: Path) -> Dataset:
 
 def test_what_examples_mean(tmp_path: Path) -> None:
     """Single numbers that a reader could turn round: colours, digits of 10, labels from 1, bouts, silence."""
-    folders = {
-        name: tmp_path / name for name in ("cifar100", "svhn_cropped", "usps", "har", "shakespeare", "spoken_digits")
-    }
+    names = ("cifar100", "svhn_cropped", "usps", "har", "pamap2", "shakespeare", "spoken_digits")
+    folders = {name: tmp_path / name for name in names}
     for folder in folders.values():
         folder.mkdir()
     found = {name: made(name, folder) for name, folder in folders.items()}
@@ -293,6 +303,12 @@ def test_what_examples_mean(tmp_path: Path) -> None:
         "STANDING",
         "WALKING",
     ]
+    assert found["pamap2"].class_names == ("rope jumping", "walking")
+    assert found["pamap2"].y.tolist() == [1, 1, 0] * 2
+    np.testing.assert_allclose(found["pamap2"].x[1, 0, [0, 3, 9]], [356.04, 356.1, 356.21], atol=1e-3)
+    np.testing.assert_allclose(found["pamap2"].x[0, 100, 0], 200.04, atol=1e-3)
+    assert found["pamap2"].units is not None
+    assert len(np.unique(found["pamap2"].units)) == 4
     assert found["shakespeare"].x[0].tolist() == list(range(80))
     power = found["spoken_digits"].x[0, :, :, 0]
     assert power[10].argmax() == 16  # 1000 of 4000 Hz in 64 steps

@@ -19,6 +19,15 @@ _ACTIVITIES = ("WALKING", "WALKING_UPSTAIRS", "WALKING_DOWNSTAIRS", "SITTING", "
 _SIGNALS = [f"{signal}_{axis}" for signal in ("body_acc", "body_gyro", "total_acc") for axis in "xyz"]
 
 
+_WINDOW = 256
+# Of each sensor's 17 columns: 1 to 3 are acceleration to 16 g, 7 to 9 rotation, 10 to 12 the magnetic field.
+_CHANNELS = [3 + 17 * sensor + column for sensor in range(3) for column in (1, 2, 3, 7, 8, 9, 10, 11, 12)]
+_DOING = {
+    1: "lying", 2: "sitting", 3: "standing", 4: "walking", 5: "running", 6: "cycling", 7: "nordic walking",
+    12: "ascending stairs", 13: "descending stairs", 16: "vacuum cleaning", 17: "ironing", 24: "rope jumping",
+}  # fmt: skip
+
+
 def har(path: Path, size: int | None) -> Dataset | None:
     """Raw windows [128, 9] of accelerations and rotations.
 
@@ -56,6 +65,35 @@ def wisdm(path: Path, size: int | None) -> Dataset | None:
     frame = rows(file, io.BytesIO(body[0].encode()), **read)
     ids = [name for name in names if name.lower() == "unique_id"]
     return from_frame(frame, "class", "user", drop=ids, missing="mean", name="wisdm")
+
+
+def pamap2(path: Path, size: int | None) -> Dataset | None:
+    """Windows [256, 27], 2.56 seconds each, of three sensors on hand, chest and ankle.
+
+    Acceleration (16 g), rotation and magnetic field; what is missing lies on the line between its neighbours. Windows
+    follow each other without overlap within a bout, and those of one bout stay together.
+    """
+    roots = (path, path / "Protocol", path / "PAMAP2_Dataset" / "Protocol")
+    files = [file for root in roots for file in sorted(root.glob("subject1??.dat"))]
+    if not files:
+        return None
+    x, y, subjects, bouts = [], [], [], []
+    for file in files:
+        held = rows(file, header=None, sep=r"\s+")
+        if held.shape[1] != 54:
+            raise ValueError(f"{file} has {held.shape[1]} columns, where 54 are wanted: fetch it again")
+        activity = held[1].to_numpy(int)
+        for number, bout in held[_CHANNELS].groupby(np.cumsum(np.diff(activity, prepend=-1) != 0)):
+            doing, count = activity[bout.index[0]], len(bout) // _WINDOW
+            if doing and count:
+                whole = bout.interpolate(limit_direction="both").to_numpy(np.float32)[: count * _WINDOW]
+                x.append(whole.reshape(count, _WINDOW, -1))
+                y += [_DOING.get(doing, str(doing))] * count
+                subjects += [file.stem.removeprefix("subject")] * count
+                bouts += [f"{file.stem} {number}"] * count
+    if not x:
+        raise ValueError(f"{files[0]} and others have no bout of {_WINDOW} samples: fetch them again")
+    return from_arrays(np.concatenate(x), y, groups=subjects, units=bouts, name="pamap2")
 
 
 def spoken_digits(path: Path, size: int | None) -> Dataset | None:
