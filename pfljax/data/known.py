@@ -23,7 +23,9 @@ class Known(NamedTuple):
     tfds: bool = False  # TFDS prepares it, under the same name
 
 
-_IDX = "the four idx files of MNIST (.gz or not), a torchvision root, or an .npz with x_train, y_train, x_test, y_test"
+_NPZ = "an .npz with x_train, y_train, x_test, y_test"
+_IDX = f"the four idx files of MNIST (.gz or not), a torchvision root, or {_NPZ}"
+_PART = f"the four idx files of this part, emnist-PART-train-images-idx3-ubyte and so on, or {_NPZ}"
 _LEAF = "a folder with train/*.json and test/*.json, as LEAF's preprocess.sh leaves in data/"
 _BATCHES = "the batches of the page, in Python's pickles or binary, alone or in their folder"
 _UNSTATED = "not stated: cite"
@@ -64,11 +66,11 @@ KNOWN: dict[str, Known] = {
         "CC BY-SA 4.0", "Clanuwat et al., Deep learning for classical Japanese literature, 2018", tfds=True,
     ),
     "emnist/byclass": Known(
-        "digits and letters", "62 classes", "[28, 28, 1] bytes", "", _IDX,
+        "digits and letters", "62 classes", "[28, 28, 1] bytes", "", _PART,
         "https://www.nist.gov/itl/products-and-services/emnist-dataset", "public domain", _EMNIST, tfds=True,
     ),
     "emnist/balanced": Known(
-        "digits and letters, as many of each", "47 classes", "[28, 28, 1] bytes", "", _IDX,
+        "digits and letters, as many of each", "47 classes", "[28, 28, 1] bytes", "", _PART,
         "https://www.nist.gov/itl/products-and-services/emnist-dataset", "public domain", _EMNIST, tfds=True,
     ),
     "cifar10": Known(
@@ -102,6 +104,10 @@ KNOWN: dict[str, Known] = {
         "tweets, glad or sad, by who wrote them", "2 classes", "[25] words by number, 10,000 known", "writers",
         _LEAF, _LEAF_URL, _UNSTATED, f"Go et al., Twitter sentiment classification, 2009; {_LEAF_PAPER}",
         read=texts.sent140,
+    ),
+    "reddit": Known(
+        "comments by who wrote them", "next of 10,002 words", "[10] words by number, 10,000 known", "writers",
+        _LEAF, _LEAF_URL, _UNSTATED, _LEAF_PAPER, read=texts.reddit,
     ),
     "leaf_synthetic": Known(
         "LEAF's synthetic clients", "classes", "[60] numbers", "clients", _LEAF, _LEAF_URL, "BSD 2-clause (LEAF)",

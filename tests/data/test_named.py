@@ -70,6 +70,14 @@ def sent140(root: Path) -> None:
     leaf(root, {"norri": ([tweet("I'm sad, so sad."), tweet("I'm glad!")], [0, 1]), "ann": ([tweet("sad")], [0])})
 
 
+def reddit(root: Path) -> None:
+    """A comment of two pieces, the second half empty, and one of one piece."""
+    first, second = ["<BOS>", "to", "be"], ["or", "not", "<PAD>"]
+    said = {"target_tokens": [["to", "be", "or"], ["not", "<EOS>", "<PAD>"]], "count_tokens": [[1, 1, 1], [1, 1, 0]]}
+    short = {"target_tokens": [["to", "be", "<EOS>"]], "count_tokens": [[1, 1, 1]]}
+    leaf(root, {"ann": ([[first, second]], [said]), "ben": ([[first]], [short])})
+
+
 def leaf_synthetic(root: Path) -> None:
     leaf(
         root, {"0": (DRAW.normal(size=(4, 60)).tolist(), [0, 1, 4, 2]), "1": (DRAW.normal(size=(1, 60)).tolist(), [3])}
@@ -226,6 +234,7 @@ MADE: dict[str, tuple[Any, ...]] = {
         (shakespeare, (80,), 80, ["PLAY_HAMLET", "PLAY_OPHELIA"], 3),
         (celeba, (84, 84, 3), 2, ["17", "23"], 3),
         (sent140, (25,), 2, ["ann", "norri"], 3),
+        (reddit, (3,), 10_002, ["ann", "ben"], 3),
         (leaf_synthetic, (60,), 5, ["0", "1"], 5),
         (cifar10, (32, 32, 3), 10, None, 20),
         (cifar100, (32, 32, 3), 100, None, 2),
@@ -283,7 +292,7 @@ def made(name: str, tmp_path: Path) -> Dataset:
 
 def test_what_examples_mean(tmp_path: Path) -> None:
     """Single numbers that a reader could turn round: colours, digits of 10, labels from 1, bouts, silence."""
-    names = ("cifar100", "svhn_cropped", "usps", "har", "pamap2", "shakespeare", "spoken_digits")
+    names = ("reddit", "cifar100", "svhn_cropped", "usps", "har", "pamap2", "shakespeare", "spoken_digits")
     folders = {name: tmp_path / name for name in names}
     for folder in folders.values():
         folder.mkdir()
@@ -291,6 +300,10 @@ def test_what_examples_mean(tmp_path: Path) -> None:
     first = np.frombuffer(bytes(range(256)) * 12, np.uint8).reshape(3, 32, 32)
     assert found["cifar100"].y.tolist() == [99, 5]
     assert (found["cifar100"].x[0, 3, 7] == first[:, 3, 7]).all()
+    be, bos, to = 4, 2, 3  # by frequency, then as they come
+    assert found["reddit"].x.tolist() == [[bos, to, be], [5, 6, 0], [bos, to, be]]
+    assert found["reddit"].y.tolist() == [[to, be, 5], [6, 1, 0], [to, be, 1]]
+    assert found["reddit"].ignore == 0
     assert found["svhn_cropped"].y.tolist() == [0, 1, 9, 1, 0]
     assert found["usps"].y.tolist() == [6, 9]
     assert found["usps"].x[0].ravel()[[0, 1, 2, 255]].tolist() == [0, 255, 128, 191]

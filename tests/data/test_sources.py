@@ -75,6 +75,20 @@ def test_one_of_four_is_missing(tmp_path: Path) -> None:
         load("mnist", path=tmp_path)
 
 
+def test_parts_of_emnist(tmp_path: Path) -> None:
+    """Their names stand before those of the files, `test` for `t10k`; alone, or in a torchvision root."""
+    for folder in (tmp_path, tmp_path / "root" / "EMNIST" / "raw"):
+        write_idx(folder)
+        for stem in STEMS:
+            name = f"emnist-balanced-{stem.replace('t10k', 'test')}.gz"
+            (folder / f"{stem}.gz").rename(folder / name)
+    for path in (tmp_path, tmp_path / "root"):
+        dataset = load("emnist/balanced", path=path)
+        assert (dataset.x.shape, dataset.y.tolist()) == ((30, 28, 28, 1), Y.tolist())
+    with pytest.raises(FileNotFoundError, match="emnist/byclass is not in"):
+        load("emnist/byclass", path=tmp_path)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_all_sources_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """idx, torchvision's folders, npz, arrays and TFDS, each in another order of its own: one fingerprint."""

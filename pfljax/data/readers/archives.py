@@ -18,8 +18,8 @@ from pfljax.files import write
 
 _PREPARED = "pfljax"
 _KEYS = ("groups", "units", "times", "split")
-_TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
-_STEMS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+_TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist": "EMNIST"}
+_KINDS = ("images-idx3", "labels-idx1")
 
 
 def read_npz(
@@ -42,6 +42,9 @@ def read_npz(
     """
     arrays = npz.read(path)
     if _PREPARED in arrays:
+        for argument, key in {"groups": groups, "units": units, "times": times}.items():
+            if key is not None:
+                raise ValueError(f"{argument}={key!r}: {path} is prepared and knows its own: leave it out")
         return _prepared(arrays, path, name)
 
     def part(suffix: str) -> dict[str, Any] | None:
@@ -111,21 +114,30 @@ def idx_folder(path: Path, name: str) -> Dataset | None:
     Raises:
       FileNotFoundError: if only some of them are there.
     """
-    for folder in (path, path / "raw", path / _TORCHVISION.get(name, "") / "raw"):
-        if _idx_file(folder, _STEMS[0]):
-            return _read_idx(folder, name)
+    family = name.partition("/")[0]
+    for folder in (path, path / "raw", path / _TORCHVISION.get(family, "") / "raw"):
+        for stems in _stems(name):
+            if _idx_file(folder, stems[0]):
+                return _read_idx(folder, stems, name)
     return None
 
 
-def _read_idx(folder: Path, name: str) -> Dataset:
+def _read_idx(folder: Path, stems: list[str], name: str) -> Dataset:
     arrays = []
-    for stem in _STEMS:
+    for stem in stems:
         file = _idx_file(folder, stem)
         if file is None:
             raise FileNotFoundError(f"{folder} has no {stem}-ubyte[.gz]: all four files of {name} must be there")
         arrays.append(idx.read(file))
     x, y, test_x, test_y = arrays
     return from_arrays(_grey(x), y, test=(_grey(test_x), test_y), name=name)
+
+
+def _stems(name: str) -> list[list[str]]:
+    """What the four files may be called: as MNIST's, or for `emnist/letters` `emnist-letters-train-...`."""
+    own = name.replace("/", "-")
+    return [[f"{split}-{kind}" for split in splits for kind in _KINDS]
+            for splits in (("train", "t10k"), (f"{own}-train", f"{own}-test"))]  # fmt: skip
 
 
 def _idx_file(folder: Path, stem: str) -> Path | None:

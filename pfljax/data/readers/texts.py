@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pfljax.data.readers.common import Read, plain
 LETTERS = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
 """The 80 characters of LEAF's Shakespeare, in its order; any other is the last, as there."""
 _WORDS, _TWEET = 10_000, 25
+_TARGET, _COUNT = "target_tokens", "count_tokens"
 
 
 def characters(texts: Sequence[str]) -> np.ndarray:
@@ -81,13 +82,17 @@ def _faces(x: list[Any], train: list[Any], folder: Path, size: int | None) -> np
 
 def _tweets(x: list[Any], train: list[Any], folder: Path, size: int | None) -> np.ndarray:
     """Words [T, 25] by their places among the 10,000 most frequent of training: 0 is nothing, 1 any other word."""
-    known = Counter(word for tweet in train for word in _words(tweet)).most_common(_WORDS)
-    place = {word: number for number, (word, _) in enumerate(known, 2)}
+    place = _numbered(word for tweet in train for word in _words(tweet))
     found = np.zeros((len(x), _TWEET), np.int32)
     for row, tweet in zip(found, x, strict=True):
         words = [place.get(word, 1) for word in _words(tweet)][:_TWEET]
         row[: len(words)] = words
     return found
+
+
+def _numbered(words: Iterable[str]) -> dict[str, int]:
+    """The most frequent words, from 2 on."""
+    return {word: number for number, (word, _) in enumerate(Counter(words).most_common(_WORDS), 2)}
 
 
 def _words(tweet: Any) -> list[str]:
@@ -112,6 +117,31 @@ def shakespeare(path: Path, size: int | None) -> Dataset | None:
 celeba = of_leaf("celeba", 2, _faces)
 sent140 = of_leaf("sent140", 2, _tweets)
 leaf_synthetic = of_leaf("leaf_synthetic", None, _numbers)
+
+
+def reddit(path: Path, size: int | None) -> Dataset | None:
+    """Pieces of ten words of comments, and the next word at each place, by who wrote them.
+
+    Words are numbered by their places among the 10,000 most frequent of training: 1 is any other word, 0 marks what
+    does not count.
+    """
+    folder = leaf.find(path)
+    if folder is None:
+        return None
+    place, made = {}, {}
+    for split, part in leaf.read(folder).items():
+        try:
+            pieces = [piece for comment in part.x for piece in comment]
+            targets, counts = ([piece for said in part.y for piece in said[key]] for key in (_TARGET, _COUNT))
+            place = place or _numbered(word for piece in pieces for word in piece if word != "<PAD>") | {"<PAD>": 0}
+            x, y = (np.array([[place.get(word, 1) for word in piece] for piece in of]) for of in (pieces, targets))
+            y = np.where(np.array(counts, bool), y, 0)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{folder / split} has no comments of reddit ({error}): make it again") from error
+        groups = np.repeat(part.clients, [len(comment) for comment in part.x])
+        made[split] = {"x": x.astype(np.int32), "y": y, "groups": groups, "num_classes": _WORDS + 2, "ignore": 0}
+    test = from_arrays(**made["test"], name="reddit (test)") if "test" in made else None
+    return from_arrays(**made["train"], test=test, name="reddit")
 
 
 def any_leaf(path: Path, size: int | None) -> Dataset | None:
