@@ -1,4 +1,4 @@
-"""The command line: `pfljax methods | config | run | compare | table | sweep | resume | reproduce | data | doctor`."""
+"""The command line, `pfljax`: methods, config, data, run, compare, table, sweep, resume, reproduce, bench, doctor."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from pfljax.results.result import Result, versions
 
 _OPTIONAL = {"sklearn": "demo", "matplotlib": "plot", "pandas": "results", "tensorflow_datasets": "tfds"}
 _OPTIONAL |= {"optuna": "search", "submitit": "cluster"}
+_SHOWN = ("objectives", "fairness")
 EXAMPLE = "--config.algorithm.name=ditto --config.algorithm.lam=0.5 --config.run.rounds=100"
 """Overrides as the help shows them."""
 _EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
@@ -246,6 +247,12 @@ def _parser() -> argparse.ArgumentParser:
     tabled.add_argument("--metric", help="what clients are compared by; with - before it where less is better")
     tabled.add_argument("--select", choices=("last", "best_validation", "best_test"), help="which round or setting")
     tabled.add_argument("--columns", metavar="A,B,...", help="of a run or comparison, such as mean,worst,sent")
+    tabled.add_argument(
+        "--show", choices=_SHOWN, help="the server model, personal ones and what it took; who fares how"
+    )
+    tabled.add_argument(
+        "--target", type=float, metavar="X", help="of the objectives; 95 %% of the best mean if left out"
+    )
     swept = command("sweep", _sweep, "run many points of one experiment, or look at such a sweep")
     configured(swept)
     sweeps.add_arguments(swept)
@@ -261,10 +268,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--out", required=True, metavar="DIR", help="where each client gets a folder of its own")
     export.epilog = "Each folder has parameters and a compiled function for programs that know JAX, not this package."
+    reproduce.add_arguments(command("reproduce", _reproduce, "run a published table, and methods in its protocol"))
     datasets.add_arguments(
         command("data", _data, "list the data sets that are known by name, show one, or prepare a copy")
     )
-    reproduce.add_arguments(command("reproduce", _reproduce, "run a published table, and methods in its protocol"))
     benchmark.add_arguments(command("bench", _bench, "time workloads, in turn with the machine's own matrix products"))
     command("doctor", _doctor, "tell what is installed and found")
     return parser
@@ -377,13 +384,21 @@ def _table(options: argparse.Namespace) -> None:
     folder, select, metric = Path(options.folder), options.select, options.metric
     columns = options.columns.split(",") if options.columns else None
     if sweeps.is_sweep(folder):
-        if columns or select == "last":
-            raise ValueError(f"{folder} holds a sweep: leave out --columns and --select=last")
+        if columns or options.show or select == "last":
+            raise ValueError(f"{folder} holds a sweep: leave out --columns, --show and --select=last")
         table = sweeps.load(folder).table(select, metric=metric)
     else:
         alone = (folder / "clients.npz").is_file()
         comparison = Comparison.load(folder) if not alone else Comparison({(run := Result.load(folder)).method: run})
-        table = comparison.table(columns, select=select or "last", metric=metric)
+        chosen: dict[str, Any] = {"select": select or "last", "metric": metric}
+        if options.target is not None and options.show != "objectives":
+            raise ValueError(f"--target={options.target} is for --show=objectives: leave it out")
+        if options.show and columns:
+            raise ValueError(f"--show={options.show} has columns of its own: leave out --columns")
+        if options.show == "objectives":
+            table = comparison.objectives(options.target, **chosen)
+        else:
+            table = comparison.fairness(**chosen) if options.show else comparison.table(columns, **chosen)
     if options.format == "text":
         Console().print(table)
     else:
@@ -401,12 +416,12 @@ def _export(options: argparse.Namespace) -> None:
     print(f"{len(options.client or models)} models in {options.out}")
 
 
-def _data(options: argparse.Namespace) -> None:
-    datasets.from_command_line(options)
-
-
 def _reproduce(options: argparse.Namespace) -> None:
     reproduce.from_command_line(options)
+
+
+def _data(options: argparse.Namespace) -> None:
+    datasets.from_command_line(options)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -192,7 +192,8 @@ def _drifting(data: FederatedData, config: DriftConfig, of: DataConfig) -> Feder
 def _task(config: Config, data: FederatedData) -> tuple[str, Callable[[Model], Task]]:
     """The name of the task, and what makes it of a network."""
     chosen, options = config.task, {}
-    name = {None: "regression"}.get(data.num_classes, "classification") if chosen.name == "auto" else chosen.name
+    fitting = "regression" if data.num_classes is None else "classification"
+    name = fitting if chosen.name == "auto" else chosen.name
     if config.run.metrics is not None:
         options["metrics"] = config.run.metrics
     if name == "classification":

@@ -263,7 +263,7 @@ CLASSIFICATION = {
 
 def _flags(logits: Array, y: Array, mask: Array) -> tuple[Array, Array, Array]:
     """Of each label which is said, which holds and what counts, [B, L]."""
-    return tuple(map(_columns, (logits.reshape(y.shape) > 0, y > 0, mask > 0)))
+    return _columns(logits.reshape(y.shape) > 0), _columns(y > 0), _columns(mask > 0)
 
 
 def binary_cross_entropy(logits: Array, y: Array) -> Array:
