@@ -104,7 +104,7 @@ def load(
     unset = path is None and not os.environ.get("PFLJAX_DATA")
     searched = ", ".join([*["$PFLJAX_DATA (not set)"][:unset], *map(str, places)])
     known = KNOWN.get(name)
-    if known is not None and not known.tfds:
+    if known is not None and (path is not None or not known.tfds):
         raise FileNotFoundError(
             f"{name} is not in {searched}: a copy is {known.copy}, from {known.url}; give path=..., or run pfljax data "
             f"prepare {name} --from FOLDER once"

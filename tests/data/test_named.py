@@ -397,7 +397,7 @@ def test_pickles_run_no_code(content: Any, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", ["../secret.jpg", "a/b.jpg", "/etc/passwd", "..", "", 7])
 def test_names_of_files_stay_in_their_folder(name: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no plain name of a file"):
-        plain(name)
+        plain(name, tmp_path)
     if isinstance(name, str):
         image(tmp_path / "train" / "0.jpg")
         (tmp_path / "metadata.csv").write_text(f'split,filename,location,y\ntrain,"{name or "./x"}",1,0\n')
@@ -451,6 +451,30 @@ def test_images_in_folders(tmp_path: Path) -> None:
         load("mine", path=tmp_path / "two")
 
 
+def _refusal(name: str, path: Path) -> str | None:
+    try:
+        load(name, path=path)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_became_of_files_on_the_way(name: str, tmp_path: Path) -> None:
+    """Half of it, nothing, another page, or no file: one sentence that says which, from wherever it is met."""
+    MADE[name][0](tmp_path)
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    for file in (files[0], files[-1]):
+        whole = file.read_bytes()
+        for content in (whole[: len(whole) // 2], b"", b"<html><body>404</body></html>\n" * 5, None):
+            file.unlink(missing_ok=True)
+            if content is not None:
+                file.write_bytes(content)
+            said = _refusal(name, tmp_path)
+            assert said is None or (str(tmp_path) in said and said.count("again") < 2)
+        file.write_bytes(whole)
+
+
 def test_damaged_copies(tmp_path: Path) -> None:
     """One sentence with the file for each."""
     for hospital in ("cleveland", "hungarian", "switzerland", "va"):
@@ -459,7 +483,7 @@ def test_damaged_copies(tmp_path: Path) -> None:
     (tmp_path / "WISDM_ar_v1.1_transformed.arff").write_text("@relation x\n")
     cases["wisdm"] = "has no attributes user and class, and data"
     (tmp_path / "school.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
-    cases["school"] = "has no cells X and Y"
+    cases["school"] = r"school\.mat is damaged"
     (tmp_path / "train.bin").write_bytes(bytes(3000))
     (tmp_path / "test.bin").write_bytes(bytes(3000))
     cases["cifar100"] = "train.bin has 3000 bytes, no number of records of 3074"

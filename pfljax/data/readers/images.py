@@ -11,7 +11,7 @@ from pfljax.data import limits
 from pfljax.data.dataset import Dataset, from_arrays
 from pfljax.data.layouts import cifar, folders
 from pfljax.data.readers.archives import idx_folder, read_npz
-from pfljax.data.readers.common import as_test, plain, rows
+from pfljax.data.readers.common import as_test, matlab, plain, rows
 
 _DOMAINS = ("mnist", "mnist_m", "svhn_cropped", "usps")
 
@@ -36,19 +36,16 @@ def _cifar(path: Path, name: str, classes: int) -> Dataset | None:
 
 def svhn(path: Path, size: int | None) -> Dataset | None:
     """House numbers, from `train_32x32.mat` and `test_32x32.mat`."""
-    from scipy.io import loadmat
-
     files = [path / f"{split}_32x32.mat" for split in ("train", "test")]
     if not all(file.is_file() for file in files):
         return None
     parts = []
     for file in files:
-        limits.check(file, file.stat().st_size)
+        held = matlab(file)
         try:
-            held = loadmat(file)
             parts.append((np.moveaxis(held["X"], -1, 0), held["y"].ravel().astype(np.int32) % 10))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise ValueError(f"{file} is damaged ({error}): fetch it again") from error
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{file} has no images X and labels y ({error}): fetch it again") from error
     return from_arrays(*parts[0], test=parts[1], num_classes=10, name="svhn_cropped")
 
 
@@ -61,8 +58,9 @@ def usps(path: Path, size: int | None) -> Dataset | None:
             return None
         from sklearn.datasets import load_svmlight_file
 
+        text = io.BytesIO(limits.content(file))
         try:
-            x, y = load_svmlight_file(io.BytesIO(limits.content(file)), n_features=256)
+            x, y = load_svmlight_file(text, n_features=256)
         except ValueError as error:
             raise ValueError(f"{file} is damaged ({error}): fetch it again") from error
         images = np.rint((x.toarray() + 1) * 127.5).astype(np.uint8).reshape(-1, 16, 16, 1)
@@ -77,8 +75,11 @@ def mnist_m(path: Path, size: int | None) -> Dataset | None:
         return None
     parts = []
     for split in ("train", "test"):
-        listed = rows(root / f"mnist_m_{split}_labels.txt", header=None, sep=" ")
-        files = (root / f"mnist_m_{split}" / plain(name) for name in listed[0])
+        labels = root / f"mnist_m_{split}_labels.txt"
+        listed = rows(labels, header=None, sep=" ")
+        if listed.shape[1] != 2 or listed[1].dtype.kind != "i":
+            raise ValueError(f"{labels} is damaged (a row is a name and a whole number): fetch it again")
+        files = (root / f"mnist_m_{split}" / plain(name, labels) for name in listed[0])
         parts.append((folders.images(files, size or 28), listed[1].to_numpy(np.int32)))
     return from_arrays(*parts[0], test=parts[1], num_classes=10, name="mnist_m")
 
@@ -155,7 +156,7 @@ def iwildcam(path: Path, size: int | None) -> Dataset | None:
     listed = rows(root / "metadata.csv")
     splits = {"train": "train", "id_val": "validation", "id_test": "test", "val": "validation", "test": "test"}
     try:
-        files = [root / "train" / plain(name) for name in listed["filename"]]
+        files = [root / "train" / plain(name, root / "metadata.csv") for name in listed["filename"]]
         split = [splits[name] for name in listed["split"]]
         label = np.unique(listed["y"].to_numpy(), return_inverse=True)[1]
         camera = listed["location"].to_numpy()
@@ -177,7 +178,7 @@ def flickr_aes(path: Path, size: int | None) -> Dataset | None:
     except KeyError as error:
         raise ValueError(f"{file} has no column {error}: fetch it again") from error
     photographs, places = np.unique(names.to_numpy(str), return_inverse=True)
-    x = folders.images((images / plain(name) for name in photographs), size or 64)[places]
+    x = folders.images((images / plain(name, file) for name in photographs), size or 64)[places]
     return from_arrays(x, score, groups=worker, name="flickr_aes")
 
 

@@ -12,7 +12,7 @@ from pfljax.data import limits
 from pfljax.data.dataset import Dataset, from_arrays
 from pfljax.data.door import Labels
 from pfljax.data.layouts import folders
-from pfljax.data.readers.common import as_test, rows
+from pfljax.data.readers.common import as_test, numbers, rows
 from pfljax.data.table import from_frame
 
 _ACTIVITIES = ("WALKING", "WALKING_UPSTAIRS", "WALKING_DOWNSTAIRS", "SITTING", "STANDING", "LAYING")
@@ -39,8 +39,8 @@ def har(path: Path, size: int | None) -> Dataset | None:
     parts = []
     for split in ("train", "test"):
         of = root / split
-        signals = [_spaced(of / "Inertial Signals" / f"{signal}_{split}.txt") for signal in _SIGNALS]
-        y, subject = (_spaced(of / f"{what}_{split}.txt")[:, 0].astype(int) for what in ("y", "subject"))
+        signals = [numbers(of / "Inertial Signals" / f"{signal}_{split}.txt", sep=r"\s+") for signal in _SIGNALS]
+        y, subject = (numbers(of / f"{what}_{split}.txt")[:, 0].astype(int) for what in ("y", "subject"))
         if {len(each) for each in (*signals, subject)} != {len(y)}:
             raise ValueError(f"{of} has files of different lengths: fetch it again")
         x = np.stack(signals, axis=-1).astype(np.float32)
@@ -106,12 +106,3 @@ def spoken_digits(path: Path, size: int | None) -> Dataset | None:
     return from_arrays(
         folders.spectra(files), np.array(digits, int), groups=speakers, num_classes=10, name="spoken_digits"
     )
-
-
-def _spaced(path: Path) -> np.ndarray:
-    """Numbers in columns of spaces."""
-    table = rows(path, header=None, sep=r"\s+")
-    try:
-        return table.to_numpy(float)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pfljax.data import limits
 from pfljax.data.dataset import Dataset, from_arrays
 from pfljax.data.heart import HOSPITALS, heart
 from pfljax.data.layouts import npz
-from pfljax.data.readers.common import rows
+from pfljax.data.readers.common import matlab, numbers
 
 
 def heart_disease(path: Path, size: int | None) -> Dataset | None:
@@ -28,7 +27,9 @@ def movielens(path: Path, size: int | None) -> Dataset | None:
     file, separator = next(((each, sep) for each, sep in found if each.is_file()), (None, ""))
     if file is None:
         return None
-    held = rows(file, header=None, sep=separator, engine="python").to_numpy()
+    held = numbers(file, sep=separator, engine="python").astype(int)
+    if held.shape[1] != 4:
+        raise ValueError(f"{file} is damaged (a row is viewer, film, rating, time): fetch it again")
     film = np.unique(held[:, 1], return_inverse=True)[1].astype(np.int32)
     return from_arrays(film, held[:, 2].astype(np.float32), groups=held[:, 0], times=held[:, 3], name="movielens")
 
@@ -47,18 +48,14 @@ def landmine(path: Path, size: int | None) -> Dataset | None:
 
 def _tasks(path: Path, pattern: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Inputs, targets and tasks of a file of Matlab with a cell for each task."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
     file = path if path.suffix == ".mat" else next(iter(sorted(path.glob(pattern))), None)
     if file is None or not file.is_file():
         return None
-    limits.check(file, file.stat().st_size)
+    held = matlab(file)
     try:
-        held = loadmat(file)
         x, y = (held[next(key for key in keys if key in held)].ravel() for keys in (("X", "feature"), ("Y", "label")))
         sizes = [len(mine) for mine in x]
         joined = np.concatenate(list(x)).astype(np.float32), np.concatenate([np.ravel(mine) for mine in y])
-    except (MatReadError, ValueError, TypeError, OSError, StopIteration, NotImplementedError) as error:
+    except (ValueError, TypeError, StopIteration) as error:
         raise ValueError(f"{file} has no cells X and Y, or feature and label ({error}): fetch it again") from error
     return *joined, np.repeat(np.arange(len(sizes)), sizes)

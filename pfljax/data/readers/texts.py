@@ -23,11 +23,14 @@ _TARGET, _COUNT = "target_tokens", "count_tokens"
 def characters(texts: Sequence[str]) -> np.ndarray:
     """Texts of one length as places in `LETTERS`, [T, length].
 
+    Raises:
+      TypeError: if they are of several lengths.
+
     >>> characters(["a!", "b~"]).tolist()
     [[53, 2], [54, 79]]
     """
     place = {letter: number for number, letter in enumerate(LETTERS)}
-    return np.array([[place.get(letter, len(LETTERS) - 1) for letter in text] for text in texts], np.int32)
+    return _array([[place.get(letter, len(LETTERS) - 1) for letter in text] for text in texts], np.int32)
 
 
 def of_leaf(name: str, classes: int | None, inputs: Callable[[list[Any], list[Any], Path, int | None], Any]) -> Read:
@@ -46,8 +49,8 @@ def of_leaf(name: str, classes: int | None, inputs: Callable[[list[Any], list[An
         parts, made = leaf.read(folder), {}
         for split, part in parts.items():
             try:
-                x, y = inputs(part.x, parts["train"].x, folder, size), np.array(part.y)
-            except (ValueError, TypeError, IndexError, KeyError) as error:
+                x, y = inputs(part.x, parts["train"].x, folder, size), _array(part.y, None)
+            except (TypeError, IndexError, KeyError) as error:
                 raise ValueError(f"{folder / split} has no examples of {name} ({error}): make it again") from error
             y = characters(part.y)[:, 0] if y.dtype.kind == "U" else y
             made[split] = {"x": x, "y": y, "groups": part.clients, "num_classes": classes}
@@ -59,8 +62,10 @@ def of_leaf(name: str, classes: int | None, inputs: Callable[[list[Any], list[An
 
 def _drawn(x: list[Any], train: list[Any], folder: Path, size: int | None) -> np.ndarray:
     """Images of 28 x 28 that LEAF has as shares of 255."""
-    grey = np.array(x, np.float32).reshape(-1, 28, 28, 1) * 255
-    return np.rint(grey).astype(np.uint8)
+    grey = _array(x, np.float32)
+    if grey.shape[1:] != (784,):
+        raise TypeError(f"an image is {list(grey.shape[1:])}, not 784 numbers")
+    return np.rint(grey.reshape(-1, 28, 28, 1) * 255).astype(np.uint8)
 
 
 def _spoken(x: list[Any], train: list[Any], folder: Path, size: int | None) -> np.ndarray:
@@ -68,7 +73,14 @@ def _spoken(x: list[Any], train: list[Any], folder: Path, size: int | None) -> n
 
 
 def _numbers(x: list[Any], train: list[Any], folder: Path, size: int | None) -> np.ndarray:
-    return np.array(x, np.float32)
+    return _array(x, np.float32)
+
+
+def _array(rows: list[Any], dtype: Any) -> np.ndarray:
+    try:
+        return np.array(rows, dtype)
+    except ValueError as error:
+        raise TypeError(error) from error
 
 
 def _faces(x: list[Any], train: list[Any], folder: Path, size: int | None) -> np.ndarray:
@@ -77,7 +89,7 @@ def _faces(x: list[Any], train: list[Any], folder: Path, size: int | None) -> np
     root = next((place for place in places if place.is_dir()), None)
     if root is None:
         raise FileNotFoundError(f"{folder} has no raw/img_align_celeba: put the images there")
-    return folders.images((root / plain(file) for file in x), size or 84)
+    return folders.images((root / plain(file, folder) for file in x), size or 84)
 
 
 def _tweets(x: list[Any], train: list[Any], folder: Path, size: int | None) -> np.ndarray:
