@@ -198,6 +198,7 @@ def _arrays(
     missing: Missing,
 ) -> dict[str, Any]:
     """The columns by their parts, as `from_arrays` takes them."""
+    frame = frame.rename(columns=str)
     if not frame.columns.is_unique:
         raise ValueError(f"two columns are called {frame.columns[frame.columns.duplicated()][0]!r}: rename one of them")
     named = [column for column in roles.values() if column is not None]

@@ -166,6 +166,12 @@ def test_given_splits() -> None:
         ({}, {"target": "late", "clint": "who"}, "from_frame takes no 'clint': did you mean 'client'"),
         ({}, {"target": "late", "drop": ["who", "km", "by", "rush"]}, "no column is left to learn from"),
         ({"km": [np.inf, *KM[1:]]}, {"target": "late"}, "column 'km' is not finite in row 0"),
+        ({"km": [1e300, *KM[1:]]}, {"target": "late"}, r"column 'km' holds 1e\+300 in row 0, beyond 32 bits"),
+        (
+            {"by": ["1", "2", "x", None] * 2},
+            {"target": "late"},
+            r"holds 'x' in row 2, and numbers: .*categories=\['by'\]",
+        ),
         ({"late": [None, *LATE[1:]]}, {"target": "late"}, "target column 'late' is missing in row 0"),
         ({"who": [*WHO[:7], None]}, {"target": "late", "client": "who"}, "client column 'who' is missing in row 7"),
         ({"km": pd.Timestamp("2020-01-01")}, {"target": "late"}, "column 'km' holds dates: make it a number"),
@@ -190,10 +196,22 @@ def test_texts_that_are_no_categories() -> None:
     assert len(from_frame(names, target="sick", categories=["name"]).x[0]) == 200
     with pytest.raises(ValueError, match="from_frame reads a pandas table, not a ndarray: use from_arrays"):
         from_frame(np.zeros((3, 2)), target="sick")
+    lists = pd.DataFrame({"image": [[1, 2], [3, 4]], "sick": [0, 1]})
+    with pytest.raises(ValueError, match=r"'image' holds a list in each row: .* make arrays of it for from_arrays"):
+        from_frame(lists, target="sick")
+    plain = from_frame(pd.DataFrame([[0.5, "a", 1], [1.5, "b", 0]]), target="2")
+    assert plain.columns is not None
+    assert plain.columns.features == ("0", "1=a", "1=b")
     with pytest.raises(ValueError, match="two columns are called 'km'"):
         from_frame(pd.concat([FRAME, FRAME[["km"]]], axis=1), target="late")
     with pytest.raises(ValueError, match="there is no row"):
         from_frame(FRAME[:0], target="late")
+
+
+def test_numbers_beside_texts_are_categories_where_it_is_said() -> None:
+    table = from_frame(frame(by=["1", "2", "2a", "2"] * 2), target="late", client="who", categories=["by"])
+    assert table.columns is not None
+    assert table.columns.categories == {"by": ("1", "2", "2a")}
 
 
 def test_new_rows() -> None:
