@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pfljax.data.dataset import Dataset, from_arrays
+from pfljax.data.readers.common import numbers
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 COLUMNS = ("age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak")
@@ -92,10 +93,7 @@ def _folder(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         raise FileNotFoundError(f"{path} lacks {', '.join(missing)}: put {FILES} there")
     held = {}
     for name, file in files.items():
-        try:
-            rows = np.genfromtxt(file, delimiter=",", missing_values="?", filling_values=np.nan, ndmin=2)
-        except (ValueError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file} is damaged ({str(error).splitlines()[0]}): fetch it again") from error
+        rows = numbers(file, gaps=True, na_values="?")
         held[name] = rows[:, :-1], rows[:, -1]
     return _sound(held, path)
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from pfljax import checks
 from pfljax.data import Dataset, load
 from pfljax.data.known import KNOWN
-from pfljax.data.readers import write_npz
+from pfljax.data.readers.archives import write_npz
 from pfljax.data.sources import located, prepared
 
 _BAR = "▏▎▍▌▋▊▉█"

@@ -58,6 +58,9 @@ def test_files_that_cannot_be_meant(folder, tmp_path):
     with pytest.raises(ValueError, match=r"va has rows of 13 columns and diagnoses .*7"):
         heart(folder)
     (folder / "processed.va.data").write_text("1,2,3\n4,5\n")
+    with pytest.raises(ValueError, match=r"va has rows of 2 columns"):
+        heart(folder)
+    (folder / "processed.va.data").write_text("1,2,3\n4,five,6\n")
     with pytest.raises(ValueError, match=r"processed.va.data is damaged .* fetch it again"):
         heart(folder)
     (folder / "processed.va.data").unlink()
