@@ -68,6 +68,36 @@ def heterogeneity(data: FederatedData, *, weights: Literal["size", "uniform"] = 
     return {name: float(np.average(value, weights=weight)) for name, value in each.items()} | quantity_skew(sizes)
 
 
+def label_skew(data: FederatedData, *, draws: int = 20, seed: int = 0) -> dict[str, float]:
+    """`tv`, the mean total variation of clients' labels from the pooled ones, and what `chance` alone makes of it.
+
+    Chance is the mean over `draws` in which all labels change places at random among all clients: clients with few
+    examples differ even if all draw from the same labels. A client counts by its training examples.
+
+    Raises:
+      ValueError: if labels are not classes.
+
+    >>> from pfljax.data import from_clients
+    >>> skew = label_skew(from_clients([([[0.0]] * 50, [0] * 50), ([[0.0]] * 50, [1] * 50)]))
+    >>> skew["tv"], skew["chance"] < 0.1
+    (0.5, True)
+    """
+    counts = data.label_counts()[: data.num_clients]
+    sizes, pooled = counts.sum(1), counts.sum(0)
+    generator = np.random.Generator(np.random.PCG64([seed, 13]))
+
+    def skew(counts: np.ndarray) -> float:
+        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        return float(np.average(divergences(share, pooled / pooled.sum())["tv"], weights=sizes))
+
+    labels, ends = np.repeat(np.arange(len(pooled)), pooled), np.cumsum(sizes)[:-1]
+    chance = []
+    for _ in range(draws):
+        dealt = np.split(generator.permutation(labels), ends)
+        chance.append(skew(np.stack([np.bincount(mine, minlength=len(pooled)) for mine in dealt])))
+    return {"tv": skew(counts), "chance": float(np.mean(chance))}
+
+
 def _kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """`sum p log(p / q)`; infinite where q is 0 and p is not."""
     with np.errstate(divide="ignore", invalid="ignore"):
