@@ -6,7 +6,7 @@ algorithms from solvers, `simulate` or `compare` them. README.md shows it in fif
 
 from pfljax import algorithms, masks, models, tree
 from pfljax.algorithms import METHODS
-from pfljax.data import FederatedData, federate, from_arrays, from_clients, grouped, load
+from pfljax.data import FederatedData, federate, from_arrays, from_clients, from_frame, grouped, load
 from pfljax.data.partition import (
     by_index,
     classes_per_client,
@@ -26,7 +26,8 @@ from pfljax.engine.simulation import Simulation
 from pfljax.experiment import callbacks, sweeps
 from pfljax.experiment.config import Config
 from pfljax.experiment.door import compare, simulate
-from pfljax.experiment.runs import compare_methods, resume, run
+from pfljax.experiment.runs import run
+from pfljax.experiment.studies import compare_methods, resume
 from pfljax.experiment.sweeps import Sweep, spaces, sweep
 from pfljax.federation import reduce, sampling, wrappers
 from pfljax.federation.kinds import of_kinds
@@ -35,7 +36,7 @@ from pfljax.federation.skeletons import averaging, decoupled, fine_tuned
 from pfljax.learning import losses, metrics, schedules, tasks
 from pfljax.learning.local import descent, only, proximal_descent
 from pfljax.learning.plans import epochs, full_batch, same, steps
-from pfljax.learning.tasks import classification, regression
+from pfljax.learning.tasks import classification, multilabel, ordinal, regression
 from pfljax.results import plots, statistics
 from pfljax.results.comparison import Comparison
 from pfljax.results.result import Result
@@ -105,6 +106,7 @@ __all__ = [
     "fine_tuned",
     "from_arrays",
     "from_clients",
+    "from_frame",
     "full_batch",
     "grouped",
     "iid",
@@ -113,9 +115,11 @@ __all__ = [
     "masks",
     "metrics",
     "models",
+    "multilabel",
     "natural",
     "of_kinds",
     "only",
+    "ordinal",
     "plots",
     "power_law",
     "proximal_descent",

@@ -344,12 +344,12 @@ def _named(of: Callable[..., Any]) -> list[str]:
 
 
 @contextmanager
-def within(where: str) -> Iterator[None]:
+def within(where: str, joint: str = ".") -> Iterator[None]:
     """What is refused of a section says where it stands."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{where}.{error}") from error
+        raise ValueError(f"{where}{joint}{error}") from error
 
 
 @functools.cache
@@ -377,7 +377,7 @@ def _fits(given: Any, hint: Any) -> bool:
         return _callable(given, inner[0])
     if _lists(origin):
         fixed = origin is tuple and ... not in inner
-        listed = isinstance(given, list | tuple) and not hasattr(given, "_fields")  # what has names is no list
+        listed = isinstance(given, list | tuple | range) and not hasattr(given, "_fields")  # what has names is no list
         return listed and (len(given) == len(inner) or not fixed)
     return isinstance(given, Mapping if hint is dict or _maps(origin) else origin)
 

@@ -1,4 +1,4 @@
-"""The command line: `pfljax methods | config | run | compare | table | sweep | resume | bench | doctor`."""
+"""The command line, `pfljax`: methods, config, data, run, compare, table, sweep, resume, reproduce, bench, doctor."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pfljax import benchmark, checks, data, experiment, files
+from pfljax import benchmark, checks, data, experiment, files, reproduce
 from pfljax.algorithms import FAMILIES
 from pfljax.data.sources import NAMES
 from pfljax.engine import hosts, process
-from pfljax.experiment import catalogue, listing, sweeps
+from pfljax.experiment import catalogue, datasets, listing, sweeps
 from pfljax.experiment.config import Config
 from pfljax.experiment.sweeps import spaces
 from pfljax.results import plots
@@ -232,6 +232,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="names of methods or of families, or all; see pfljax methods",
     )
+    compare.add_argument("--seeds", metavar="0:3", help="means and intervals over runs with these seeds")
+    compare.add_argument(
+        "--tune",
+        action="append",
+        default=[],
+        metavar="METHOD.NAME=A,B",
+        help="values of which the best on validation examples is taken; may be repeated",
+    )
     tabled = command("table", _table, "write the table of a run, comparison or sweep")
     tabled.add_argument("folder", metavar="DIR", help="its folder")
     tabled.add_argument("--format", choices=("text", "latex", "markdown", "csv"), default="text")
@@ -253,6 +261,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--out", required=True, metavar="DIR", help="where each client gets a folder of its own")
     export.epilog = "Each folder has parameters and a compiled function for programs that know JAX, not this package."
+    reproduce.add_arguments(command("reproduce", _reproduce, "run a published table, and methods in its protocol"))
+    datasets.add_arguments(
+        command("data", _data, "list the data sets that are known by name, show one, or prepare a copy")
+    )
     benchmark.add_arguments(command("bench", _bench, "time workloads, in turn with the machine's own matrix products"))
     command("doctor", _doctor, "tell what is installed and found")
     return parser
@@ -315,7 +327,20 @@ def _compare(options: argparse.Namespace) -> None:
     config = read_config(options.config, options.overrides)
     methods = catalogue.named(name.strip() for name in options.methods.split(",") if name.strip())
     experiment.check_effect(config, methods, _changes(options.overrides))
-    _report(experiment.compare_methods(config, methods, options.out, progress=not options.quiet), config, options.out)
+    seeds = options.seeds and spaces.parse(f"run.seed={options.seeds}")[1]
+    given: dict[str, Any] = {"seeds": seeds, "tune": _tuned(options.tune), "progress": not options.quiet}
+    _report(experiment.compare_methods(config, methods, options.out, **given), config, options.out)
+
+
+def _tuned(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Method -> number -> its values, from `METHOD.NAME=VALUES`."""
+    tuned: dict[str, dict[str, Any]] = {}
+    for name, values in map(spaces.parse, texts):
+        method, dot, number = name.partition(".")
+        if not dot:
+            raise ValueError(f"--tune {name}: write --tune METHOD.NAME=VALUES, such as --tune ditto.lam=0.1,1")
+        tuned.setdefault(method, {})[number] = values
+    return tuned
 
 
 def _sweep(options: argparse.Namespace) -> None:
@@ -343,7 +368,7 @@ def _report(result: Result | Comparison, config: Config, out: str | None) -> Non
         return
     written = "summary.json"
     if importlib.util.find_spec("matplotlib"):
-        plots.save(comparison, Path(out) / "comparison.png")
+        plots.save(comparison.runs, Path(out) / "comparison.png")
         written += ", comparison.png"
     console.print(f"{written} in {out}", highlight=False, soft_wrap=True)
 
@@ -374,6 +399,14 @@ def _export(options: argparse.Namespace) -> None:
     for name in options.client or models:
         models[checks.choice(name, models, "--client")].save(Path(options.out) / quote(name, safe=" "))
     print(f"{len(options.client or models)} models in {options.out}")
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    reproduce.from_command_line(options)
+
+
+def _data(options: argparse.Namespace) -> None:
+    datasets.from_command_line(options)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -90,6 +90,7 @@ def test_divergence_stops_with_round_and_clients_and_keeps_the_checkpoint_before
     assert str(stop.value).startswith(f"round {kept[-1] + 1}:")
 
 
+@pytest.mark.slow
 def test_memory_is_foreseen_and_the_advice_works(monkeypatch: pytest.MonkeyPatch):
     """A device with less memory than six clients at once need says so; `auto` takes fewer."""
     needs = []

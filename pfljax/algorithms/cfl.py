@@ -1,7 +1,7 @@
 """CFL: clusters split in two where clients pull apart although their mean has come to rest."""
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +10,27 @@ from pfljax import tree
 from pfljax.federation.clustering import agglomerated, averaged, cosines, cut
 from pfljax.federation.clusters import Clusters, Sight, assigning, clusters_of, heard, misfits
 from pfljax.federation.table import repeated, replaced
-from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Task, Tree
+from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Params, Rows, Task, Tree
 
 
-class Split(NamedTuple):
+class Splits(NamedTuple):
+    """The tree of bipartitions: split s made cluster s + 1 of members of another one, of which the others stayed."""
+
+    cluster: Array  # [K - 1] that was split
+    models: Params  # [K - 1, ...] its model then
+    moves: Tree  # [K - 1, N, ...] the last `w - w_i` of each client then
+    stayed: Array  # [K - 1, N] who is in the first part
+    left: Array  # [K - 1, N] who is in the second
+
+
+class Memory(NamedTuple):
     """What the server of CFL remembers."""
 
     round: Array  # [] rounds done
     used: Array  # [] clusters that there are
     moves: Tree  # [N, ...] the last `w - w_i` of each client
     heard: Array  # [N] whether there is one
+    splits: Splits | tuple[()]  # none where newcomers do not walk
 
 
 def cfl(
@@ -33,6 +44,7 @@ def cfl(
     gamma: Array | float = 0.0,
     floor: int = 1,
     linkage: Literal["optimal", "complete"] = "optimal",
+    newcomers: Literal["walk", "loss"] = "walk",
 ) -> Algorithm:
     """FedAvg in each cluster c, from one cluster on; a cluster splits by the cosines of its members' updates.
 
@@ -42,6 +54,10 @@ def cfl(
         `alpha_cross = min_{c = c1 + c2} max_{i in c1, j in c2} <D_i, D_j> / (||D_i|| ||D_j||)`,
 
     if also `sqrt((1 - alpha_cross) / 2) > gamma`. Then `w_c <- w_c + mean_{i in c} D_i`, in each part.
+
+    The splits are a tree. A newcomer walks from its root to a leaf: at a cluster c that was split it trains `w_c` as it
+    was then, and goes to the part with the member whose `D_i` of that time is the most similar to its own,
+    `argmax_{c' in {c1, c2}} max_{i in c'} <D_new, D_i> / (||D_new|| ||D_i||)`.
 
     Args:
       task: the model and its loss.
@@ -54,17 +70,20 @@ def cfl(
       floor: members that each part must have, static; no cluster of two splits.
       linkage: parts are the best there are ("optimal": the weakest edge of the maximum spanning tree of cosines is
         cut), or those of complete linkage, as in the authors' code ("complete"), static.
+      newcomers: they walk the tree of splits, or take the model with the smallest "loss" on their training examples,
+        static.
 
     Returns:
-      An algorithm whose server holds the last updates [N, ...]; clients keep nothing and deploy the model of their
-      cluster. Down and up: |params|. A newcomer deploys the model with the smallest loss on its training examples.
+      An algorithm whose server holds the last updates [N, ...], and those at each split, [K - 1, N, ...], where
+      newcomers walk; clients keep nothing and deploy the model of their cluster. Down and up: |params|.
 
     Raises:
-      ValueError: if a count is below 1, `linkage` is neither, or the reduction hands on anything but the uploads.
+      ValueError: if a count is below 1, `linkage` or `newcomers` is neither, or the reduction hands on anything but the
+        uploads.
 
     Deviations from the source: means and norms count members equally, as in the authors' code; `alpha_cross` of
     complete linkage is that of its two parts. Clients outside the cohort count with their last update, and a cluster
-    splits when all its members were heard. Newcomers do not walk a tree of splits.
+    splits when all its members were heard.
     Source: Sattler et al., "Clustered Federated Learning: Model-Agnostic Distributed Multitask Optimization Under
     Privacy Constraints", IEEE Transactions on Neural Networks and Learning Systems 2020, Algorithms 1 and 4.
 
@@ -83,10 +102,12 @@ def cfl(
     def begin(key: Array, num_clients: int) -> Clusters:
         w, nobody = task.init(key), jnp.zeros(num_clients, bool)
         moves = repeated(tree.scale(0, w.trainable), num_clients)
-        memory = Split(jnp.asarray(0), jnp.asarray(1), moves, nobody)
+        root = Splits(jnp.asarray(0), w, moves, nobody, nobody)
+        splits = repeated(root, clusters - 1) if newcomers == "walk" else ()
+        memory = Memory(jnp.asarray(0), jnp.asarray(1), moves, nobody, splits)
         return Clusters(repeated(w, clusters), jnp.zeros(num_clients, int), memory)
 
-    def fires(members: Array, memory: Split) -> Array:
+    def fires(members: Array, memory: Memory) -> Array:
         """Whether the cluster of `members` [N] shall split."""
         counts = members.astype(float)
         mean = jax.tree.map(lambda leaf: jnp.tensordot(counts.astype(leaf.dtype), leaf, 1), memory.moves)
@@ -105,27 +126,48 @@ def cfl(
     def regroup(server: Clusters, cohort: Cohort, results: Params, key: Array) -> Clusters:
         models, assigned, known = server
         moves = replaced(known.moves, cohort, cohort.uploads.trainable)
-        known = Split(known.round + 1, known.used, moves, replaced(known.heard, cohort, cohort.weights > 0))
+        heard_of = replaced(known.heard, cohort, cohort.weights > 0)
+        known = known._replace(round=known.round + 1, moves=moves, heard=heard_of)
         members = assigned[None] == jnp.arange(clusters)[:, None]
         wanted = jax.vmap(fires, (0, None))(members, known) & (known.round > warm_up)
 
-        def split(c: Array, carry: tuple[Params, Array, Array], similar: Array) -> tuple[Params, Array, Array]:
-            models, assigned, used = carry
-            second, splits = halved(similar, members[c], wanted[c] & (used < clusters))
-            copied = jax.tree.map(lambda leaf: leaf.at[used].set(leaf[c], mode="drop"), models)
-            after = copied, jnp.where(second, used, assigned), used + 1
-            return tree.where(splits, after, carry)
+        def split(c: Array, carry: tuple[Params, Array, Array, Tree], similar: Array) -> Any:
+            models, assigned, used, splits = carry
+            second, made = halved(similar, members[c], wanted[c] & (used < clusters))
+            w, new = jax.tree.map(lambda leaf: leaf[c], models), jnp.where(made, used, clusters)
+            if splits:
+                splits = _put(splits, new - 1, Splits(c, w, moves, members[c] & ~second, second))
+            assigned = jnp.where(made & second, used, assigned)
+            return _put(models, new, w), assigned, jnp.where(made, used + 1, used), splits
 
-        def parted(carry: tuple[Params, Array, Array]) -> tuple[Params, Array, Array]:
+        def parted(carry: tuple[Params, Array, Array, Tree]) -> Any:
             return jax.lax.fori_loop(0, clusters, partial(split, similar=cosines(moves, moves)), carry)
 
-        carry = models, assigned, known.used
-        models, assigned, used = jax.lax.cond(jnp.any(wanted), parted, lambda carry: carry, carry)
-        server = Clusters(models, assigned, known._replace(used=used))
+        carry = models, assigned, known.used, known.splits
+        models, assigned, used, splits = jax.lax.cond(jnp.any(wanted), parted, lambda carry: carry, carry)
+        server = Clusters(models, assigned, known._replace(used=used, splits=splits))
         return server._replace(models=averaged(models, results, clusters_of(server, cohort.ids), heard(cohort)))
 
-    def join(sight: Sight, data: ClientData, key: Array) -> Array:
+    def walk(sight: Sight, data: ClientData, key: Array) -> Array:
+        def pass_by(s: Array, c: Array) -> Array:
+            then = jax.tree.map(lambda rows: rows[s], sight.memory.splits)
+            here = then.cluster == c
+            mine = data.on(Rows(data.start, jnp.where(here, data.size, 0)))
+            moved = tree.sub(then.models, local(task.loss, then.models, mine, jax.random.fold_in(key, 0)))
+            similar = cosines(repeated(moved.trainable, 1), then.moves)[0]
+            first, second = (jnp.max(jnp.where(part, similar, -jnp.inf)) for part in (then.stayed, then.left))
+            return jnp.where(here & (second > first), s + 1, c)
+
+        new = sight.cluster < 0
+        return jax.lax.fori_loop(0, jnp.where(new, sight.memory.used - 1, 0), pass_by, jnp.asarray(0))
+
+    def least(sight: Sight, data: ClientData, key: Array) -> Array:
         losses = misfits(task, sight.models, data, key)
         return jnp.argmin(jnp.where(jnp.arange(clusters) < sight.memory.used, losses, jnp.inf))
 
-    return assigning(task, local, begin, regroup, join)
+    return assigning(task, local, begin, regroup, walk if newcomers == "walk" else least)
+
+
+def _put(rows: Tree, place: Array, row: Tree) -> Tree:
+    """Rows with another one at a place; as they are where there is no such place."""
+    return jax.tree.map(lambda leaf, new: leaf.at[place].set(new, mode="drop"), rows, row)

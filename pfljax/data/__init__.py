@@ -8,6 +8,7 @@ from pfljax.data.groups import featurized, grouped, in_turn, kinds, num_groups
 from pfljax.data.partition import Partitioner
 from pfljax.data.shifts import shifted
 from pfljax.data.sources import load
+from pfljax.data.table import from_frame
 
 __all__ = [
     "Dataset",
@@ -20,6 +21,7 @@ __all__ = [
     "federate",
     "from_arrays",
     "from_clients",
+    "from_frame",
     "grouped",
     "heterogeneity",
     "in_turn",

@@ -11,6 +11,7 @@ import numpy as np
 
 from pfljax import checks
 from pfljax.data import door
+from pfljax.data.columns import Columns
 from pfljax.printing import brief
 from pfljax.types import Tree
 
@@ -31,6 +32,8 @@ class Dataset:
       order: [T] the rows as partitioners of `pfljax.data.partition` number them; as they are if None.
       ignore: a label that marks what does not count.
       class_names: of classes 0..C-1, where labels came as text, categories or Booleans.
+      split: [T] `train`, `validation` or `test` of each example, where that is given; see `federate`.
+      columns: of the table that the inputs come from; its missing numbers are NaN until `federate` fills them in.
 
     Raises:
       ValueError: if lengths differ, a label is outside 0..C-1, or a float is not finite.
@@ -47,12 +50,15 @@ class Dataset:
     order: np.ndarray | None = None
     ignore: int | None = None
     class_names: tuple[str, ...] | None = None
+    split: np.ndarray | None = None
+    columns: Columns | None = None
 
     def __post_init__(self) -> None:
         for name, leaf in (door.paths(self.x) | {key: getattr(self, key) for key in _KEYS}).items():
             if leaf is not None and len(leaf) != len(self.y):
                 raise ValueError(f"{self.name}: {name} has {len(leaf)} rows and y has {len(self.y)}; they must agree")
-        door.check_inputs(self.x, self.name)
+        if self.columns is None:
+            door.check_inputs(self.x, self.name)
         door.check_labels(self.y, self.name, self.num_classes, self.ignore)
         if self.test is not None:
             door.same_rows(self.test.x, self.x, f"the official test set of {self.name}", "the training set")
@@ -91,7 +97,7 @@ class Dataset:
         return replace(self, x=x, y=y, test=None, order=order, **{key: join(key) for key in _KEYS})
 
 
-_KEYS = ("groups", "units", "times")
+_KEYS = ("groups", "units", "times", "split")
 
 
 def from_arrays(
@@ -101,6 +107,8 @@ def from_arrays(
     groups: Any = None,
     units: Any = None,
     times: Any = None,
+    split: Any = None,
+    columns: Columns | None = None,
     test: Dataset | tuple[Tree, Any] | None = None,
     num_classes: int | None = None,
     ignore: int | None = None,
@@ -116,7 +124,7 @@ def from_arrays(
     Args:
       x: inputs, an array [T, ...] or a tree of such.
       y: labels [T], or [T, ...] for one label at each place of an example.
-      groups, units, times: see `Dataset`.
+      groups, units, times, split, columns: see `Dataset`.
       test: the official test examples, as `(x, y)` or as a data set of their own, which may have groups too.
       num_classes: C; the largest label + 1 if None.
       ignore: a label that marks what does not count, such as 255 in masks of images. It is no class. Examples without
@@ -137,15 +145,15 @@ def from_arrays(
         parts[" of the official test set"] = test_y
     found = door.labels(parts, name, num_classes=num_classes, ignore=ignore)
     shared = {"num_classes": found.num_classes, "ignore": ignore, "class_names": found.names}
-    train_y, test_y = np.split(found.y, [len(y)])
+    train_y, test_y = np.split(found.y, [len(y.y if isinstance(y, door.Labels) else y)])
     if not len(train_y) or not (test is None or len(test_y)):
         raise ValueError(
             f"{name}: the {'test' if len(train_y) else 'training'} set is empty: give at least one example"
         )
-    given = {"groups": groups, "units": units, "times": times}
+    given = {"groups": groups, "units": units, "times": times, "split": split}
     known = {key: door.keys(values, key, name) for key, values in given.items()}
     test = None if test is None else _ordered(replace(official, y=test_y, **shared))
-    return _ordered(Dataset(name, x, train_y, test=test, **known, **shared))
+    return _ordered(Dataset(name, x, train_y, test=test, columns=columns, **known, **shared))
 
 
 def _official(test: Dataset | tuple[Tree, Any], name: str) -> tuple[Dataset, Any]:

@@ -14,10 +14,12 @@ import numpy as np
 
 from pfljax import checks
 from pfljax.checks import Part, Seed, Size
-from pfljax.data import door
+from pfljax.data import door, scaling
+from pfljax.data.columns import Inputs
 from pfljax.data.dataset import Dataset
 from pfljax.data.dealt import Partitioner, Parts
 from pfljax.data.partition import PARTITIONS, apportion
+from pfljax.data.scaling import Scaling, Standardize
 from pfljax.printing import brief
 from pfljax.types import Array, ClientData, Examples, Rows, Tree
 
@@ -27,15 +29,19 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 FOREVER = np.iinfo(np.int32).max
 """Rounds that no run has."""
 
+Unseen = Size | Part
+"""How many clients never train, or the share of them."""
+
 _PARTITION, _UNSEEN, _SPLIT, _MIRROR, _PUBLIC = range(5)
 
 
 @dataclass(frozen=True, eq=False)
 class Names:
-    """What clients and classes are called. Equal to any other, so that no compiled program depends on them."""
+    """What clients, classes and columns are called. Equal to any other, so that no compiled program depends on them."""
 
     clients: tuple[str, ...] | None = None  # N + U
     classes: tuple[str, ...] | None = None  # C
+    inputs: Inputs | None = None  # of a table
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Names)
@@ -105,6 +111,11 @@ class FederatedData:
     def class_names(self) -> tuple[str, ...] | None:
         """What each of the C classes is, where labels came as text, categories or Booleans."""
         return self.called.classes
+
+    @property
+    def inputs(self) -> Inputs | None:
+        """How rows of the table that the examples come from become inputs; `inputs.read(frame, client)`."""
+        return self.called.inputs
 
     def at(self, round: Array | int) -> FederatedData:
         """The federation as it is in a round, counted from 0, which may be traced: itself unless clients drift."""
@@ -363,6 +374,7 @@ def federate(
     public: float = 0.0,
     stratify: bool = False,
     chronological: bool = False,
+    standardize: Standardize | None = None,
     seed: int = 0,
     min_size: int = 1,
 ) -> FederatedData:
@@ -376,17 +388,20 @@ def federate(
         client gets those of its group (none, if the set has none of it; people who are only in the official test set
         are left out). Elsewhere each class is dealt in proportion to the training examples of that class.
         `"pooled"`: official test examples are dealt along with the others, then a quarter of what each client holds is
-        split off; people who are only in the official test set become clients too.
-        `"given"`: what the partitioner says, which splits what it deals, as those of published codes do; rows go on
-        with those of the official test set, and stay in order where nothing validates.
+        split off; people who are only in the official test set become clients too. `"given"`: as the data set's `split`
+        says of each example, or what a partitioner says that splits what it deals, as those of published codes do; rows
+        then go on with those of the official test set, and stay in order where nothing validates.
       validation: share of the remaining training examples.
-      unseen: share of the clients that never train, picked by a permutation and numbered last.
+      unseen: share of the clients that never train, or how many, picked by a permutation and numbered last.
       public: share of the examples that everybody sees, drawn at random before any are dealt; nobody holds them, and
         the partitioner numbers the others anew. Examples of another set are public by `with_public`.
       stratify: split each class of each client on its own, so that all parts have its labels in like proportion; a
         class of which a client holds two examples or more is in both parts.
       chronological: test on the last examples of each client, validate on the last of those before: by the `times` of
         the data set, or in the order given.
+      standardize: numbers of the inputs less their mean, over their standard deviation, in the training examples of
+        all clients (`"pooled"`; unseen ones do not count) or in each client's own (`"client"`), or as they are
+        (`"none"`). A number is a feature, or a channel, on the last axis. None: tables are pooled, arrays as they are.
       seed: of the public examples, of the partition, of the choice of unseen clients and of the splits, which draw from
         separate streams.
       min_size: fewest examples that a client may hold; 0 allows empty clients.
@@ -400,7 +415,9 @@ def federate(
         nothing of any client, or a row is held twice.
     """
     checks.each(Part | Literal["mirror", "pooled", "given"], test=test)
-    checks.each(Part, validation=validation, unseen=unseen, public=public)
+    checks.each(Part, validation=validation, public=public)
+    checks.each(Unseen, unseen=unseen)
+    checks.each(Standardize | None, standardize=standardize)
     checks.each(bool, stratify=stratify, chronological=chronological)
     checks.each(Seed, seed=seed)
     checks.each(Size, min_size=min_size)
@@ -410,7 +427,7 @@ def federate(
         _check_strata(source)
     source, shown = _apart(source, public, _stream(seed, _PUBLIC))
     held, given, names = _deal(source, partitioner, _stream(seed, _PARTITION))
-    _check_given(test, given is not None, public)
+    _check_given(source, given is not None, test, validation, public)
     if given is not None and source.test is not None:
         source = source.merged()
     groups = _groups(source, held)
@@ -420,7 +437,7 @@ def federate(
                 f"client {client} holds {len(rows)} examples, fewer than min_size={min_size}: "
                 "use fewer clients, a milder skew or a lower min_size"
             )
-    num_unseen = round(unseen * len(held))
+    num_unseen = unseen if isinstance(unseen, int) else round(unseen * len(held))
     if num_unseen >= len(held):
         raise ValueError(f"unseen={unseen} of {len(held)} clients leaves nobody to train: lower it or use more clients")
     order = _stream(seed, _UNSEEN).permutation(len(held))
@@ -435,10 +452,11 @@ def federate(
     kept, tested, validated = [], [], []
     for client, rows in enumerate(held):
         generator = _stream(seed, _SPLIT, client)
-        rest, test_rows = split(rows, share, generator) if given is None else (rows, given[client])
-        train_rows, validation_rows = rest, rest[:0]
-        if given is None or validation:
-            train_rows, validation_rows = split(rest, validation, generator)
+        said = None if given is None else given[client]
+        rest, test_rows = split.apart(rows, "test", None if test == "given" else share, generator, said)
+        share_of_rest = None if test == "given" and not validation else validation
+        said = None if given is None else rest[:0]
+        train_rows, validation_rows = split.apart(rest, "validation", share_of_rest, generator, said)
         kept.append(train_rows)
         validated.append(validation_rows)
         tested.append(test_rows)
@@ -450,6 +468,14 @@ def federate(
     examples = Examples(*jax.tree.map(lambda *leaves: np.concatenate(leaves), *taken))
     sizes = np.array([len(rows) for _, part in parts for rows in part])
     called = Names(None if names is None else tuple(map(str, names)), dataset.class_names)
+    scale = _scaling(dataset, examples.x, sizes.reshape(3, -1)[0], len(held) - num_unseen, standardize)
+    if scale is not None:
+        holder = np.repeat(np.tile(np.arange(len(held)), 3), sizes)
+        examples = examples._replace(x=scale(examples.x, holder))
+        shown = None if shown is None else replace(shown, x=scale(shown.x, -1), columns=None)
+        called = replace(called, inputs=dataset.columns and Inputs(dataset.columns, scale))
+        order = np.concatenate([row for _, rows in parts for row in rows])
+        door.check_inputs(examples.x, dataset.name, lambda row: f"row {order[row]}")
     data = _pack(examples, sizes, num_unseen, dataset.num_classes, dataset.ignore, dataset.name, called)
     return data if shown is None else data.with_public(shown.x, shown.y)
 
@@ -470,6 +496,28 @@ def deal(dataset: Dataset, partitioner: Partitioner, *, seed: int = 0) -> dict[s
     held, given, names = _deal(dataset, partitioner, _stream(seed, _PARTITION))
     found = held if given is None else [Parts(*parts) for parts in zip(held, given, strict=True)]
     return dict(zip(names or _groups(dataset, held) or map(str, range(len(held))), found, strict=True))
+
+
+def _scaling(
+    dataset: Dataset, x: Tree, sizes: np.ndarray, num_clients: int, standardize: Standardize | None
+) -> Scaling | None:
+    """What the training rows, `sizes` [N + U] at the beginning of `x`, say of its numbers; None: leave them alone."""
+    columns = dataset.columns
+    if standardize in (None, "none") and columns is None:
+        return None
+    if not (hasattr(x, "dtype") and x.dtype.kind == "f" and x.ndim > 1):
+        raise ValueError(
+            f"standardize={standardize!r}: inputs of {dataset.name} are {brief(x)}, and it is for numbers, floats "
+            "[T, ..., features]: leave it out"
+        )
+    asked: dict[str, Any] = {"standardize": standardize or "pooled"}
+    if columns is not None:
+        asked |= {"missing": columns.missing, "numbers": len(columns.numbers)}
+    try:
+        return scaling.fitted(x[: sizes.sum()], sizes, num_clients, **asked)
+    except scaling.Empty as error:
+        name = error.feature if columns is None else columns.numbers[error.feature]
+        raise ValueError(f"{dataset.name}: column {name!r} is missing in all training rows: leave it out") from None
 
 
 def _apart(source: Dataset, share: float, generator: np.random.Generator) -> tuple[Dataset, Dataset | None]:
@@ -507,15 +555,27 @@ def _check_ingredients(dataset: Any, partitioner: Any) -> None:
         ) from error
 
 
-def _check_given(test: Any, given: bool, public: float) -> None:
-    """Refuses a split where the partitioner makes one, and none where it makes none."""
-    if given and test != "given":
-        raise ValueError(f"test={test!r}, and the partitioner says itself who is tested on what: set test='given'")
-    if test == "given" and not given:
-        raise ValueError("test='given', and the partitioner does not say who is tested on what: set test=0.25")
-    if given and public:
-        raise ValueError(f"public={public} would number the rows anew, and the partitioner knows the old ones: leave "
-                         "public out, and give examples with_public")  # fmt: skip
+def _check_given(dataset: Dataset, dealt: bool, test: Any, validation: float, public: float) -> None:
+    """Refuses a given split that is not there, not used, said twice, or says of validation what is drawn again."""
+    split = dataset.split
+    if test != "given" and (dealt or split is not None):
+        who = "the partitioner" if dealt else dataset.name
+        raise ValueError(f"test={test!r}, and {who} says itself who is tested on what: set test='given'")
+    if test == "given" and not dealt and split is None:
+        raise ValueError("test='given', and neither data set nor partitioner say who is tested on what: set test=0.25")
+    if dealt and split is not None:
+        raise ValueError(f"both {dataset.name} and the partitioner say who is tested on what: leave one out")
+    if dealt and public:
+        raise ValueError(
+            f"public={public} would number the rows anew, and the partitioner knows the old ones: leave public out, or "
+            "give examples with_public"
+        )
+    if split is not None and (unknown := sorted(set(split) - set(SPLITS))):
+        raise ValueError(f"{dataset.name}: the split of an example is {unknown[0]!r}: say {', '.join(SPLITS)}")
+    if split is not None and validation and (split == "validation").any():
+        raise ValueError(
+            f"validation={validation}: {dataset.name} says itself which examples validate: leave validation out"
+        )
 
 
 def _check_strata(dataset: Dataset) -> None:
@@ -618,6 +678,24 @@ class _Splitter:
         parts = [self._split(rows[label == mine], share, generator) for mine in np.unique(label)]
         rest, away = (np.concatenate(part) for part in zip(*parts, strict=True))
         return self._walked(rest, generator), away
+
+    def apart(
+        self,
+        rows: np.ndarray,
+        name: Split,
+        share: float | None,
+        generator: np.random.Generator,
+        said: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that are not of this split, and those that are: a share; or, for None, what was said of them."""
+        if share is not None:
+            return self(rows, share, generator)
+        if said is not None:
+            return rows, said
+        assert self.dataset.split is not None
+        rows = self._walked(rows, generator)
+        away = self.dataset.split[rows] == name
+        return rows[~away], rows[away]
 
     def _walked(self, rows: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """`rows` in time, or at random."""

@@ -176,7 +176,7 @@ def featurized(data: FederatedData) -> FederatedData:
     beside = np.broadcast_to(beside, (*inputs.shape[:-1], beside.shape[-1]))
     examples: Any = data.examples._replace(x=np.concatenate([inputs, beside], axis=-1))
     fingerprint = followed(data.fingerprint, "featurized", examples)
-    return replace(data, examples=examples, fingerprint=fingerprint)
+    return replace(data, examples=examples, fingerprint=fingerprint, called=replace(data.called, inputs=None))
 
 
 def _numbers(data: FederatedData) -> np.ndarray:

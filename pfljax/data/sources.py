@@ -5,12 +5,8 @@ All sources of a data set give the same examples, each in its own order, on whic
 
 from __future__ import annotations
 
-import gzip
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,16 +15,17 @@ import numpy as np
 from pfljax import checks
 from pfljax.data import synthetic, tfds
 from pfljax.data.dataset import Dataset, from_arrays
+from pfljax.data.known import KNOWN
+from pfljax.data.readers import any_leaf, by_folder, idx_folder, read_npz
+from pfljax.data.table import ENDINGS, from_frame, read_table, tables
 
-_TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _DEBIAN = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
-_TFDS = ("mnist", "fashion_mnist", "kmnist", "emnist/byclass", "emnist/balanced", "cifar10", "cifar100", "svhn_cropped")
-_IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
-NAMES = ("digits", "synthetic", *_TFDS)
+NAMES = tuple(KNOWN)
 """Data sets known by name. Any other can be loaded from a `path`, or with `source="tfds"`."""
 
 
+@checks.spelled(rest=from_frame)
 def load(
     name: str,
     *,
@@ -38,14 +35,19 @@ def load(
     groups: str | None = None,
     units: str | None = None,
     times: str | None = None,
+    target: str | None = None,
+    size: checks.Count | None = None,
+    **table: Any,
 ) -> Dataset:
     """A data set by name, or from a file.
 
     `"digits"` (8x8 images, 1,797 of them, from scikit-learn) and `"synthetic"` (`synthetic_v2` with its defaults) need
     no files. Others are looked for, in this order:
-      1. `path`: an `.npz` file, a folder with the four idx files of MNIST (`.gz` or not), or a torchvision root;
-      2. without `path`, the same at `$PFLJAX_DATA/<name>.npz` and `$PFLJAX_DATA/<name>/`, then where Debian's
-         `dataset-fashion-mnist` installs;
+      1. `path`: the files that the data set's authors publish (`pfljax data show NAME`), an `.npz` file, a folder with
+         the four idx files of MNIST (`.gz` or not), or a torchvision root; whatever the name, a table or a folder of
+         tables (see `table.read_table`), images in folders of classes or of clients and classes, LEAF's JSON;
+      2. without `path`, the same at `<name>.npz` and `<name>/` in `$PFLJAX_DATA` and in `~/.cache/pfljax/data`, where
+         `pfljax data prepare` puts it, then where Debian's `dataset-fashion-mnist` installs;
       3. what `tensorflow_datasets` has prepared in the `array_record` format (at `path`, if `source="tfds"`).
 
     Args:
@@ -57,7 +59,11 @@ def load(
         (`groups` or `writer` if None and the file has one). Where the file has `writer_train` and `writer_test`, it is
         `"writer"`.
       units: which array of an `.npz` file names what must stay together in a split.
-      times: which array of an `.npz` file says when each example was made.
+      times: which array of an `.npz` file, or column of a table, says when each example was made.
+      target: the column of a table that is learned.
+      size: height and width that images of files are brought to.
+      **table: what else `from_frame` takes, such as `client`; `client="file"` or `"folder"`: each file, or folder of
+        files, is a client, and `split="file"`: files are called `train` and `test`.
 
     Returns:
       Arrays in their storage dtype; grey images are [T, H, W, 1].
@@ -74,9 +80,15 @@ def load(
     if source == "tfds":
         _unused(keys, ("units", "times"), f"{name} of TFDS")
         return tfds.load(str(name), data_dir=path, download=download, groups=groups)
-    if path is None and name not in NAMES and (Path(name).suffix == ".npz" or Path(name).exists()):
+    if path is None and name not in NAMES and (str(name).endswith((".npz", *ENDINGS)) or Path(name).exists()):
         name, path = Path(name).stem, name
     name = str(name)
+    checks.each(checks.Count | None, size=size)
+    if path is not None and (target is not None or name not in KNOWN) and tables(Path(path)):
+        if groups is not None:
+            raise ValueError(f"groups={groups!r} is for arrays, and {path} is a table: say client={groups!r}")
+        return _table(Path(path), name, target, {"units": units, "times": times, **table})
+    _no_table(target, table, name)
     if path is None and name not in NAMES:
         advice = checks.nearest(name, NAMES, "choose one of")
         raise ValueError(f"no data set is named {name!r}: {advice}; or give a path, or source='tfds'")
@@ -85,13 +97,16 @@ def load(
         return _digits() if name == "digits" else synthetic.synthetic_v2()
     places = [Path(path)] if path is not None else _places(name)
     for place in places:
-        if place.is_file():
-            return read_npz(place, name, groups=groups, units=units, times=times)
-        for folder in (place, place / "raw", place / _TORCHVISION.get(name, "") / "raw"):
-            if _idx_file(folder, "train-images-idx3-ubyte"):
-                _unused(keys, keys, f"the idx files in {folder}")
-                return _idx_folder(folder, name)
-    searched = ", ".join(map(str, places)) or "$PFLJAX_DATA (not set)"
+        if (dataset := _read(place, name, size, keys)) is not None:
+            return dataset
+    unset = path is None and not os.environ.get("PFLJAX_DATA")
+    searched = ", ".join([*["$PFLJAX_DATA (not set)"][:unset], *map(str, places)])
+    known = KNOWN.get(name)
+    if known is not None and not known.tfds:
+        raise FileNotFoundError(
+            f"{name} is not in {searched}: a copy is {known.copy}, from {known.url}; give path=..., or run pfljax data "
+            f"prepare {name} --from FOLDER once"
+        )
     if source == "auto" and path is None:
         _unused(keys, ("units", "times"), f"{name} of TFDS")
         try:
@@ -103,75 +118,44 @@ def load(
                 f"or give path=...; TFDS says: {error}"
             ) from error
     raise FileNotFoundError(
-        f"{name} is not in {searched}: expected an .npz file, or a folder with train-images-idx3-ubyte[.gz] and its "
-        "three companions"
+        f"{name} is not in {searched}: expected an .npz file, a table or a folder of tables, images in folders of "
+        "classes, LEAF's JSON, or a folder with train-images-idx3-ubyte[.gz] and its three companions"
     )
 
 
-def read_npz(
-    path: str | Path,
-    name: str,
-    *,
-    groups: str | None = None,
-    units: str | None = None,
-    times: str | None = None,
-) -> Dataset:
-    """An `.npz` file with `x`, `y`, or `x_train`, `y_train` and perhaps `x_test`, `y_test`. See `load`.
-
-    Raises:
-      ValueError: if the file is damaged or has other arrays.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = np.load(file, allow_pickle=False)
-            arrays = {key: content[key] for key in content.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not a sound .npz file ({error}): write it again with np.savez") from error
-
-    def part(suffix: str) -> dict[str, Any] | None:
-        if f"x{suffix}" not in arrays or f"y{suffix}" not in arrays:
-            return None
-        found = {"x": _grey(arrays[f"x{suffix}"]), "y": arrays[f"y{suffix}"]}
-        for argument, key in {"groups": groups, "units": units, "times": times}.items():
-            names = [] if key is None else [f"{key}{suffix}", f"{key.removesuffix('_train')}{suffix}"]
-            held = [name for name in names if name in arrays]
-            if names and not held:
-                raise ValueError(f"{path} has no array {names[-1]!r} for {argument}: it has {', '.join(arrays)}")
-            if held:
-                found[argument] = arrays[held[0]]
-        if groups is None and (named := [key for key in ("groups", "writer") if f"{key}{suffix}" in arrays]):
-            found["groups"] = arrays[f"{named[0]}{suffix}"]
-        return found
-
-    train = part("_train") or part("")
-    if train is None:
-        raise ValueError(f"{path} has {', '.join(arrays) or 'no arrays'}: name them x and y, or x_train and y_train")
-    test = part("_test")
-    return from_arrays(**train, test=None if test is None else from_arrays(**test, name=f"{name} (test)"), name=name)
+def _read(place: Path, name: str, size: int | None, keys: Mapping[str, str | None]) -> Dataset | None:
+    """What is at a place, None if it is nothing that is known."""
+    if place.suffix == ".npz" and place.is_file():
+        return read_npz(place, name, **keys)
+    if not place.exists():
+        return None
+    known = KNOWN.get(name)
+    readers = [known.read] if known is not None and known.read is not None else []
+    readers += [lambda place, size: idx_folder(place, name)]
+    readers += [] if known is not None else [any_leaf, by_folder]
+    dataset = next((found for read in readers if (found := read(place, size)) is not None), None)
+    if dataset is not None:
+        _unused(keys, keys, f"what is in {place}")
+    elif place.is_file():
+        raise ValueError(f"{place} is no file of {name}: give an .npz file, a table, or the folder that it is in")
+    return dataset
 
 
-def read_idx(path: str | Path) -> np.ndarray:
-    """The array of an idx file, gzipped if its name ends in `.gz`.
-
-    Raises:
-      ValueError: if the file is damaged or of another format.
-    """
-    path = Path(path)
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and fetch it again") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES:
-        raise ValueError(f"{path} is not an idx file, it begins with {content[:4]!r}: delete it and fetch it again")
-    header = 4 + 4 * content[3]
-    dtype = np.dtype(_IDX_TYPES[content[2]])
-    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4))
-    if len(content) != header + dtype.itemsize * prod(shape):
+def _table(path: Path, name: str, target: str | None, options: dict[str, Any]) -> Dataset:
+    """A table of rows, or a folder of tables."""
+    frame = read_table(path, [value for value in options.values() if isinstance(value, str)])
+    if target is None:
         raise ValueError(
-            f"{path} has {len(content)} bytes where shape {shape} needs {header + dtype.itemsize * prod(shape)}: "
-            "delete it and fetch it again"
+            f"{path} is a table: say target=..., which of {', '.join(map(repr, frame.columns))} is learned"
         )
-    return np.frombuffer(content, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="))
+    return from_frame(frame, target, name=name, **options)
+
+
+def _no_table(target: str | None, options: Mapping[str, Any], name: str) -> None:
+    """Refuses parts of columns where there are none."""
+    for option, value in {"target": target, **options}.items():
+        if value is not None:
+            raise ValueError(f"{option}={value!r} is for tables, and {name} is none: leave it out, or give path=...")
 
 
 def _unused(keys: Mapping[str, str | None], names: Iterable[str], where: str) -> None:
@@ -192,26 +176,16 @@ def _digits() -> Dataset:
 
 
 def _places(name: str) -> list[Path]:
-    root = os.environ.get("PFLJAX_DATA")
-    own = [Path(root) / f"{name}.npz", Path(root) / name] if root else []
+    roots = [Path(root) for root in (os.environ.get("PFLJAX_DATA"), prepared()) if root]
+    own = [place for root in roots for place in (root / f"{name}.npz", root / name)]
     return own + ([_DEBIAN[name]] if name in _DEBIAN else [])
 
 
-def _idx_file(folder: Path, stem: str) -> Path | None:
-    return next((file for file in (folder / stem, folder / f"{stem}.gz") if file.is_file()), None)
+def located(name: str) -> Path | None:
+    """The first of the usual places of a data set where there is anything."""
+    return next((place for place in _places(name) if place.exists()), None)
 
 
-def _idx_folder(folder: Path, name: str) -> Dataset:
-    arrays = []
-    for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        file = _idx_file(folder, f"{stem}-ubyte")
-        if file is None:
-            raise FileNotFoundError(f"{folder} has no {stem}-ubyte[.gz]: all four files of {name} must be there")
-        arrays.append(read_idx(file))
-    x, y, test_x, test_y = arrays
-    return from_arrays(_grey(x), y, test=(_grey(test_x), test_y), name=name)
-
-
-def _grey(x: np.ndarray) -> np.ndarray:
-    """Bytes [T, H, W] are grey images: [T, H, W, 1]."""
-    return x[..., None] if x.dtype == np.uint8 and x.ndim == 3 else x
+def prepared() -> Path:
+    """Where `pfljax data prepare` puts what `$PFLJAX_DATA` does not say."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pfljax" / "data"

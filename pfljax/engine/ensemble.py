@@ -12,7 +12,7 @@ import numpy as np
 
 from pfljax import checks
 from pfljax.data import FederatedData
-from pfljax.engine import executors, mesh, process, walk
+from pfljax.engine import blocks, mesh, process, walk
 from pfljax.engine.course import Course, Diverged, Log, follow
 from pfljax.engine.memory import Shortage
 from pfljax.engine.mesh import Device
@@ -121,7 +121,7 @@ class Ensemble:
             return min(points, len(devices))
         share = -(-points // len(devices))
         tasks = self._simulation.rounds.tasks
-        block = min(executors.block("auto", task, clients * share, devices[:1]) for task in tasks)
+        block = min(blocks.size("auto", task, clients * share, devices[:1]) for task in tasks)
         return min(points, len(devices) * max(1, block // clients))
 
 

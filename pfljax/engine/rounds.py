@@ -261,7 +261,7 @@ class Rounds:
             data = train.client(id)._replace(work=jnp.where(replied, work, 0))
             reply = algorithm.client_update(algorithm.download(server, id), client, data, _client_key(key, id))
             # 0 * NaN is NaN: the upload of who is not heard is 0 before its weight of 0 meets it.
-            upload = jax.tree.map(lambda leaf: jnp.where(weight > 0, leaf, 0), reply.upload)
+            upload = jax.tree.map(lambda leaf: jnp.where(weight > 0, leaf, jnp.zeros((), leaf.dtype)), reply.upload)
             term = reduce.lift(upload, weight)
             kept = tree.where(replied, reply.client, client)
             stays = Stays(kept, tree.finite((reply.upload, reply.client)) | ~replied, reply.metrics)

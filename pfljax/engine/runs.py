@@ -168,7 +168,7 @@ def simulate(
             raise ValueError("several processes hold these clients: give the folder to pfljax.resume in a single one")
         return Simulation(task, build, data, **options).deploy(kept, key, **hyper)
 
-    result = dataclasses.replace(result, models=Models(data.names, again), state=kept)
+    result = dataclasses.replace(result, models=Models(data.names, again), ended=kept and (lambda: kept))
     listeners.end(result)
     return result
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from pfljax import checks, files
 from pfljax.data import FederatedData, groups
-from pfljax.engine import accounting, census, executors, hosts, mesh, process
+from pfljax.engine import accounting, blocks, census, hosts, mesh, process
+from pfljax.engine.blocks import Executor
 from pfljax.engine.checkpoint import Record
 from pfljax.engine.course import Course, Log
-from pfljax.engine.executors import Executor
 from pfljax.engine.mesh import Device
 from pfljax.engine.residence import Residence, Store, choose, part
 from pfljax.engine.rounds import Rounds
@@ -81,9 +81,7 @@ class Simulation:
         rounds = Rounds(
             tasks=of_kinds,
             selector=sampling.selector(sampling.full() if cohort is None else cohort),
-            blocks=tuple(
-                executors.block(executor, one, n, local) for one, (n, _) in zip(of_kinds, counts, strict=True)
-            ),
+            blocks=tuple(blocks.size(executor, one, n, local) for one, (n, _) in zip(of_kinds, counts, strict=True)),
             axis=axis,
             onboard_rounds=onboard_rounds,
             capacity=max(data.most("validation"), data.most("test")),
@@ -169,7 +167,8 @@ class Simulation:
 
         def deploy(client: int) -> Deployed:
             own = outputs[self.site.kinds[client]]
-            return Deployed(self.data.names[client], self.model(state, key, client, **hyper), own, example)
+            params, called = self.model(state, key, client, **hyper), self.data.called
+            return Deployed(self.data.names[client], params, own, example, called.classes, called.inputs, client)
 
         return deploy
 

@@ -3,7 +3,8 @@
 from pfljax.experiment.build import hyperparameters, load_data, prepare
 from pfljax.experiment.changes import check_effect, overridden
 from pfljax.experiment.config import PARTITIONS, SOLVED, Choice, Config, RunConfig, from_config_dict
-from pfljax.experiment.runs import compare, compare_methods, resume, run
+from pfljax.experiment.runs import compare, run
+from pfljax.experiment.studies import compare_methods, resume
 
 __all__ = [
     "PARTITIONS",

@@ -18,6 +18,7 @@ from pfljax import data as data_layer
 from pfljax.algorithms import POOLED, method
 from pfljax.data import FederatedData, drift
 from pfljax.experiment.config import (
+    OF_FILES,
     PARTITIONS,
     SOLVED,
     SYNTHETIC,
@@ -27,6 +28,7 @@ from pfljax.experiment.config import (
     DataConfig,
     DriftConfig,
     RunConfig,
+    TaskConfig,
     from_config_dict,
 )
 from pfljax.experiment.recipe import (
@@ -84,16 +86,19 @@ def prepare(
     data = load_data(config.data) if data is None else data
     if config.kinds and model is None:
         data, model = data_layer.in_turn(data, len(config.kinds)), config.kinds
-    networks = [models.compute_in(network, config.run.precision) for network in _networks(config.model, data, model)]
-    learned: Any = tasks.regression if data.num_classes is None else tasks.classification
-    if config.run.metrics is not None:
-        learned = functools.partial(learned, metrics=config.run.metrics)
+    kind, learned = _task(config, data)
+    networks = _networks(config.model, data, model, tasks.outputs(kind, data))
+    networks = [models.compute_in(network, config.run.precision) for network in networks]
     learning = tuple(map(learned, networks))
     if config.run.metric is not None:
         scores.choose(config.run.metric, [metric.name for metric in learning[0].metrics])
     row = method(config.algorithm.name)
     if "class labels" in row.needs:
         checks.classes(data.examples.y, config.algorithm.name)
+        if kind != "classification":
+            raise ValueError(
+                f"{config.algorithm.name} counts classes, which {kind} has none of: choose fedavg or ditto"
+            )
     if "public data" in row.needs and data.public is None:
         raise ValueError(
             f"{config.algorithm.name} needs examples that everybody sees, and {data.name} has none: set "
@@ -150,10 +155,13 @@ def load_data(config: DataConfig | None) -> FederatedData:
     if config.name in SYNTHETIC and config.path is None:
         dataset = SYNTHETIC[config.name](**config.options)
     else:
-        options = ("path", "source", "download", "groups", "units", "times")
-        dataset = data_layer.load(config.name, **{option: getattr(config, option) for option in options})
+        given = {name: getattr(config, name) for name in OF_FILES} | config.options
+        dataset = data_layer.load(config.name, **given)
     dealt = PARTITIONS[config.partition.name](**config.partition.options)
-    names = ("test", "validation", "unseen", "public", "stratify", "chronological", "seed", "min_size")
+    names = (
+        *("test", "validation", "unseen", "public", "stratify", "chronological"),
+        *("standardize", "seed", "min_size"),
+    )
     options = {name: getattr(config, name) for name in names}
     if config.drift is not None and config.drift.kind == "time":
         options["validation"] = 0.0  # of each part in time, later
@@ -181,7 +189,23 @@ def _drifting(data: FederatedData, config: DriftConfig, of: DataConfig) -> Feder
     return drift.drifting(concepts, config.changes, gradual=config.gradual, recurring=config.recurring, delays=delays)
 
 
-def _model(config: Choice | None, data: FederatedData, given: nn.Module | Model | None) -> Model:
+def _task(config: Config, data: FederatedData) -> tuple[str, Callable[[Model], Task]]:
+    """The name of the task, and what makes it of a network."""
+    chosen, options = config.task, {}
+    fitting = "regression" if data.num_classes is None else "classification"
+    name = fitting if chosen.name == "auto" else chosen.name
+    if config.run.metrics is not None:
+        options["metrics"] = config.run.metrics
+    if name == "classification":
+        options |= {"label_smoothing": chosen.label_smoothing, "ignore": chosen.ignore}
+        options["weights"] = tasks.balanced(data) if chosen.balanced == "weights" else None
+        options["prior"] = tasks.shares(data) if chosen.balanced == "softmax" else None
+    elif chosen != TaskConfig(chosen.name):
+        raise ValueError(f"task={chosen} is for classes, and {data.name} has targets: leave all but its name out")
+    return name, functools.partial(tasks.TASKS[name], **options)
+
+
+def _model(config: Choice | None, data: FederatedData, given: nn.Module | Model | None, outputs: int) -> Model:
     if (config is None) == (given is None):
         raise ValueError("a model is named by the configuration, or given where config.model=None: do one of them")
     if isinstance(given, Model):
@@ -193,30 +217,29 @@ def _model(config: Choice | None, data: FederatedData, given: nn.Module | Model 
     if config is None:
         tokens = x.dtype.kind in "iu" and x.dtype != np.uint8
         return models.from_linen(typing.cast(nn.Module, given), shape, jnp.int32 if tokens else jnp.float32)
-    outputs = math.prod(np.shape(data.examples.y)[1:]) if data.num_classes is None else data.num_classes
     return models.by_name(config.name, shape, outputs, **config.options)
 
 
 def _networks(
-    config: Choice | None, data: FederatedData, given: nn.Module | Model | Mapping[str, Any] | None
+    config: Choice | None, data: FederatedData, given: nn.Module | Model | Mapping[str, Any] | None, outputs: int
 ) -> list[Model]:
     """The network of all clients, or that of each kind of clients."""
     if not isinstance(given, Mapping):
-        return [_model(config, data, given)]
+        return [_model(config, data, given, outputs)]
     if len(given) < 2:
         raise ValueError(f"model={brief(given)}: a section lacks its name, or kinds of clients a second network")
-    return [_of_kind(kind, network, data) for kind, network in given.items()]
+    return [_of_kind(kind, network, data, outputs) for kind, network in given.items()]
 
 
-def _of_kind(kind: str, given: Any, data: FederatedData) -> Model:
+def _of_kind(kind: str, given: Any, data: FederatedData, outputs: int) -> Model:
     """The network of one kind of clients."""
     if isinstance(given, nn.Module | Model):
-        return _model(None, data, given)
+        return _model(None, data, given, outputs)
     if not isinstance(given, str | Mapping):
         raise ValueError(f"model[{kind!r}]={brief(given)}: give a name, a section, a Flax module or a Model")
     named = {"name": given} if isinstance(given, str) else given
     with checks.within(f"model[{kind!r}]"):
-        return _model(from_config_dict({"model": named}).model, data, None)
+        return _model(from_config_dict({"model": named}).model, data, None, outputs)
 
 
 def _together(recipes: Sequence[Recipe]) -> Callable[..., Algorithm]:

@@ -13,8 +13,11 @@ from pfljax import checks, models
 from pfljax.algorithms import METHODS, POOLED, method
 from pfljax.checks import When
 from pfljax.data import drift, partition, shifts, synthetic
+from pfljax.data.federated import Unseen
+from pfljax.data.scaling import Standardize
 from pfljax.data.sources import NAMES
-from pfljax.engine.executors import Executor
+from pfljax.data.table import from_frame
+from pfljax.engine.blocks import Executor
 from pfljax.engine.residence import Store
 from pfljax.experiment.recipe import (
     ServerConfig,
@@ -24,7 +27,7 @@ from pfljax.experiment.recipe import (
     sections_of,
 )
 from pfljax.experiment.wrapping import WrappersConfig
-from pfljax.learning.metrics import CLASSIFICATION, REGRESSION
+from pfljax.learning.metrics import CLASSIFICATION, MULTILABEL, ORDINAL, REGRESSION
 from pfljax.results import scores
 from pfljax.results.result import Select
 
@@ -52,6 +55,10 @@ class Choice:
 
     def __post_init__(self) -> None:
         checks.fields(self)
+
+
+OF_FILES = ("path", "source", "download", "groups", "units", "times", "client", "target")
+"""Fields of `DataConfig` that say where and how data are read."""
 
 
 @checks.spelled()
@@ -120,15 +127,19 @@ class DataConfig:
       download: let TFDS download what is found nowhere.
       groups: the array or feature that names the natural client, see `data.load`.
       units: the array that names what stays together in a split.
-      times: the array that orders the examples of a client.
-      options: arguments of a synthetic data set.
+      times: the array, or column, that orders the examples of a client.
+      client: the column of a table that says whose a row is; the partition is then natural, unless it is set.
+      target: the column of a table that is learned.
+      options: arguments of a synthetic data set, what else `data.from_frame` takes of a table, or the `size` of images.
       partition: a partitioner of `PARTITIONS` with its arguments.
       test: share of each client's examples that test, or what is done with the official test set; see `data.federate`.
       validation: share of the others that validate.
-      unseen: share of the clients that never train.
+      unseen: share of the clients that never train, or how many.
       public: share of the examples that everybody sees and nobody holds.
       stratify: each class in proportion in every split.
       chronological: the last examples of a client validate and test.
+      standardize: numbers on one scale, by the training examples of all clients or each client's own; tables are
+        `pooled` if None.
       seed: of partition, unseen clients and splits.
       min_size: fewest examples of a client.
       clusters: groups of clients with like shares of the classes, see `data.grouped`; None: there are no groups.
@@ -145,14 +156,17 @@ class DataConfig:
     groups: str | None = None
     units: str | None = None
     times: str | None = None
+    client: str | None = None
+    target: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     partition: Choice = Choice("dirichlet", {"clients": 20, "alpha": 0.1})
     test: checks.Part | Literal["mirror", "pooled", "given"] = 0.25
     validation: checks.Part = 0.0
-    unseen: checks.Part = 0.0
+    unseen: Unseen = 0.0
     public: checks.Part = 0.0
     stratify: bool = False
     chronological: bool = False
+    standardize: Standardize | None = None
     seed: checks.Seed = 0
     min_size: checks.Size = 1
     clusters: checks.Count | None = None
@@ -166,6 +180,8 @@ class DataConfig:
             raise ValueError("featurized=True: nothing is known of the clients; set clusters=2, or leave it out")
         if self.drift is not None and self.drift.kind == "time" and not self.chronological:
             raise ValueError("drift.kind='time' needs examples in time: set chronological=True, or another kind")
+        if self.client is not None and self.partition == DataConfig.partition:
+            object.__setattr__(self, "partition", Choice("natural"))
         dealt = self.partition
         checks.choice(dealt.name, PARTITIONS, "partition.name")
         options = checks.arguments(PARTITIONS[dealt.name], dealt.options, "partition")
@@ -173,16 +189,43 @@ class DataConfig:
             PARTITIONS[dealt.name](**options)
         if self.name in SYNTHETIC:
             checks.arguments(SYNTHETIC[self.name], self.options, "options")
-        elif self.options:
+        elif self.target is not None:
+            checks.arguments(from_frame, {"target": self.target} | self.options, "options", skip=1)
+        elif self.options.keys() - {"size"}:
             raise ValueError(f"options={self.options} are for synthetic data, not for {self.name!r}: leave them out")
         elif self.path is None and self.source != "tfds":
             checks.choice(self.name, dict.fromkeys((*NAMES, *SYNTHETIC)), "name")
         made = self.name in SYNTHETIC or (self.name == "digits" and self.path is None)
-        for name in ("path", "source", "download", "groups", "units", "times"):
+        for name in OF_FILES:
             if made and getattr(self, name) != getattr(DataConfig, name):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is for files, and {self.name!r} is made: leave it out"
                 )
+
+
+_CLASSES = ("auto", "classification")
+
+
+@checks.spelled()
+@dataclass(frozen=True)
+class TaskConfig:
+    """What is learned.
+
+    Args:
+      name: by what the labels are (`auto`: classification of classes, regression of other numbers), or labels that hold
+        or not, each on its own (`multilabel`), or classes in order (`ordinal`).
+      label_smoothing: share of the target that is dealt to all classes alike.
+      ignore: a label that marks what does not count.
+      balanced: classes count alike in training, by `weights` of their losses or by the balanced `softmax`.
+    """
+
+    name: Literal["auto", "classification", "regression", "multilabel", "ordinal"] = "auto"
+    label_smoothing: Annotated[checks.Share, When("name", _CLASSES)] = 0.0
+    ignore: Annotated[int | None, When("name", _CLASSES)] = None
+    balanced: Annotated[Literal["weights", "softmax"] | None, When("name", _CLASSES)] = None
+
+    def __post_init__(self) -> None:
+        checks.fields(self)
 
 
 @checks.spelled()
@@ -250,7 +293,7 @@ class RunConfig:
         if isinstance(self.metrics, str):
             object.__setattr__(self, "metrics", tuple(self.metrics.split(",")))
         for name in self.metrics or ():
-            checks.choice(name, dict.fromkeys((*CLASSIFICATION, *REGRESSION)), "metrics")
+            checks.choice(name, dict.fromkeys((*CLASSIFICATION, *REGRESSION, *MULTILABEL, *ORDINAL)), "metrics")
         if self.metrics is not None and self.metric is not None:
             scores.choose(self.metric, [*self.metrics, "loss"])
 
@@ -265,6 +308,7 @@ class Config:
       model: a model of `models.MODELS` with its arguments; None if a program gives one of its own.
       kinds: instead of `model`, where clients are of several kinds: a section like it for each, by names. Client n has
         the network of place n modulo their number, unless the clients' trait `kind` says which.
+      task: what is learned.
       algorithm: a method with its options, see `recipe.build`.
       methods: method -> options that it has wherever it is run; `algorithm` comes before them.
       local: solver of a client's round.
@@ -279,6 +323,7 @@ class Config:
     data: DataConfig | None = DataConfig()
     model: Choice | None = Choice("mlp", {"hidden": (100,)})
     kinds: dict[str, Any] = field(default_factory=dict)
+    task: TaskConfig = TaskConfig()
     algorithm: Choice = Choice("fedavg")
     methods: dict[str, Any] = field(default_factory=dict)
     local: SolverConfig = field(default_factory=SolverConfig)
@@ -383,6 +428,11 @@ def from_config_dict(values: Mapping[str, Any] | ConfigDict) -> Config:
 def _check_model(model: Choice, where: str) -> None:
     checks.choice(model.name, models.MODELS, f"{where}.name")
     checks.arguments(models.MODELS[model.name], model.options, where, skip=2)
+    if made := [name for name, given in model.options.items() if callable(given)]:
+        raise ValueError(
+            f"{where}.{made[0]} is a function, which no configuration holds: give a Model, made by "
+            f"pfl.models.{model.name}(..., {made[0]}=...)"
+        )
 
 
 def _section(cls: type, values: Any, where: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from pfljax import engine
@@ -24,11 +24,11 @@ class Either(Protocol[Names, Values, Given]):
 
 
 def either(by_names: Callable[Names, Given], by_values: Callable[Values, Given]) -> Either[Names, Values, Given]:
-    """`by_names` where a federation comes first, else `by_values`, whose first argument is a task."""
+    """`by_names` where a federation or a section comes first, else `by_values`, whose first argument is a task."""
 
     def called(*args: Any, **options: Any) -> Any:
-        first = args[0] if args else None if "task" in options else options.get("data")
-        chosen: Callable[..., Any] = by_names if isinstance(first, FederatedData) else by_values
+        first = args[0] if args else options.get("task", options.get("data"))
+        chosen: Callable[..., Any] = by_names if isinstance(first, FederatedData | Mapping) else by_values
         return chosen(*args, **options)
 
     name = by_values.__name__

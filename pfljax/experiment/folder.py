@@ -32,17 +32,20 @@ class Begun(typing.NamedTuple):
 
     config: Config
     methods: list[str] | None = None  # of a comparison
+    seeds: list[int] | None = None  # of a comparison over seeds
+    tune: dict[str, Any] | None = None  # of a comparison that chooses hyperparameters
 
     def plain(self) -> dict[str, Any]:
         """As it is written."""
-        config = self.config.to_dict()
-        return config if self.methods is None else {"config": config, "methods": self.methods}
+        told = {"config": self.config.to_dict(), "methods": self.methods, "seeds": self.seeds, "tune": self.tune}
+        told = {name: value for name, value in told.items() if value is not None}
+        return told if self.methods else told["config"]
 
     def fixed(self) -> dict[str, Any]:
         """What stays as it is when the run is continued."""
         config = json.loads(json.dumps(self.config.to_dict()))
         config["run"] = {name: value for name, value in config["run"].items() if name not in _FREE}
-        return {"config": config, "methods": self.methods}
+        return {"config": config, "methods": self.methods, "seeds": self.seeds, "tune": self.tune}
 
 
 def begun_as(out: Path) -> Begun:
@@ -99,8 +102,9 @@ def finished(out: Path, rounds: int) -> Result | None:
 
 
 def _parsed(content: dict[str, Any]) -> Begun:
-    if content.keys() == {"config", "methods"}:
-        return Begun(from_config_dict(content["config"]), list(content["methods"]))
+    if content.keys() >= {"config", "methods"}:
+        told: dict[str, Any] = content | {"config": from_config_dict(content["config"])}
+        return Begun(**told)
     return Begun(from_config_dict(content))
 
 

@@ -14,9 +14,10 @@ from flax import linen as nn
 from pfljax import checks
 from pfljax.data import FederatedData
 from pfljax.engine.callbacks import Heard
-from pfljax.experiment import runs
+from pfljax.experiment import runs, studies
 from pfljax.experiment.changes import check_effect
 from pfljax.experiment.config import Config, RunConfig, from_config_dict
+from pfljax.experiment.studies import Tune
 from pfljax.learning import schedules
 from pfljax.results.comparison import Comparison
 from pfljax.results.result import Result
@@ -73,6 +74,8 @@ def compare(
     model: Network,
     methods: Sequence[str] | Mapping[str, Mapping[str, Any]],
     *,
+    seeds: Sequence[checks.Seed] | None = None,
+    tune: Tune | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -86,6 +89,9 @@ def compare(
       model: see `simulate`.
       methods: their names, or each with its options, as in `{"ditto": {"lam": 0.1}, "fedavg": {}}`; `local_only` is
         what the others are compared with.
+      seeds: such as `range(3)`: tables have means and intervals over them.
+      tune: values of which the best on validation examples is taken, as in `{"ditto": {"lam": [0.1, 1.0]}}`; fields of
+        sections with their names, `"local.lr"`.
       out, resume, progress, callbacks: see `experiment.compare_methods`.
       **sections: see `simulate`.
 
@@ -96,7 +102,7 @@ def compare(
     config, given = _described("compare", model, {"name": names[0]}, options, sections)
     check_effect(config, names, given)
     of_run: dict[str, Any] = {"progress": progress, "callbacks": callbacks, "data": data, "model": _own(model)}
-    return runs.compare_methods(config, names, out, resume=resume, **of_run)
+    return studies.compare_methods(config, names, out, seeds=seeds, tune=tune, resume=resume, **of_run)
 
 
 def _described(

@@ -28,7 +28,7 @@ from pfljax.experiment.config import Config
 from pfljax.experiment.folder import Begun
 from pfljax.experiment.progress import Bar
 from pfljax.results.comparison import Comparison
-from pfljax.results.deployed import Deploy, Models
+from pfljax.results.deployed import Models
 from pfljax.results.result import Result
 from pfljax.types import Model, State, Task
 
@@ -128,27 +128,6 @@ def distinct(methods: Iterable[str]) -> list[str]:
     return names
 
 
-def resume(out: str | Path, *, rounds: int | None = None, progress: bool = False) -> Result | Comparison:
-    """Continues what was begun in `out`: a run, or a comparison.
-
-    Args:
-      out: its folder.
-      rounds: how many in all, more than it was begun with; its first rounds are kept. As it was begun if None.
-      progress: a live bar on the standard error.
-
-    Raises:
-      FileNotFoundError: if nothing was.
-      ValueError: if what is left does not say what was, or more than `rounds` are done; besides what `run` raises.
-    """
-    begun = hosts.shared(lambda: folder.begun_as(files.named(out)))
-    config = begun.config
-    if rounds is not None:
-        config = replace(config, run=replace(config.run, rounds=rounds))
-    if begun.methods is not None:
-        return compare_methods(config, begun.methods, out, resume=True, progress=progress)
-    return run(config, out, resume=True, progress=progress)
-
-
 @checks.by_hints(rest=engine.simulate)
 def compare(
     task: Task | Sequence[Task],
@@ -217,10 +196,7 @@ def _run(
             if finished.fingerprint != experiment.data.fingerprint:
                 raise ValueError(f"{out} holds a run on other data: give those, or choose another folder")
 
-            def again() -> Deploy:
-                return typing.cast(Models, _simulated(config, experiment, out, resume=True).models).ready()
-
-            return replace(finished, models=Models(finished.names, again))
+            return at_hand(finished, lambda: _simulated(config, experiment, out, resume=True))
     try:
         result = _simulated(config, experiment, out, resume, callbacks, start)
     except Diverged as error:
@@ -228,6 +204,13 @@ def _run(
             error.result = _kept(error.result, config, out)
         raise
     return _kept(result, config, out)
+
+
+def at_hand(result: Result, again: Callable[[], Result]) -> Result:
+    """`result` with the models and the state of the same run, which is made `again` when they are asked for."""
+    made = functools.cache(again)
+    models = Models(result.names, lambda: typing.cast(Models, made().models).ready())
+    return replace(result, models=models, ended=lambda: typing.cast(State, made().state))
 
 
 def _simulated(

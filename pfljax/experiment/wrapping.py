@@ -10,7 +10,7 @@ from pfljax import checks
 from pfljax.checks import Bounds, When
 from pfljax.federation import reduce, wrappers
 from pfljax.federation.wrappers import Compressor
-from pfljax.federation.wrappers.attacks import Attack
+from pfljax.federation.wrappers.attacks import Attack, Attackers, Collusion
 from pfljax.federation.wrappers.privacy import Place
 from pfljax.learning import schedules
 from pfljax.learning.schedules import Schedule
@@ -32,9 +32,11 @@ class WrappersConfig:
       kept: share of the numbers of a leaf that `top_k` and `random_k` send.
       bits: of each number in `quantize`.
       feedback: what was not sent is made up for in the next round.
-      attack: what attackers upload: the upload with its sign flipped, scaled, or Gaussian noise in its place.
+      attack: what attackers upload: the upload with its sign flipped, scaled, or Gaussian noise in its place; or, with
+        an eye on all uploads, `mean - strength std` of theirs (`alie`), `-strength` times that of others
+        (`inner_product`).
       attackers: share of the clients that attack, always the same, traced.
-      strength: of the attack, traced: what the upload is multiplied by, or the std of the noise.
+      strength: of the attack, traced: what the upload is multiplied by, the std of the noise, or z of `alie`.
       seed: of who attacks.
       clip: longest L2 norm of an upload, traced; None leaves it out.
       noise: standard deviation of Gaussian noise in units of clip, traced, see `wrappers.noised`; None leaves it out.
@@ -49,7 +51,7 @@ class WrappersConfig:
     kept: Annotated[float, Bounds(above=0, most=1), When("compress", _Kept)] = 0.01
     bits: Annotated[int, Bounds(least=2, most=16), When("compress", ("quantize",))] = 8
     feedback: Annotated[bool, When("compress", (*_Kept, "sign"))] = True
-    attack: Literal["sign_flip", "scaling", "gaussian"] | None = None
+    attack: Literal["sign_flip", "scaling", "gaussian", "alie", "inner_product"] | None = None
     attackers: Annotated[checks.Share, When("attack")] = 0.2
     strength: Annotated[_Positive, When("attack")] = 1.0
     seed: Annotated[checks.Seed, When("attack")] = 0
@@ -84,6 +86,16 @@ _TRACED = {
 }
 """Traced number -> the field without which there is none, and what it must be."""
 
+_ATTACKS: dict[str | None, Callable[[Any], Attack]] = {
+    "sign_flip": wrappers.sign_flip,
+    "scaling": wrappers.scaling,
+    "gaussian": wrappers.gaussian,
+}
+_COLLUSIONS: dict[str | None, Callable[[Any], Collusion]] = {
+    "alie": wrappers.alie,
+    "inner_product": wrappers.inner_product,
+}
+
 
 def numbers(config: WrappersConfig, rounds: int) -> dict[str, float | Schedule]:
     """The traced numbers, by the names of `Recipe.hyper`."""
@@ -112,13 +124,18 @@ def wrapped(
     of = {name.removeprefix("wrappers."): value for name, value in values.items()}
     if config.compress:
         algorithm = wrappers.compressed(algorithm, _compressor(config), feedback=config.feedback and None)
-    if config.attack:
-        attackers = wrappers.some(clients, of["attackers"], seed=config.seed)
-        algorithm = wrappers.attacked(algorithm, attackers, _attack(config.attack)(of["strength"]))
+
+    def attackers() -> Attackers:
+        return wrappers.some(clients, of["attackers"], seed=config.seed)
+
+    if config.attack in _ATTACKS:
+        algorithm = wrappers.attacked(algorithm, attackers(), _ATTACKS[config.attack](of["strength"]))
     if config.noise is not None:
         algorithm = wrappers.noised(algorithm, of["noise"], of["clip"], at=config.noise_at)
     elif config.clip:
         algorithm = wrappers.clipped(algorithm, of["clip"])
+    if config.attack in _COLLUSIONS:
+        algorithm = wrappers.colluding(algorithm, attackers(), _COLLUSIONS[config.attack](of["strength"]))
     return wrappers.reduced_by(algorithm, _reduction(config, of)) if config.reduce else algorithm
 
 
@@ -130,10 +147,6 @@ def _compressor(config: WrappersConfig) -> Compressor:
         "quantize": lambda: wrappers.quantized(config.bits),
     }
     return kinds[config.compress]()
-
-
-def _attack(kind: str) -> Callable[..., Attack]:
-    return {"sign_flip": wrappers.sign_flip, "scaling": wrappers.scaling, "gaussian": wrappers.gaussian}[kind]
 
 
 def _reduction(config: WrappersConfig, of: Mapping[str, Any]) -> Reduce:

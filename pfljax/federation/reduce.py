@@ -49,11 +49,20 @@ def beside(reduce: Reduce) -> Reduce:
     """
 
     def lower(uploads: Tree, weights: Array) -> tuple[Tree, Tree]:
-        terms = jax.vmap(reduce.lift)(uploads, weights)
-        total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), terms) if reduce.summed else terms
-        return reduce.lower(total, weights), uploads
+        return reduced(reduce, uploads, weights), uploads
 
     return Reduce(stack.lift, lower, summed=False, instead=lambda other: beside(reduce.instead(other)))
+
+
+def reduced(reduce: Reduce, uploads: Tree, weights: Array) -> Tree:
+    """What `reduce` makes of uploads [M, ...] with weights [M].
+
+    >>> float(reduced(mean, jnp.array([3.0, 5.0]), jnp.array([3.0, 1.0])))
+    3.5
+    """
+    terms = jax.vmap(reduce.lift)(uploads, weights)
+    total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), terms) if reduce.summed else terms
+    return reduce.lower(total, weights)
 
 
 def handed(uploads: Tree, expected: Tree, needs: str) -> Tree:

@@ -98,13 +98,20 @@ def tilted(loss: LossFn, tilt: Tree) -> LossFn:
 def contrastive(z: Array, near: Array, far: Array, temperature: Array | float) -> Array:
     """`-log(e^{cos(z, near)/tau} / (e^{cos(z, near)/tau} + e^{cos(z, far)/tau}))` of each example [B].
 
+    Features of a length below 1e-4 have a cosine of 0 with all others, and no gradient: they have no direction.
+
     >>> z, near, far = jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 1.0]]), jnp.array([[0.0, 1.0]])
     >>> round(float(contrastive(z, near, far, temperature=0.5)[0]), 4)
     0.2176
     """
     z, near, far = (rows.reshape(rows.shape[0], -1) for rows in (z, near, far))
-    to_near, to_far = (optax.losses.cosine_similarity(z, other, epsilon=1e-8) for other in (near, far))
-    return jax.nn.softplus((to_far - to_near) / temperature)
+
+    def cosine(other: Array) -> Array:
+        directed = jnp.minimum(jnp.sum(z**2, axis=1), jnp.sum(other**2, axis=1)) > 1e-8
+        here, there = (jnp.where(directed[:, None], rows, 1.0) for rows in (z, other))
+        return jnp.where(directed, optax.losses.cosine_similarity(here, there), 0.0)
+
+    return jax.nn.softplus((cosine(far) - cosine(near)) / temperature)
 
 
 def imitation(outputs: Array, teacher: Array, mask: Array, temperature: Array | float = 1.0) -> Array:

@@ -261,6 +261,82 @@ CLASSIFICATION = {
 """What `tasks.classification` can measure."""
 
 
+def _flags(logits: Array, y: Array, mask: Array) -> tuple[Array, Array, Array]:
+    """Of each label which is said, which holds and what counts, [B, L]."""
+    return _columns(logits.reshape(y.shape) > 0), _columns(y > 0), _columns(mask > 0)
+
+
+def binary_cross_entropy(logits: Array, y: Array) -> Array:
+    """`-y log sigmoid(z) - (1 - y) log sigmoid(-z)` of each label, like y."""
+    return optax.sigmoid_binary_cross_entropy(logits.reshape(y.shape), y.astype(logits.dtype))
+
+
+def _right(logits: Array, y: Array) -> Array:
+    return ((logits.reshape(y.shape) > 0) == (y > 0)).astype(logits.dtype)
+
+
+def _tally(logits: Array, y: Array, mask: Array) -> Array:
+    """Of each label how often it is said and holds, is said, and holds, [3, L]."""
+    said, holds, counts = _flags(logits, y, mask)
+    return jnp.stack([jnp.sum(part & counts, axis=0) for part in (said & holds, said, holds)]).astype(float)
+
+
+def _f1(tally: Array) -> Array:
+    """`2 TP / (2 TP + FP + FN)`."""
+    return 2 * tally[0] / (tally[1] + tally[2])
+
+
+def _stored(logits: Array, y: Array, mask: Array) -> Kept:
+    """Logits, whether each label holds, what counts, [B, L]."""
+    _, holds, counts = _flags(logits, y, mask)
+    return Kept((_columns(logits), holds, counts))
+
+
+def _auc_of_labels(kept: Kept) -> Array:
+    """The chance that an example with a label has a higher logit of it than one without; mean over labels."""
+
+    def one(logits: Array, holds: Array, counts: Array) -> Array:
+        return _auc(Kept((logits[:, None], (~holds).astype(int), counts)))
+
+    return jnp.nanmean(jax.vmap(one, in_axes=1)(*kept.rows))
+
+
+MULTILABEL = {
+    metric.name: metric
+    for metric in (
+        mean("accuracy", _right),
+        mean("loss", binary_cross_entropy),
+        mean("exact_accuracy", lambda logits, y: _columns(_right(logits, y)).min(axis=1)),
+        Metric("micro_f1", _tally, lambda tally: _f1(tally.sum(axis=1))),
+        Metric("macro_f1", _tally, lambda tally: jnp.nanmean(_f1(tally))),
+        Metric("auc", _stored, _auc_of_labels),
+    )
+}
+"""What `tasks.multilabel` can measure."""
+
+
+def passed(logits: Array, y: Array) -> Array:
+    """`sum_k BCE(z_k, 1[y > k])` of the thresholds between C classes in order, logits [B, C - 1]."""
+    above = y[:, None].astype(int) > jnp.arange(logits.shape[-1])[None]
+    return jnp.sum(binary_cross_entropy(logits, above), axis=-1)
+
+
+def _apart(logits: Array, y: Array) -> Array:
+    """Classes between what is said, the number of thresholds that are passed, and what is true."""
+    return jnp.abs(jnp.sum(logits > 0, axis=-1) - y.astype(int)).astype(logits.dtype)
+
+
+ORDINAL = {
+    metric.name: metric
+    for metric in (
+        mean("accuracy", lambda logits, y: (_apart(logits, y) == 0).astype(logits.dtype)),
+        mean("loss", passed),
+        mean("mae", _apart),
+    )
+}
+"""What `tasks.ordinal` can measure."""
+
+
 def squared_error(outputs: Array, y: Array) -> Array:
     """`||output - y||^2` of each example, [B]."""
     return jnp.sum(jnp.square(_columns(_residual(outputs, y))), axis=1)

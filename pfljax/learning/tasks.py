@@ -219,6 +219,8 @@ def classification(
     label_smoothing: Array | float = 0.0,
     *,
     ignore: int | None = None,
+    weights: Sequence[float] | None = None,
+    prior: Sequence[float] | None = None,
     metrics: Sequence[str | Metric] = ("accuracy", "loss"),
 ) -> Task:
     """Softmax cross-entropy: `mean over unmasked rows of -<t, log softmax(logits)>`.
@@ -232,21 +234,38 @@ def classification(
         axis than the labels in general.
       label_smoothing: s in [0, 1], may be traced.
       ignore: a label that marks what does not count, such as 255 in masks of images; say it to `from_arrays` too.
+      weights: [C] what the training loss of a label of each class is multiplied by, such as `balanced(data)`.
+      prior: [C] shares of the classes, such as `shares(data)`, for the balanced softmax: what is trained is
+        `softmax(logits + log prior)`, so that what is predicted, without it, favours no class.
       metrics: what is measured besides the loss, names of `metrics.CLASSIFICATION` or metrics of yours.
 
     Raises:
-      ValueError: if a metric is not known, or given twice.
+      ValueError: if a metric is not known, or given twice, or weights are below 0.
+
+    Source of the balanced softmax: Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS
+    2020, equation 3.
     """
     chosen = measures.choose(metrics, measures.CLASSIFICATION)
+    checks.each(Sequence[checks.NotNegative] | None, weights=weights, prior=prior)
 
     def counted(y: Array) -> Array:
         return (y.astype(int) != ignore).reshape(y.shape[0], -1)
 
     def losses(logits: Array, y: Array) -> Array:
-        return by_example(cross_entropy(logits, y, label_smoothing), None if ignore is None else counted(y))
+        if prior is not None:
+            logits = logits + _logs(prior).astype(logits.dtype).reshape((1,) * (logits.ndim - 1) + (-1,))
+        each = cross_entropy(logits, y, label_smoothing)
+        if weights is not None:
+            each *= jnp.take(jnp.asarray(weights, each.dtype), y.astype(int), mode="clip")
+        return by_example(each, None if ignore is None else counted(y))
 
     def fits(logits: Tree, data: FederatedData) -> None:
         _fit_classes(logits, data, ignore)
+        for name, given in {"weights": weights, "prior": prior}.items():
+            if given is not None and len(given) != logits.shape[-1]:
+                raise ValueError(
+                    f"{name} are {len(given)} and the model has {logits.shape[-1]} outputs: give one of each"
+                )
 
     if ignore is None:
         return _task(model, losses, chosen, fits)
@@ -285,12 +304,58 @@ def _fit_classes(logits: Tree, data: FederatedData, ignore: int | None) -> None:
         )
 
 
+def _logs(prior: Sequence[float]) -> Array:
+    """[C] logarithms, of a class that is never seen a number of which nothing is left."""
+    shares = jnp.asarray(prior, float)
+    return jnp.where(shares > 0, jnp.log(jnp.where(shares > 0, shares, 1)), -1e9)
+
+
+def shares(data: FederatedData) -> tuple[float, ...]:
+    """The share of each class among the training labels of all clients.
+
+    Raises:
+      ValueError: if labels are no classes.
+
+    >>> from pfljax.data import from_clients
+    >>> shares(from_clients([([[0.0]] * 4, [0, 1, 1, 1])]))
+    (0.25, 0.75)
+    """
+    if data.num_classes is None:
+        raise ValueError(f"{data.name} has targets, not classes: leave weights and prior of classes out")
+    rows = data.train
+    held = [np.arange(start, start + size) for start, size in zip(rows.start, rows.size, strict=True)]
+    y = np.asarray(data.examples.y)[np.concatenate(held[: data.num_clients])].ravel()
+    counts = np.bincount(y[y != data.ignore] if data.ignore is not None else y, minlength=data.num_classes)
+    return tuple((counts / counts.sum()).tolist())
+
+
+def balanced(data: FederatedData) -> tuple[float, ...]:
+    """`1 / (C p_c)`, weights that let classes count alike, with p their `shares`; 0 of those that nobody has.
+
+    >>> from pfljax.data import from_clients
+    >>> balanced(from_clients([([[0.0]] * 4, [0, 1, 1, 1])]))
+    (2.0, 0.666...)
+    """
+    p = shares(data)
+    return tuple(1 / (len(p) * share) if share else 0.0 for share in p)
+
+
 def _outputs(outputs: Tree) -> str:
     return "outputs " + (", ".join(map(_spell, jax.tree.leaves(outputs))) or "of nothing")
 
 
 def _labels(y: np.ndarray) -> str:
     return f"[{', '.join(['B', *map(str, y.shape[1:])])}]"
+
+
+def _fit_numbers(outputs: Tree, y: np.ndarray, data: FederatedData) -> None:
+    """Refuses outputs that are not as many as the targets of an example."""
+    shape = getattr(outputs, "shape", ())
+    if not shape or shape[0] != _PROBE or prod(shape[1:]) != prod(y.shape[1:]):
+        raise ValueError(
+            f"the model gives {_outputs(outputs)} for targets {_labels(y)} of {data.name}: give it as many outputs "
+            f"an example, {prod(y.shape[1:])}"
+        )
 
 
 def regression(model: Model, *, metrics: Sequence[str | Metric] = ("loss", "squared_error")) -> Task:
@@ -305,13 +370,77 @@ def regression(model: Model, *, metrics: Sequence[str | Metric] = ("loss", "squa
     """
 
     def fits(outputs: Tree, data: FederatedData) -> None:
-        y = np.asarray(data.examples.y)
-        shape = getattr(outputs, "shape", ())
-        if not shape or shape[0] != _PROBE or prod(shape[1:]) != prod(y.shape[1:]):
-            raise ValueError(
-                f"the model gives {_outputs(outputs)} for targets {_labels(y)} of {data.name}: give it as many outputs "
-                f"an example, {prod(y.shape[1:])}"
-            )
+        _fit_numbers(outputs, np.asarray(data.examples.y), data)
 
     chosen = measures.choose(metrics, measures.REGRESSION)
     return _task(model, lambda outputs, y: squared_error(outputs, y) / 2, chosen, fits)
+
+
+def multilabel(model: Model, *, metrics: Sequence[str | Metric] = ("accuracy", "loss")) -> Task:
+    """Labels that hold or not, each on its own: the mean over an example's labels of `BCE(z_l, y_l)`.
+
+    With a single label it is logistic regression, and with chosen and not chosen items it is implicit feedback.
+
+    Args:
+      model: outputs logits of as many labels as y has, [B, L], or [B, 1] for y [B]; a label is said where it is > 0.
+      metrics: what is measured besides the loss, names of `metrics.MULTILABEL` or metrics of yours.
+
+    Raises:
+      ValueError: if a metric is not known, or given twice.
+    """
+
+    def fits(outputs: Tree, data: FederatedData) -> None:
+        y = np.asarray(data.examples.y)
+        _fit_numbers(outputs, y, data)
+        if not np.isin(y, (0, 1)).all():
+            raise ValueError(f"{data.name} has labels from {y.min()} to {y.max()}: multilabel needs 0 and 1 for each")
+
+    chosen = measures.choose(metrics, measures.MULTILABEL)
+    return _task(model, lambda logits, y: by_example(measures.binary_cross_entropy(logits, y)), chosen, fits)
+
+
+def ordinal(model: Model, *, metrics: Sequence[str | Metric] = ("accuracy", "mae", "loss")) -> Task:
+    """Classes in order, such as grades: `sum_k BCE(z_k, 1[y > k])` over the thresholds k between C classes.
+
+    Args:
+      model: outputs logits [B, C - 1] for y [B]; the class that is said is the number of those > 0.
+      metrics: what is measured besides the loss, names of `metrics.ORDINAL` or metrics of yours.
+
+    Raises:
+      ValueError: if a metric is not known, or given twice.
+
+    Source: Niu et al., "Ordinal Regression with Multiple Output CNN for Age Estimation", CVPR 2016, equation 2, with
+    weights of 1.
+    """
+
+    def fits(outputs: Tree, data: FederatedData) -> None:
+        y = np.asarray(data.examples.y)
+        if data.num_classes is None or y.ndim > 1 or getattr(outputs, "shape", ()) != (_PROBE, data.num_classes - 1):
+            raise ValueError(
+                f"the model gives {_outputs(outputs)} for labels {_labels(y)} of {data.name}: ordinal needs a class of "
+                f"each example, and outputs [B, {(data.num_classes or 2) - 1}], one between two of them"
+            )
+
+    return _task(model, measures.passed, measures.choose(metrics, measures.ORDINAL), fits)
+
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "classification": classification,
+    "multilabel": multilabel,
+    "ordinal": ordinal,
+    "regression": regression,
+}
+"""Name -> factory `(model, **options)`."""
+
+
+def outputs(name: str, data: FederatedData) -> int:
+    """How many outputs the model of such a task has.
+
+    Raises:
+      ValueError: if the labels are no classes, and the task needs them.
+    """
+    if name in ("multilabel", "regression"):
+        return prod(np.shape(data.examples.y)[1:])
+    if data.num_classes is None:
+        raise ValueError(f"{data.name} has targets, not classes, for {name}: give num_classes, or choose regression")
+    return data.num_classes - (name == "ordinal")

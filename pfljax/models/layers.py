@@ -74,20 +74,29 @@ class Stem(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The last layer: `x @ kernel.T + bias`, with the kernel [outputs, features].
+    """The last layer: `x @ kernel.T + bias`, with the kernel [outputs, inputs].
 
-    With few outputs a training step of this layout takes half the time of the usual one on a CPU.
+    With few outputs a training step of this layout takes half the time of the usual one on a CPU. With a `reference`,
+    one more output comes before them, which is 0.
     """
 
-    outputs: int
+    features: int
+    reference: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         lecun = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
-        kernel = self.param("kernel", lecun, (self.outputs, x.shape[-1]))
-        bias = self.param("bias", nn.initializers.zeros, (self.outputs,))
+        kernel = self.param("kernel", lecun, (self.features, x.shape[-1]))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias)
-        return x @ kernel.T + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+        outputs = x @ kernel.T + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+        return jnp.pad(outputs, [(0, 0)] * (x.ndim - 1) + [(1, 0)]) if self.reference else outputs
+
+
+class Recurrent(nn.Module):
+    """A layer that reads sequences place by place, with so many hidden units."""
+
+    features: int
 
 
 class Vector(nn.Module):

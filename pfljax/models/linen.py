@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from pfljax import checks
+from pfljax.models.initial import Init, drawn
 from pfljax.models.kernels.rewrite import fast
 from pfljax.types import Array, Model, Params, Tree
 
@@ -122,7 +123,12 @@ def _linen(
 
 @checks.by_hints()
 def from_linen(
-    module: nn.Module, shape: Sequence[int], dtype: Any = jnp.float32, *, blocks: Sequence[str] | None = None
+    module: nn.Module,
+    shape: Sequence[int],
+    dtype: Any = jnp.float32,
+    *,
+    blocks: Sequence[str] | None = None,
+    init: Init = "flax",
 ) -> Model:
     """A Flax linen module as a `Model`.
 
@@ -143,6 +149,8 @@ def from_linen(
         the model, so images stay bytes in memory; an integer dtype (tokens) leaves bytes alone.
       blocks: path prefixes of the basic blocks from input to output. Default: the module's own submodules that hold
         parameters, in the order of their calls.
+      init: how layers start: `"flax"`, `"torch"`, `"glorot"`, `"he"`, or a function `(key, shape, dtype) -> kernel`,
+        see `pfljax.models.initial.drawn`.
 
     Returns:
       A `Model` with `init(key)` and `apply(params, x, *, train=False, mask=None, key=None) -> (outputs, new stats)`.
@@ -164,10 +172,6 @@ def from_linen(
         given = {name: {"train": train, "mask": None}[name] for name in served}
         with nn.intercept_methods(_trained(train, None)):
             return module.init({"params": key, "dropout": key}, jnp.zeros((1, *shape), dtype), **given)
-
-    def init(key: Array) -> Params:
-        made = variables(key)
-        return Params(made.get("params", {}), made.get("batch_stats", {}))
 
     seen: dict[str, type[nn.Module]] = {}
 
@@ -201,11 +205,18 @@ def from_linen(
     if blocks is None:
         blocks = [path for path in seen if path in held and "/" not in path]
     norms = tuple(path for path, kind in seen.items() if issubclass(kind, NORMS) and path in held)
+    layers = {path: of_path[0].module for path, of_path in calls.items()}
+
+    def begin(key: Array) -> Params:
+        made_of = variables(key)
+        trainable = drawn(made_of.get("params", {}), layers, init, jax.random.fold_in(key, 1))
+        return Params(trainable, made_of.get("batch_stats", {}))
+
     modes = {False: calls, True: recorded(train=True)[1] if "train" in served else calls}
     last = {train: call for train, made in modes.items() if (call := _last(blocks, made, train))}
     if len(last) < len(modes):
-        return Model(init, None, _linen(lambda train: module, dtype, served), tuple(blocks), norms)
+        return Model(begin, None, _linen(lambda train: module, dtype, served), tuple(blocks), norms)
     tops = {train: _alone(call.module) for train, call in last.items()}
     features = _linen(lambda train: module, dtype, served, end=blocks[-1])
     head = _linen(tops.__getitem__, dtype, last[True].kwargs.keys())
-    return Model(init, features, head, tuple(blocks), norms, last[True].args[0].shape[1:])
+    return Model(begin, features, head, tuple(blocks), norms, last[True].args[0].shape[1:])

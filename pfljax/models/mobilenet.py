@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from pfljax import checks
 from pfljax.models import sizes
+from pfljax.models.initial import Init
 from pfljax.models.layers import Classifier, Norm, conv, image, normalization
 from pfljax.models.linen import from_linen
 from pfljax.types import Array, Model
@@ -60,7 +61,11 @@ class MobileNet(nn.Module):
 
 @checks.by_hints()
 def mobilenet_v1(
-    shape: Sequence[int], classes: checks.Count, width: checks.Positive = 1.0, norm: Norm = "group"
+    shape: Sequence[int],
+    classes: checks.Count,
+    width: checks.Positive = 1.0,
+    norm: Norm = "group",
+    init: Init = "flax",
 ) -> Model:
     """MobileNet-v1; 15 blocks: the stem, 13 depthwise separable blocks, the classifier.
 
@@ -69,7 +74,8 @@ def mobilenet_v1(
       classes: number of outputs.
       width: multiplier of all channels, which stay at least 8.
       norm: `"group"`, `"batch"` or `"layer"`.
+      init: how layers start, see `from_linen`.
 
     Source: Howard et al., "MobileNets", 2017, table 1, https://arxiv.org/abs/1704.04861.
     """
-    return from_linen(MobileNet(classes, width, norm), sizes.image(shape))
+    return from_linen(MobileNet(classes, width, norm), sizes.image(shape), init=init)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rich.text import Text
 
 from pfljax.results import scores
 from pfljax.results.scores import Yardstick
+from pfljax.results.statistics import Estimate
 from pfljax.results.tables import Table, bold
-
-if TYPE_CHECKING:
-    pass
-
 
 SHOWN = ("mean", "std", "worst", "bottom_decile")
 """Statistics that a table shows if none are asked for."""
+
+OVER_SEEDS = ("mean", "bottom_decile")
+"""Those of a table with intervals over seeds, which has room for fewer."""
 
 
 class Column(NamedTuple):
@@ -28,9 +28,14 @@ class Column(NamedTuple):
     form: Callable[[float], str]
     sign: int
 
-    def spell(self, value: float | None) -> str:
-        """A value in a table."""
-        return "-" if value is None else self.form(value)
+    def spell(self, value: Estimate | float | None) -> str:
+        """A value in a table; of several seeds the mean and, of scores, half its interval."""
+        if not isinstance(value, Estimate):
+            return "-" if value is None else self.form(value)
+        if not value.count:
+            return "-"
+        alone = math.isnan(value.margin) or not self.sign
+        return self.form(value.mean) + ("" if alone else f" ± {self.form(value.margin)}")
 
 
 def column(name: str, metric: Yardstick) -> Column:
@@ -43,8 +48,8 @@ def column(name: str, metric: Yardstick) -> Column:
         "ari": "ARI",
     }
     kinds: dict[str, tuple[Callable[[float], str], int]] = {
-        "clients": (str, 0),
-        "round": (str, 0),
+        "clients": ("{:g}".format, 0),
+        "round": ("{:g}".format, 0),
         "sent": ("{:,.1f}".format, 0),
         "seconds": ("{:,.1f}".format, 0),
         "std": (metric.spell, -1),
@@ -55,7 +60,7 @@ def column(name: str, metric: Yardstick) -> Column:
         "better_off": ("{:.0%}".format, 1),
         "better_than_global": ("{:.0%}".format, 1),
         "tied": ("{:.0%}".format, 0),
-        "clusters": (str, 0),
+        "clusters": ("{:g}".format, 0),
         "moved": ("{:.0%}".format, 0),
         "ari": (scores.number, 1),
     }
@@ -72,14 +77,19 @@ def tabulated(
     """A row of statistics for each name; the best of several is bold."""
     table = Table(title, caption)
     table.add_names(kind)
-    tops = [best([row.get(column.name) for row in rows.values()], column.sign) for column in columns]
+    tops = [best([_level(row.get(column.name)) for row in rows.values()], column.sign) for column in columns]
     for column in columns:
         table.add_numbers(column.title)
     for name, row in rows.items():
         values = [row.get(column.name) for column in columns]
         pairs = zip(columns, values, tops, strict=True)
-        table.add(name, *(cell(column.spell(value), value == top and len(rows) > 1) for column, value, top in pairs))
+        texts = ((column.spell(value), _level(value) == top) for column, value, top in pairs)
+        table.add(name, *(cell(text, top and len(rows) > 1) for text, top in texts))
     return table
+
+
+def _level(value: Estimate | float | None) -> float | None:
+    return value.mean if isinstance(value, Estimate) else value
 
 
 def cell(text: str, stands_out: bool) -> Text:

@@ -17,9 +17,10 @@ from pfljax.results.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd
-from pfljax.results.columns import SHOWN, best, cell, column, tabulated
+from pfljax.results.columns import OVER_SEEDS, SHOWN, best, cell, column, tabulated
 from pfljax.results.result import Result, Select, import_pandas
-from pfljax.results.stored import REMEDY, vacant
+from pfljax.results.statistics import Estimate
+from pfljax.results.stored import REMEDY, plain, vacant
 
 
 def compared(results: Sequence[Result], metric: str | None = None) -> Yardstick:
@@ -45,33 +46,47 @@ def worst_first(scores: np.ndarray, metric: Yardstick) -> list[int]:
 
 
 class Comparison(Mapping[str, Result], Shown):
-    """Results of several methods on the same data, in the order given.
+    """Results of several methods on the same data, in the order given; `comparison[name]` is the run of the first seed.
+
+    Args:
+      results: name -> its run, or one for each seed.
+      chosen: name -> hyperparameters that were chosen on validation examples.
+
+    Attributes:
+      runs: name -> the runs of all seeds.
 
     Raises:
       ValueError: if there are none, or they were run on different data.
     """
 
-    def __init__(self, results: Mapping[str, Result]):
-        if not results:
+    def __init__(
+        self, results: Mapping[str, Result | Sequence[Result]], chosen: Mapping[str, Mapping[str, Any]] | None = None
+    ):
+        self.runs = {name: (runs,) if isinstance(runs, Result) else tuple(runs) for name, runs in results.items()}
+        self.chosen = {name: dict(values) for name, values in (chosen or {}).items() if values}
+        if not all(self.runs.values()) or not self.runs:
             raise ValueError("a comparison of no results: name at least one method")
-        prints = {result.fingerprint for result in results.values()}
+        prints = {result.fingerprint for result in self._all}
         if len(prints) > 1:
             raise ValueError(f"results on different data ({', '.join(sorted(prints))}) cannot be compared")
-        self._results = dict(results)
 
     def __getitem__(self, name: str) -> Result:
-        return self._results[name]
+        return self.runs[name][0]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._results)
+        return iter(self.runs)
 
     def __len__(self) -> int:
-        return len(self._results)
+        return len(self.runs)
 
     @property
-    def reference(self) -> Result | None:
-        """The run of `local_only`, if there is one."""
-        return self._results.get("local_only")
+    def _all(self) -> list[Result]:
+        return [result for runs in self.runs.values() for result in runs]
+
+    def reference(self, seed: int) -> Result | None:
+        """The run of `local_only` with a seed, or else its first one; None if there is none."""
+        alone = self.runs.get("local_only", ())
+        return next((run for run in alone if run.seed == seed), alone[0] if alone else None)
 
     def __rich__(self) -> Table:
         return self.table()
@@ -79,10 +94,10 @@ class Comparison(Mapping[str, Result], Shown):
     @property
     def metric(self) -> str:
         """What clients are compared by, see `compared`."""
-        return str(compared([*self.values()]))
+        return str(compared(self._all))
 
     def summary(self, *, select: Select = "last", metric: str | None = None) -> dict[str, dict[str, Any]]:
-        """Method -> `Result.summary` with `local_only` as the reference.
+        """Method -> `Result.summary` with `local_only` as the reference; of several seeds the means of its numbers.
 
         Args:
           select: which evaluation, see `Result.evaluation`.
@@ -91,28 +106,35 @@ class Comparison(Mapping[str, Result], Shown):
         Raises:
           ValueError: if no result has measured the metric.
         """
-        what = compared([*self.values()], metric)
+        return {name: _merged(each) for name, each in self.summaries(select=select, metric=metric).items()}
+
+    def summaries(self, *, select: Select = "last", metric: str | None = None) -> dict[str, list[dict[str, Any]]]:
+        """Method -> `Result.summary` of each seed. See `summary`."""
+        what = compared(self._all, metric)
 
         def summarized(result: Result) -> dict[str, Any]:
             if what.name not in result.measured:
                 return result.summary(select=select)
-            reference = self.reference if self.reference and what.name in self.reference.measured else None
+            reference = self.reference(result.seed)
+            reference = reference if reference and what.name in reference.measured else None
             return result.summary(reference, select=select, metric=str(what))
 
-        return {name: summarized(result) for name, result in self.items()}
+        return {name: list(map(summarized, runs)) for name, runs in self.runs.items()}
 
     def table(
         self, columns: Sequence[str] | None = None, *, select: Select = "last", metric: str | None = None
     ) -> Table:
         """One row for each method: how its clients fare with the model that they deploy, and what it costs.
 
-        Accuracies are in percent, the best of a column is bold. `>alone` is the share of clients that are strictly
-        better off than with `local_only`; MB are 10^6 bytes up and down; seconds include compilation.
+        Of several seeds the mean and half a 95 % interval. Accuracies are in percent, the best of a column is
+        bold. `>alone` is the share of clients that are strictly better off than with `local_only`; MB are 10^6 bytes up
+        and down; seconds include compilation.
 
         Args:
           columns: statistics of `statistics.summarize`, `loss`, `sent`, `seconds`, `round`, of methods with clusters
             `clusters`, `moved` and `ari` (see `Result.clusters`); `mean`, `std`, `worst`,
-            `bottom_decile`, `better_off` where there is a `local_only`, `sent` and `seconds` if None.
+            `bottom_decile`, `better_off` where there is a `local_only`, `sent` and `seconds` if None; over seeds
+            without `std` and `worst`.
           select: which evaluation, see `Result.evaluation`.
           metric: what clients are compared by; `metric` if None.
 
@@ -122,27 +144,40 @@ class Comparison(Mapping[str, Result], Shown):
         Raises:
           ValueError: if a column is unknown, or no result has measured the metric.
         """
-        what = compared([*self.values()], metric)
-        rows = {}
-        for name, summary in self.summary(select=select, metric=str(what)).items():
-            cost = {"sent": (summary["bytes_up"] + summary["bytes_down"]) / 1e6, "round": summary["round"]}
-            cost |= {"seconds": summary["seconds"] + summary["compile_seconds"]}
-            cost |= summary["clusters"] or {}
-            rows[name] = (summary["personal"] or {} if summary["metric"] == str(what) else {}) | cost
-        if self.reference is not None:
+        what = compared(self._all, metric)
+        rows: dict[str, dict[str, Estimate | None]] = {
+            name: _over_seeds([_row(summary, what) for summary in each])
+            for name, each in self.summaries(select=select, metric=str(what)).items()
+        }
+        if "local_only" in rows:
             rows["local_only"] |= {"better_off": None, "tied": None}
+        seeds = max(map(len, self.runs.values()))
         if columns is None:
-            columns = [*SHOWN, *(["better_off"] if self.reference else []), "sent", "seconds"]
+            against = ["better_off"] if "local_only" in rows else []
+            columns = [*(SHOWN if seeds == 1 else OVER_SEEDS), *against, "sent", "seconds"]
         checks.names(columns, dict.fromkeys(name for row in rows.values() for name in row), "columns")
-        clients = max(row.get("clients", 0) for row in rows.values())
-        lower = ", lower is better" * what.lower_is_better
+        clients = max(count.mean if (count := row.get("clients")) else 0 for row in rows.values())
+        title = f"Test {what.title}{', lower is better' * what.lower_is_better}, over {clients:.0f} clients"
+        title += f", ± 95 % interval over {seeds} seeds" * (seeds > 1)
         shown = [column(name, what) for name in columns]
-        title = f"Test {what.title}{lower}, over {clients} clients"
-        ended = "\n".join(f"{name}: {result.reason}" for name, result in self.items() if result.reason)
-        return tabulated(title, "method", rows, shown, caption=ended or None)
+        return tabulated(title, "method", rows, shown, caption="\n".join(self._notes(seeds)) or None)
+
+    def _notes(self, seeds: int) -> Iterator[str]:
+        """What a reader of the table has to know of single methods."""
+        for name, runs in self.runs.items():
+            if name in self.chosen:
+                values = ", ".join(f"{key}={value}" for key, value in self.chosen[name].items())
+                yield f"{name}: {values}, by validation"
+            if len(runs) < seeds:
+                yield f"{name}: {len(runs)} of {seeds} seeds ended well"
+            for run in runs:
+                if run.reason:
+                    yield f"{name}{f', seed {run.seed}' * (seeds > 1)}: {run.reason}"
 
     def by_client(self, worst: int | None = None, *, select: Select = "last", metric: str | None = None) -> Table:
         """One row for each client by name, those that fare worst over all methods first: its score with each method.
+
+        Of several seeds the mean.
 
         Args:
           worst: so many clients; all if None.
@@ -152,11 +187,11 @@ class Comparison(Mapping[str, Result], Shown):
         Raises:
           ValueError: if no result has measured the metric.
         """
-        what = compared([*self.values()], metric)
+        what = compared(self._all, metric)
         scored = {
-            name: result.clients(select=select, metric=str(what))
-            for name, result in self.items()
-            if what.name in result.measured
+            name: np.mean([run.clients(select=select, metric=str(what)) for run in runs], axis=0)
+            for name, runs in self.runs.items()
+            if what.name in runs[0].measured
         }
         by_client = np.stack(list(scored.values()), axis=1)
         first = next(iter(self.values()))
@@ -190,11 +225,11 @@ class Comparison(Mapping[str, Result], Shown):
           ImportError: if pandas is not installed.
           ValueError: if a result has not measured the metric.
         """
-        frames = [result.frame(metric=metric).assign(method=name) for name, result in self.items()]
+        frames = [run.frame(metric=metric).assign(method=name) for name, runs in self.runs.items() for run in runs]
         return import_pandas().concat(frames, ignore_index=True)
 
     def save(self, folder: str | Path, *, replace: bool = False) -> Path:
-        """Writes each result to its own folder below `folder`, and `summary.json` of all.
+        """Writes each result to its own folder below `folder`, one for each seed if there are more, and `summary.json`.
 
         Raises:
           FileExistsError: if the folder holds a result already and `replace` is false.
@@ -203,10 +238,18 @@ class Comparison(Mapping[str, Result], Shown):
         folder = files.named(folder)
         if not replace:
             vacant(folder)
-        for name, result in self.items():
-            result.save(folder / name, replace=replace)
-        summaries = self.summary()
-        files.write_json(folder / "summary.json", {name: self[name].sealed(summaries[name]) for name in self})
+        entries: dict[str, Any] = {}
+        for name, summaries in self.summaries().items():
+            runs = self.runs[name]
+            if len(runs) == 1 and name not in self.chosen:
+                runs[0].save(folder / name, replace=replace)
+                entries[name] = runs[0].sealed(summaries[0])
+                continue
+            for run in runs:
+                run.save(_place(folder, name, run.seed), replace=replace)
+            sealed = {str(run.seed): run.sealed(each) for run, each in zip(runs, summaries, strict=True)}
+            entries[name] = {"chosen": plain(self.chosen.get(name, {})), "seeds": sealed}
+        files.write_json(folder / "summary.json", entries)
         return folder
 
     @classmethod
@@ -224,10 +267,44 @@ class Comparison(Mapping[str, Result], Shown):
         summaries = files.read_json(path, REMEDY)
         if not summaries:
             raise ValueError(f"{path} is damaged (it names no result): {REMEDY}")
-        results = {name: Result.load(Path(folder) / name) for name in summaries}
-        for name, result in results.items():
-            try:
-                result.match(files.unsealed(summaries[name]))
-            except ValueError as error:
-                raise ValueError(f"{path}, {name}: {error}; {REMEDY}") from error
-        return cls(results)
+        several = {name: entry for name, entry in summaries.items() if entry.keys() == {"chosen", "seeds"}}
+        sealed = {name: several[name]["seeds"] if name in several else {"": summaries[name]} for name in summaries}
+        results = {
+            name: [Result.load(_place(Path(folder), name, seed)) for seed in entries]
+            for name, entries in sealed.items()
+        }
+        for name, runs in results.items():
+            for run, entry in zip(runs, sealed[name].values(), strict=True):
+                try:
+                    run.match(files.unsealed(entry))
+                except ValueError as error:
+                    raise ValueError(f"{path}, {name}: {error}; {REMEDY}") from error
+        return cls(results, {name: entry["chosen"] for name, entry in several.items()})
+
+
+def _place(folder: Path, name: str, seed: int | str) -> Path:
+    """The folder of a method's run, of several seeds that of one."""
+    return folder / name if seed == "" else folder / name / f"seed-{seed}"
+
+
+def _row(summary: Mapping[str, Any], what: Yardstick) -> dict[str, Any]:
+    """What a table has of one run."""
+    cost = {"sent": (summary["bytes_up"] + summary["bytes_down"]) / 1e6, "round": summary["round"]}
+    cost |= {"seconds": summary["seconds"] + summary["compile_seconds"]}
+    cost |= summary["clusters"] or {}
+    return (summary["personal"] or {} if summary["metric"] == str(what) else {}) | cost
+
+
+def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate | None]:
+    return {name: statistics.estimate(row.get(name) for row in rows) for name in rows[0]}
+
+
+def _merged(parts: Sequence[Any]) -> Any:
+    """Of plain values that are alike: the means of numbers that differ."""
+    first = parts[0]
+    if all(part == first for part in parts):
+        return first
+    if isinstance(first, Mapping):
+        return {name: _merged([part[name] for part in parts]) for name in first}
+    numbers = [part for part in parts if isinstance(part, int | float)]
+    return statistics.mean(np.array(numbers)) if numbers else list(parts)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import export
 
 from pfljax import checks, files
+from pfljax.data.columns import Inputs
 from pfljax.printing import in_brief
 from pfljax.types import Tree
 
@@ -24,10 +25,20 @@ class Deployed(NamedTuple):
     params: Tree  # a `Params`, or what else the method deploys
     outputs: Callable[[Tree, Tree], Tree]  # compiled: (params, x [B, ...]) -> outputs [B, ...]
     example: Tree  # shape and dtype of one input, without the batch's axis
+    classes: tuple[str, ...] | None = None  # by name, where they have any
+    inputs: Inputs | None = None  # how rows of a table are read
+    number: int = -1  # of the client in `inputs`
 
     def predict(self, x: Tree) -> Tree:
-        """Outputs [B, ...] (logits of a classifier) for inputs [B, ...]."""
+        """Outputs [B, ...] (logits of a classifier) for inputs [B, ...], or rows of a table like the one it is from."""
+        if self.inputs is not None and hasattr(x, "columns"):
+            x = self.inputs.read(x, self.number)
         return jax.tree.map(np.asarray, self.outputs(self.params, x))
+
+    def classify(self, x: Tree) -> np.ndarray:
+        """The likeliest class of each example [B], by name where classes have one."""
+        likeliest = np.argmax(self.predict(x), axis=-1)
+        return likeliest if self.classes is None else np.array(self.classes)[likeliest]
 
     def save(self, out: str | Path) -> Path:
         """Writes the model for programs that know JAX and not this package.
@@ -36,7 +47,8 @@ class Deployed(NamedTuple):
           `orbax.checkpoint.StandardCheckpointer().restore`;
         - `predict.bin`: inputs [B, ...] to outputs [B, ...] for any B, the parameters included, read by
           `jax.export.deserialize(file.read_bytes()).call`;
-        - `model.json`: the client's name, shape and dtype of an input.
+        - `model.json`: the client's name, shape and dtype of an input, the names of the classes; of a table its
+          columns: for a number what takes its place where it is missing, its mean and scale, then the categories.
 
         Args:
           out: a folder, made if missing.
@@ -57,7 +69,10 @@ class Deployed(NamedTuple):
         with files.writing(out / "params"), files.orbax_quiet(), ocp.StandardCheckpointer() as writer:
             writer.save(out / "params", _by_name(self.params), force=True)
         files.write(out / "predict.bin", bytes(predict(inputs).serialize()))
-        files.write_json(out / "model.json", {"client": self.name, "input": shapes})
+        about: dict[str, Any] = {"client": self.name, "input": shapes}
+        about |= {} if self.classes is None else {"classes": list(self.classes)}
+        about |= {} if self.inputs is None else {"columns": self.inputs.plain(self.number)}
+        files.write_json(out / "model.json", about)
         return out
 
 

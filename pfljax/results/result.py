@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
@@ -70,8 +70,7 @@ class Result(Stored, Shown):
       metric: what clients are compared by, as `scores.read` takes it; accuracy where it was measured, else the loss,
         else the first score, if empty.
       models: what the clients deploy, by name or number; None where the run is not at hand (see `experiment.resume`).
-      state: after the last round, in host memory, for `simulate(..., start=state)`; None where it is not at hand. Files
-        do not hold it, checkpoints do.
+      ended: gives the state after the last round, see `state`; None where the run is not at hand.
 
     Raises:
       ValueError: if the metric was not measured, or names and clients differ in number.
@@ -97,7 +96,7 @@ class Result(Stored, Shown):
     groups: Sequence[int] = ()
     metric: str = ""
     models: Models | None = field(default=None, repr=False)
-    state: State | None = field(default=None, repr=False)
+    ended: Callable[[], State] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         clients = len(next(iter(self.sizes.values()), ()))
@@ -106,6 +105,14 @@ class Result(Stored, Shown):
         object.__setattr__(self, "scores", {Score.read(name): rows for name, rows in self.scores.items()})
         object.__setattr__(self, "names", [str(name) for name in self.names or range(clients)])
         object.__setattr__(self, "metric", str(self.compared(self.metric or None)))
+
+    @property
+    def state(self) -> State | None:
+        """After the last round, in host memory, for `simulate(..., start=state)`; None where the run is not at hand.
+
+        Files of a result do not hold it, checkpoints do: that of a run that is resumed is read when it is asked for.
+        """
+        return self.ended and self.ended()
 
     @property
     def measured(self) -> list[str]:

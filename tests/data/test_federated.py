@@ -444,7 +444,7 @@ SLIPS: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "a huge seed": (of_people(), p.iid(3), {"seed": 2**70}, "seed=1180591620717411303424: it must be"),
     "True": (of_people(), p.iid(3), {"test": True}, "test=True: it must be a number"),
     "None": (of_people(), p.iid(3), {"validation": None}, "validation=None: it must be a number"),
-    "below 0": (of_people(), p.iid(3), {"unseen": -1}, "unseen=-1: it must be a number"),
+    "below 0": (of_people(), p.iid(3), {"unseen": -1}, "unseen=-1: it must be a whole number of at least 0"),
     "a word": (of_people(), p.iid(3), {"stratify": "yes"}, "stratify='yes': it must be True or False"),
     "a negative size": (of_people(), p.iid(3), {"min_size": -1}, "min_size=-1: it must be a whole number"),
 }

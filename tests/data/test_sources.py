@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from pfljax.data import federate, from_arrays, load, partition, tfds
-from pfljax.data.sources import read_idx, read_npz
+from pfljax.data.layouts.idx import read as read_idx
+from pfljax.data.readers import read_npz
 
 RANDOM = np.random.default_rng(0)
 X, TEST_X = (RANDOM.integers(0, 256, (n, 28, 28), np.uint8) for n in (30, 10))
@@ -198,7 +199,7 @@ def test_damaged_npz(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"any\.npz is not a sound \.npz file"):
             load("any", path=path)
     np.save(path.with_suffix(".npy"), X)
-    with pytest.raises(ValueError, match="is not a sound"):
+    with pytest.raises(ValueError, match=r"any\.npy is no file of any: give an \.npz file"):
         load("any", path=path.with_suffix(".npy"))
 
 

@@ -45,6 +45,7 @@ def alone(optimizing: Callable[[], AbstractContextManager]) -> list[Result | Non
         return [run(point) for point in POINTS]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_one_after_the_other_each_point_has_its_own_bits_and_one_trace_serves_all(alone: list[Result | None]):
     traces = []

@@ -89,6 +89,7 @@ def same(one: Any, other: Any, atol: float = 0.0) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_clients_that_share_nothing_do_as_in_federations_of_their_kind():
     """As if all had the one network, or the other; scores, models and newcomers."""
@@ -185,6 +186,7 @@ def test_the_order_of_clients_does_not_matter():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[::-1], rtol=0, atol=1e-10), *found)
 
 
+@pytest.mark.slow
 def test_runs_resume_bit_for_bit_and_deploy_each_clients_network(tmp_path: Path):
     run = functools.partial(simulate, TASKS, lg_fedavg(), data(), cohort=COHORT, devices=jax.devices()[:1])
     whole = run(rounds=4, eval_every=2)

@@ -137,6 +137,7 @@ def test_the_first_simulation_takes_all_cores_and_keeps_its_programs(tmp_path: P
     assert fresh(SMALL + FIRST, tmp_path) == ["3 True"]
 
 
+@pytest.mark.slow
 @several
 def test_a_warning_says_that_it_is_too_late_for_the_cores(tmp_path: Path):
     """Not for devices that were chosen. Programs are kept all the same."""
@@ -149,6 +150,7 @@ def test_a_warning_says_that_it_is_too_late_for_the_cores(tmp_path: Path):
     assert last == "1 True"
 
 
+@pytest.mark.slow
 def test_devices_and_folder_can_be_chosen(tmp_path: Path):
     complaint, last = fresh(f"{SMALL}\nfolder = {str(tmp_path / 'mine')!r}\n{CHOSEN}", tmp_path)
     assert complaint.startswith("JAX computed before pfljax.configure() or the first simulation and uses 2 of 4 CPU")

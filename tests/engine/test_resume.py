@@ -56,6 +56,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_bit_for_bit_the_uninterrupted_run(whole: Path, tmp_path: Path):
     out = tmp_path / "killed"
     process = subprocess.Popen(pfljax("run", *RUN, f"--out={out}"), cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -39,6 +39,7 @@ def test_host_memory_changes_no_bit(name: str):
         np.testing.assert_array_equal(on_device, on_host)
 
 
+@pytest.mark.slow
 def test_small_chunks_change_no_bit(monkeypatch: pytest.MonkeyPatch):
     """Clients one by one: a chunk must not change what is computed, only when."""
     whole = run("ditto", "host", "sequential")

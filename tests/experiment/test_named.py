@@ -31,6 +31,7 @@ def same(one: pfl.Result, other: pfl.Result) -> None:
         np.testing.assert_array_equal(rows, other.scores[name], err_msg=str(name))
 
 
+@pytest.mark.slow
 def test_names_and_values_give_the_same_bits() -> None:
     """Once from names, once made by hand from a task and solvers."""
     named = pfl.compare(DATA, MODEL, METHODS, rounds=3, eval_every=2, seed=4, local=LOCAL)

@@ -57,6 +57,9 @@ def test_each_field_does_what_it_says():
     np.testing.assert_allclose(moved(made(clip=length / 4)), plain / 4, rtol=1e-4)
     np.testing.assert_allclose(moved(made(attack="sign_flip", attackers=0.25, strength=2.0)), plain / 4, rtol=1e-4)
     np.testing.assert_allclose(moved(made(attack="scaling", attackers=0.5, strength=3.0)), 2 * plain, rtol=1e-4)
+    np.testing.assert_allclose(moved(made(attack="alie", attackers=0.5, strength=3.0)), plain, rtol=1e-4)
+    agreed = made(attack="inner_product", attackers=0.25, strength=3.0, clip=10 * length)
+    np.testing.assert_allclose(moved(agreed), 0 * plain, atol=1e-6)
     defended = made(attack="scaling", attackers=0.25, strength=9.0, reduce="median")
     np.testing.assert_allclose(moved(defended), plain, rtol=1e-4)
     assert defended.reduce is median

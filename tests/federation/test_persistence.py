@@ -40,6 +40,7 @@ def same(a: Any, b: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_who_does_not_reply_keeps_its_states_and_a_resumed_run_and_host_memory_have_the_same_bits(tmp_path: Path):
     run = Simulation(TASK, RECIPE.make, federation(), cohort=_half)

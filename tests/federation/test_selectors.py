@@ -113,6 +113,7 @@ CHOSEN = sampling.power_of_choice(2, candidates=5)
 HYPER = recipe_of("fedprox").hyper
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_host_memory_fetches_after_it_has_observed():
     """States on the device and in host memory: the same cohorts, losses and models, over more rounds than one call."""

@@ -19,7 +19,8 @@ from pfljax.data import FederatedData
 from pfljax.engine import accounting, programs
 from pfljax.federation import wrappers
 from pfljax.federation.reduce import geometric_median, krum, mean, median, trimmed, uniform
-from pfljax.federation.wrappers import attacked, clipped, compressed, noised, reduced_by
+from pfljax.federation.wrappers import attacked, clipped, colluding, compressed, noised, reduced_by
+from pfljax.federation.wrappers.attacks import Attack
 from pfljax.learning import local, plans
 from pfljax.types import Algorithm, Array, ClientData, Cohort, Reduce, Reply, Tree
 from tests.algorithms.test_contract import KEY, same
@@ -70,7 +71,8 @@ def wrapped(algorithm: Algorithm, values: dict[str, Any], feedback: bool) -> Alg
     algorithm = compressed(algorithm, wrappers.top_k(1.0), feedback=feedback)
     attackers = wrappers.some(CLIENTS, values["share"])
     algorithm = attacked(algorithm, attackers, wrappers.sign_flip(values["scale"]))
-    return even(noised(algorithm, values["noise"], values["clip"], at=place))
+    algorithm = noised(algorithm, values["noise"], values["clip"], at=place)
+    return even(colluding(algorithm, attackers, wrappers.inner_product(values["scale"])))
 
 
 def exchange(algorithm: Algorithm, data: FederatedData) -> tuple[Tree, Tree, Tree]:
@@ -140,7 +142,7 @@ def test_wrappers_without_effect_are_not_there_and_one_program_serves_all_values
         return exchange(even(algorithm), data), exchange(wrapped(algorithm, values, feedback), data)
 
     nothing = {"share": 0.0, "scale": 1.0, "noise": 0.0, "clip": 1e9}
-    plain, (server, kept, uploads) = both(nothing, data)
+    plain, (server, kept, (_, uploads)) = both(nothing, data)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)  # noqa: E731
     jax.tree.map(close, plain[0], server)
     jax.tree.map(close, plain[2], uploads)
@@ -150,7 +152,7 @@ def test_wrappers_without_effect_are_not_there_and_one_program_serves_all_values
 
     longest = lengths(plain[2]).max()
     clip = 0.25 * longest if longest else 1.0
-    _, (moved, kept, uploads) = both({"share": 0.5, "scale": 2.0, "noise": 0.1, "clip": clip}, data)
+    _, (moved, kept, (_, uploads)) = both({"share": 0.5, "scale": 2.0, "noise": 0.1, "clip": clip}, data)
     differs = jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), server, moved))
     assert any(differs) == (name != "local_only")
     jax.tree.map(close, plain[1], kept.client if feedback else kept)
@@ -160,7 +162,7 @@ def test_wrappers_without_effect_are_not_there_and_one_program_serves_all_values
     same(stats(plain[2]), stats(uploads))
 
 
-STACKS: list[tuple[wrappers.Compressor, Any, Reduce]] = [
+STACKS: list[tuple[wrappers.Compressor, Attack, Reduce]] = [
     (wrappers.top_k(0.1), wrappers.sign_flip(), median),
     (wrappers.random_k(0.1), wrappers.scaling(), trimmed(0.2)),
     (wrappers.sign(), wrappers.gaussian(), krum(1)),
@@ -179,7 +181,8 @@ def test_every_compressor_attack_and_reduction_fits_every_method(name: str):
         feedback = compressor.contracts and not unlike(algorithm)
         made = compressed(algorithm, compressor, feedback=feedback)
         made = clipped(attacked(made, wrappers.some(CLIENTS, 0.5), attack), 1.0)
-        server, kept, uploads = _shapes(made if apart(algorithm) else reduced_by(made, reduction))
+        made = colluding(made, wrappers.some(CLIENTS, 0.5), wrappers.alie())
+        server, kept, (_, uploads) = _shapes(made if apart(algorithm) else reduced_by(made, reduction))
         assert (server, kept.client if feedback else kept, uploads) == plain
         received, sent = accounting.wire_bytes(made, data)
         assert received == down

@@ -19,7 +19,7 @@ FLOORS = [
     ["algorithms", "results"],
     ["engine"],
     ["experiment"],
-    ["benchmark", "quadratics", "cli", "__init__", "__main__"],
+    ["benchmark", "reproduce", "quadratics", "cli", "__init__", "__main__"],
 ]
 """The rooms, and the language that they are written in, from the ground up."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

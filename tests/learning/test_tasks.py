@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import sklearn.metrics as skl
 
+import pfljax as pfl
 from pfljax import algorithms, models
 from pfljax.data import federate, from_arrays, from_clients, partition
 from pfljax.engine.runs import simulate
-from pfljax.learning import local, plans, tasks
+from pfljax.learning import local, metrics, plans, tasks
 from pfljax.types import Batch, Metric, Model, Params
 
 KEY = jax.random.key(0)
@@ -274,3 +276,111 @@ def test_a_run_with_ignored_labels_scores_the_others():
     scores = simulate(task, algorithm, data, rounds=1).scores
     np.testing.assert_array_equal(scores["global", "test", "accuracy"], [[1.0, 1.0]])
     np.testing.assert_allclose(scores["global", "test", "loss"], np.log1p(np.exp(-2.0)), rtol=1e-6)
+
+
+def binary(z, y):
+    return np.logaddexp(0, z) - y * z
+
+
+MANY = np.array([[2.0, -1.0, 0.3], [-0.5, 0.4, 1.0], [0.2, -2.0, -0.1], [1.5, 1.0, -3.0]])
+HOLD = np.array([[1, 0, 0], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+
+
+def test_multilabel_is_the_mean_of_logistic_losses():
+    task = tasks.multilabel(fixed(MANY), metrics=(*metrics.MULTILABEL,))
+    batch = Batch(jnp.zeros((4, 1)), jnp.asarray(HOLD, jnp.uint8), jnp.array([1.0, 1, 1, 0]))
+    np.testing.assert_allclose(task.loss(task.init(KEY), batch, KEY)[0], binary(MANY, HOLD)[:3].mean(), rtol=1e-6)
+    z, y, said = MANY[:3], HOLD[:3], MANY[:3] > 0
+    expected = {
+        "accuracy": (said == y).mean(), "loss": binary(z, y).mean(), "exact_accuracy": (said == y).all(axis=1).mean(),
+        "micro_f1": skl.f1_score(y, said, average="micro"), "macro_f1": skl.f1_score(y, said, average="macro"),
+        "auc": skl.roc_auc_score(y, z, average="macro"),
+    }  # fmt: skip
+    mask = np.repeat([[1], [1], [1], [0]], 3, axis=1)
+    said = dict(zip(expected, scored(task, MANY, HOLD, mask), strict=True))
+    assert said == pytest.approx(expected, rel=1e-6)
+
+
+def test_one_label_is_logistic_regression():
+    """The same loss as two classes whose first logit is 0, from one logit [B, 1] and labels [B]."""
+    y = jnp.array([1, 0, 1, 1])
+    one, two = (
+        tasks.multilabel(fixed(MANY[:, :1])),
+        tasks.classification(fixed(np.stack([0 * MANY[:, 0], MANY[:, 0]], 1))),
+    )
+    losses = [task.loss(task.init(KEY), Batch(y, y, jnp.ones(4)), KEY)[0] for task in (one, two)]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    np.testing.assert_allclose(
+        *(scored(task, task.init(KEY).trainable, y, np.ones(4)) for task in (one, two)), rtol=1e-6
+    )
+
+
+def test_ordinal_counts_the_thresholds_that_are_passed():
+    grades = np.array([0, 3, 1, 2])
+    task = tasks.ordinal(fixed(MANY))
+    batch = Batch(jnp.zeros((4, 1)), jnp.asarray(grades, jnp.uint8), jnp.array([1.0, 1, 0, 1]))
+    each = sum(binary(MANY[:, k], grades > k) for k in range(3))
+    np.testing.assert_allclose(task.loss(task.init(KEY), batch, KEY)[0], each[[0, 1, 3]].mean(), rtol=1e-6)
+    assert scored(task, MANY, grades, np.ones(4)) == pytest.approx([0.5, (2 + 1) / 4, each.mean()], rel=1e-6)
+
+
+def test_weights_and_prior_of_classes():
+    y, weights, prior = np.array([0, 2, 2]), (2.0, 1.0, 0.5), (0.2, 0.0, 0.8)
+    batch = Batch(jnp.zeros((3, 1)), jnp.asarray(y), jnp.ones(3))
+    weighted, shifted = (
+        tasks.classification(fixed(LOGITS), weights=weights),
+        tasks.classification(fixed(LOGITS), prior=prior),
+    )
+    plain = cross_entropy(LOGITS, y, 0)
+    expected = np.mean(np.take(weights, y) * plain)
+    np.testing.assert_allclose(weighted.loss(weighted.init(KEY), batch, KEY)[0], expected, rtol=1e-6)
+    odds = np.exp(LOGITS) * prior
+    expected = -np.log(odds[np.arange(3), y] / odds.sum(1)).mean()
+    np.testing.assert_allclose(shifted.loss(shifted.init(KEY), batch, KEY)[0], expected, rtol=1e-6)
+    for task in (weighted, shifted):  # what is measured favours no class
+        np.testing.assert_allclose(scored(task, LOGITS, y, np.ones(3))[1], plain.mean(), rtol=1e-6)
+    data = from_clients([([[0.0]] * 4, [0, 2, 2, 2]), ([[0.0]], [0])], [([[0.0]], [1])] * 2, num_classes=3)
+    assert tasks.shares(data) == pytest.approx((0.4, 0.0, 0.6))
+    assert tasks.balanced(data) == pytest.approx((1 / 1.2, 0.0, 1 / 1.8))
+
+
+TEXTS = ((np.random.default_rng(0).integers(0, 5, (40, 1)) + np.arange(6)) % 5).astype(np.int32)
+ROWS = np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
+LEARNED = {
+    "multilabel": (ROWS, (ROWS[:, :3] > 0).astype(int), "mlp", {"task": {"name": "multilabel"}}, (4, 3)),
+    "ordinal": (ROWS, np.digitize(ROWS[:, 0], [-0.5, 0.5]), "mlp", {"task": {"name": "ordinal"}}, (4, 2)),
+    "next token": (TEXTS[:, :-1], TEXTS[:, 1:], {"name": "gru", "vocabulary": 5, "each": True, "hidden": 4},
+                   {"task": {"label_smoothing": 0.1}}, (4, 5, 5)),
+    "implicit": (ROWS, (ROWS[:, 0] > 0).astype(int), "logistic", {"task": {"name": "multilabel"}}, (4, 1)),
+    "balanced": (ROWS, (ROWS[:, 0] > 1).astype(int), "logistic", {"task": {"balanced": "softmax"}}, (4, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_tasks_by_name(name):
+    """Each is learned a little, by a model whose outputs fit."""
+    x, y, model, sections, shape = LEARNED[name]
+    data = federate(from_arrays(x, y), partition.iid(2), test=0.25)
+    result = pfl.simulate(data, model, "fedavg", rounds=3, local={"lr": 0.3, "epochs": 5}, **sections)
+    assert result.models["0"].predict(x[:4]).shape == shape  # pyright: ignore
+    losses = result.scores["global", "test", "loss"].mean(axis=1)
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+
+
+def test_tasks_that_cannot_be_meant():
+    data = federate(from_arrays(ROWS, np.arange(40) % 3), partition.iid(2), test=0.25)
+    targets = federate(from_arrays(ROWS, ROWS[:, 0]), partition.iid(2), test=0.25)
+    for given, sections, message in (
+        (data, {"task": {"name": "multilabel"}}, "labels from 0 to 2: multilabel needs 0 and 1"),
+        (targets, {"task": {"name": "ordinal"}}, "has targets, not classes, for ordinal"),
+        (targets, {"task": {"label_smoothing": 0.1}}, "is for classes, and .* has targets"),
+        (data, {"task": {"name": "multilable"}}, "did you mean 'multilabel'"),
+        (data, {"task": {"name": "ordinal", "balanced": "weights"}}, "balanced='weights' is for name='auto'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pfl.simulate(given, "mlp", "fedavg", rounds=1, **sections)
+    with pytest.raises(ValueError, match="fedlc counts classes, which ordinal has none of"):
+        pfl.simulate(data, "mlp", "fedlc", rounds=1, task={"name": "ordinal"})
+    with pytest.raises(ValueError, match="weights are 2 and the model has 3 outputs"):
+        tasks.check(tasks.classification(models.logistic((4,), 3), weights=(1.0, 2.0)), data)

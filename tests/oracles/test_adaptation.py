@@ -135,6 +135,7 @@ def test_alignment_against_a_loop() -> None:
         play.assert_trees_close(own, descended(w, gradient, rows))
 
 
+@pytest.mark.slow
 def test_without_its_term_each_is_fine_tuning() -> None:
     data = network.data().with_public(SHOWN)
     _, plain = trained(algorithms.fedavg_finetuned(TASK, SOLVE, TUNE), data)

@@ -71,6 +71,7 @@ def test_against_a_loop(isotropic):
         play.assert_trees_close(row, expected)
 
 
+@pytest.mark.slow
 def test_rates_that_are_held_are_those_of_fedavg():
     run = network.train(algorithms.aruba(TASK, network.plan(), ADAPT, lr=LR, zeta=1e6))
     fedavg = network.train(algorithms.fedavg(TASK, local.descent(optax.sgd(LR), network.plan())))

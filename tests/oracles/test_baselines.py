@@ -151,6 +151,7 @@ def test_server_optimizers_to_the_letter(name):
         factory(TASK, solver(), form="adam")
 
 
+@pytest.mark.slow
 def test_momentum_of_the_server_may_weigh_clients_equally():
     run = play.play(TASK, reduced_by(algorithms.fedavgm(TASK, solver()), uniform(mean)), q.data())
     close(run.state.server.params.trainable["w"], (0.0057559375, 0.354506666667))

@@ -89,6 +89,7 @@ def test_autoencoder_communities_and_models_against_loops():
     )
 
 
+@pytest.mark.slow
 def test_one_community_is_fedavg():
     """The models of FedAvg, whose rounds begin after the warm-up; noise moves the autoencoder alone."""
     solve = local.descent(optax.sgd(network.LR), network.plan())

@@ -82,6 +82,7 @@ def test_against_a_loop(cohort: int | None) -> None:
     assert rested >= 5, "nobody rested"
 
 
+@pytest.mark.slow
 def test_who_never_stops_to_train_is_fedavg() -> None:
     solve = local.descent(optax.sgd(network.LR), network.plan())
     build = algorithms.cda_fedavg(network.task(), solve, training_rounds=9, signal="error", detector="ddm")

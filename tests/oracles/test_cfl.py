@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from pfljax import algorithms
+from pfljax.data import from_clients
 from pfljax.learning import local, plans
 from tests.oracles import groups, play
 from tests.oracles import quadratics as q
@@ -41,9 +42,11 @@ def halves(moves: np.ndarray, members: list[int]) -> tuple[list[int], float]:
 
 
 def cfl(cohorts: list[list[int]], *, eps1: float, eps2: float, gamma: float, clusters: int, warm_up: int, floor: int):
-    """The algorithm as loops: models [K, d], clusters [N], and how many splits each rule forbade."""
+    """The algorithm as loops: models [K, d], clusters [N], the tree, and how many splits each rule forbade."""
     models, assigned, active = np.tile(groups.START, (clusters, 1)), np.zeros(COUNT, int), 1
     moves, heard, forbidden = np.zeros((COUNT, groups.DIM)), set(), {"gamma": 0, "floor": 0, "unheard": 0}
+    tree: dict[int, Any] = {}  # from each leaf on that was once a node: its model and its two parts
+    leaf, nodes = {0: 0}, 1  # the leaf of each cluster
     for t, cohort in enumerate(cohorts):
         results = {i: groups.trained(models[assigned[i]], i) for i in cohort}
         for i in cohort:
@@ -63,15 +66,29 @@ def cfl(cohorts: list[list[int]], *, eps1: float, eps2: float, gamma: float, clu
                 forbidden["floor"] += not large
                 forbidden["gamma"] += large and not steep
                 if large and steep:
+                    first = [i for i in members if i not in second]
+                    sides = [(nodes + side, moves[part].copy()) for side, part in enumerate((first, second))]
+                    tree[leaf[k]] = models[k].copy(), sides
+                    leaf[k], leaf[active], nodes = nodes, nodes + 1, nodes + 2
                     models[active], assigned[second], active = models[k], active, active + 1
         for k in range(active):
             mine = [results[i] for i in cohort if assigned[i] == k]
             models[k] = np.mean(mine, axis=0) if mine else models[k]
-    return models, assigned, active, forbidden
+    return models, assigned, active, (tree, {node: k for k, node in leaf.items()}), forbidden
+
+
+def walked(tree: dict[int, Any], leaves: dict[int, int], client: int) -> int:
+    """The cluster to which a newcomer gets from the root, always to the part with the most similar update."""
+    node = 0
+    while node in tree:
+        w, sides = tree[node]
+        own = groups.trained(w, client) - w
+        node = max(sides, key=lambda side: max(own @ move / norm(own) / norm(move) for move in side[1]))[0]
+    return leaves[node]
 
 
 def test_splits_against_loops():
-    """Cohorts, the best partitions in two, each rule for a split; without rest it is FedAvg with equal weights."""
+    """Cohorts, the best partitions in two, each rule for a split, newcomers; without rest it is FedAvg uniformly."""
     seen = {"gamma": 0, "floor": 0, "unheard": 0}
     for (warm_up, floor), (eps1, eps2, gamma), expected in [
         ((1, 1), (9.0, 0.1, 0.0), 4),
@@ -83,15 +100,34 @@ def test_splits_against_loops():
         hyper: dict[str, Any] = {"eps1": eps1, "eps2": eps2, "gamma": gamma}
         build = partial(algorithms.cfl, groups.task(), groups.solver(), **static)
         run = play.play(groups.task(), build, groups.data(), 6, cohort=groups.COHORT, **hyper)
-        models, assigned, active, forbidden = cfl(run.cohorts, **static, **hyper)
+        models, assigned, active, tree, forbidden = cfl(run.cohorts, **static, **hyper)
         assert active == expected
         seen = {rule: seen[rule] + count for rule, count in forbidden.items()}
         np.testing.assert_array_equal(run.state.server.assigned, assigned)
         close(run.state.server.models.trainable["w"][:active], models[:active])
         close(run.personalized().trainable["w"], models[assigned])
         newcomer = run.simulation.model(run.state, jax.random.key(0), COUNT, **hyper)
-        close(newcomer.trainable["w"], models[groups.closest_by_loss(models[:active], COUNT)])
+        close(newcomer.trainable["w"], models[walked(*tree, COUNT)])
     assert all(seen.values()), seen
+
+
+def test_newcomers_walk_to_where_they_would_have_trained():
+    """One like a client has its update at every split; by the loss it may end elsewhere."""
+    rows = zip(groups.MATRICES[:COUNT], groups.CENTERS[:COUNT], groups.SIZES[:COUNT], strict=True)
+    held = [({"A": np.repeat(a[None], n, 0), "c": np.repeat(c[None], n, 0)}, np.zeros(n)) for a, c, n in rows]
+    hyper: dict[str, Any] = {"clusters": 4, "warm_up": 1, "eps1": 9.0, "eps2": 0.1}
+    methods = [algorithms.cfl(groups.task(), groups.solver(), newcomers=how, **hyper) for how in ("walk", "loss")]
+    walk, loss = (play.play(groups.task(), method, from_clients([*held, *held], unseen=COUNT), 4) for method in methods)
+    assigned, models = walk.state.server.assigned, walk.state.server.models.trainable["w"]
+    assert len(np.unique(assigned)) == 4
+
+    def deployed(run: play.Played) -> list[np.ndarray]:
+        every = (run.simulation.model(run.state, jax.random.key(0), COUNT + i) for i in range(COUNT))
+        return [np.asarray(model.trainable["w"]) for model in every]
+
+    close(deployed(walk), models[assigned])
+    close(loss.state.server.models.trainable["w"], models)
+    close(deployed(loss), [models[groups.closest_by_loss(models, i)] for i in range(COUNT)])
 
 
 @pytest.mark.parametrize("linkage", ["optimal", "complete"])

@@ -178,6 +178,7 @@ def test_hypcluster_against_loops():
 # Clusters by context
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_one_cluster_is_fedavg_bit_for_bit():
     solve = local.descent(optax.sgd(network.LR), network.plan())

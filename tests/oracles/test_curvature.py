@@ -32,6 +32,7 @@ def information(f: reference.Federation, w: reference.Tree, rows: reference.Rows
     return {name: np.mean([g[name] ** 2 for g in each], axis=0) for name in w}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [algorithms.fedcurv, algorithms.fedcl])
 def test_without_a_pull_they_are_fedavg(make: Callable[..., Any]):
     method = reduced_by(make(TASK, SOLVE, lam=0.0), uniform(mean))
@@ -104,6 +105,7 @@ def test_fedcurv_of_one_client_has_nobody_to_be_pulled_by():
     play.assert_trees_close(curv.trainable, fedavg.trainable)
 
 
+@pytest.mark.slow
 def test_fedcl_where_all_numbers_matter_alike_is_fedprox():
     def alike(state):
         ones = {name: jnp.ones_like(leaf) for name, leaf in state.server.importance.items()}

@@ -70,6 +70,7 @@ def test_the_pull_that_validates_best():
         play.assert_trees_close(row, expected)
 
 
+@pytest.mark.slow
 def test_a_single_candidate_is_ditto():
     one = play.play(TASK, algorithms.ditto_validated(TASK, SOLVE, SOLVE, lams=(0.5,)), validated(), 2, cohort=3)
     ditto = network.train(algorithms.ditto(TASK, SOLVE, SOLVE, lam=0.5), rounds=2)

@@ -26,6 +26,7 @@ from pfljax.types import Algorithm, Draw, Model, Params, Reduce, Sampler, State,
 from tests.oracles import quadratics as q
 from tests.oracles.numpy_reference import close
 from tests.oracles.test_sharing import measuring
+from tests.zoo import FIRSTS, slow_but_for
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -287,7 +288,7 @@ LONELY = [
 ]
 
 
-@pytest.mark.parametrize("name", LONELY)
+@pytest.mark.parametrize("name", slow_but_for(FIRSTS, LONELY))
 def test_a_single_client_of_a_single_example_finds_its_own_center(name: str):
     """Nobody else pulls, so whatever the method does, the client's own optimum is where it ends."""
     task, data = quadratics.problem(body=[2.0], head=[-3.0])

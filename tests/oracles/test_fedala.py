@@ -110,6 +110,7 @@ def test_weights_and_mixtures_as_published():
     close(first.trainable["w"], theta)
 
 
+@pytest.mark.slow
 def test_weights_that_rest_are_fedavg_or_local_only():
     """At 1 nothing is kept of the own model, at 0 everywhere nothing is taken of the server's."""
     run, f = network.train(fedala(weight_lr=0.0)), network.federation()

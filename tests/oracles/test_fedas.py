@@ -56,6 +56,7 @@ def test_against_a_loop() -> None:
         play.assert_trees_close(kept, expected)
 
 
+@pytest.mark.slow
 def test_one_client_that_aligns_nothing_is_fedper() -> None:
     """Weights do not matter when only one client replies; the head is its own, and the body is received."""
     fedper = reduced_by(algorithms.fedper(TASK, SOLVE, HEAD, init="common"), uniform(mean))

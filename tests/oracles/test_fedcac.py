@@ -89,6 +89,7 @@ def test_overlaps_as_published():
     close(server.overlap, [[-1, 0.5, 0.0], [0.5, -1, 0.5], [0.0, 0.5, -1]])
 
 
+@pytest.mark.slow
 def test_nothing_critical_is_fedavg_and_everything_with_equal_weights():
     """All masks are equal then, so everybody collaborates with all, however small beta is."""
     fedavg = algorithms.fedavg(TASK, solver())

@@ -54,6 +54,7 @@ def test_feddf_against_loops(by_n):
     play.assert_trees_close(server(run), w, 1e-10)
 
 
+@pytest.mark.slow
 def test_without_steps_it_is_fedavg():
     fedavg = algorithms.fedavg(network.task(), local.descent(optax.sgd(network.LR), network.plan()))
     play.assert_trees_close(server(played(method(distil_steps=0))), server(played(fedavg)), 1e-15)

@@ -35,6 +35,7 @@ def test_published_numbers():
         reference.close(run.state.server.params.trainable["w"], expected)
 
 
+@pytest.mark.slow
 def test_the_first_round_is_twice_that_of_fedprox():
     """g = 0, so the loss is FedProx's; all clients reply, so h is the mean upload, and it moves w a second time."""
     solve = local.descent(optax.sgd(network.LR, 0.5), network.plan())

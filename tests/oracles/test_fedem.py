@@ -62,6 +62,7 @@ def test_fedem_against_loops():
         close(np.exp(algorithm.predict(row(deployed, i), X)), np.tensordot(pi[i], shares, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_one_model_is_fedavg_bit_for_bit():
     run, fedavg = played(method(components=1)), played(algorithms.fedavg(TASK, solver()))
@@ -94,6 +95,7 @@ def test_published_numbers():
     close(algorithm.client_update(models, pi, data.client(0), KEY).client, expected)
 
 
+@pytest.mark.slow
 def test_models_start_apart_and_equal_ones_stay_equal():
     run = played(method(), rounds=1)
     first, second, third = each(run.start.server.params)

@@ -94,6 +94,7 @@ def test_fedfomo_against_loops():
     assert len({tuple(map(tuple, drawn)) for drawn in candidates}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_without_validation_examples_it_is_local_training_bit_for_bit():
     solve = local.descent(optax.sgd(network.LR), network.plan())
@@ -120,6 +121,7 @@ def test_who_is_served_by_nobody_stays():
     assert state.server.affinity[0, 3] == state.server.affinity[3, 0] == 0
 
 
+@pytest.mark.slow
 def test_the_model_of_a_diverged_client_leaves_no_trace():
     table = np.vstack([TABLE, np.full((1, 2), np.nan)])
     state = play.play(TASK, method(), four(), begin=from_table(table)).state

@@ -81,6 +81,7 @@ def test_against_a_loop(form, inner_steps):
         play.assert_trees_close(row, steps(f, w, alpha, f.everything[i], inner_steps)[-1], 1e-10)
 
 
+@pytest.mark.slow
 def test_without_inner_steps_it_is_a_gradient_step_on_the_queries():
     """All examples are query where all are support."""
     meta = algorithms.fedmeta(TASK, WHOLE, alpha=0.0, server_lr=0.05, form="maml", support=1.0)
@@ -90,6 +91,7 @@ def test_without_inner_steps_it_is_a_gradient_step_on_the_queries():
     play.assert_trees_close(w["w"], expected, 1e-10)
 
 
+@pytest.mark.slow
 def test_step_sizes_that_have_not_moved_are_those_of_maml():
     methods = (algorithms.fedmeta(TASK, WHOLE, alpha=ALPHA, form=form) for form in ("maml", "meta_sgd"))
     maml, meta_sgd = (network.train(method, rounds=1).state.server.params.trainable["w"] for method in methods)

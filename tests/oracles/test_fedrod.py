@@ -104,6 +104,7 @@ BALANCED: dict[str, tuple[Callable[[], Any], Callable[[], FederatedData]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BALANCED)
 def test_balanced_clients_share_the_model_of_fedavg(case):
     make, data = BALANCED[case]
@@ -112,6 +113,7 @@ def test_balanced_clients_share_the_model_of_fedavg(case):
     play.assert_trees_close(network.flat(found.get("generic", found)), network.flat(fedavg))
 
 
+@pytest.mark.slow
 def test_personal_heads_do_not_touch_what_is_shared():
     """Bit for bit, however they move; those that stay at 0 add nothing."""
     still: Any = algorithms.fedrod(TASK, solver(0.0), MODEL, head_init="zeros")

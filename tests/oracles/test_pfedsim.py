@@ -91,6 +91,7 @@ def test_weights_as_published():
     close(newcomer["b2"], (4.5, 5.5, 6.5))
 
 
+@pytest.mark.slow
 def test_the_warmup_is_fedavg():
     solve = local.descent(optax.sgd(network.LR), network.plan())
     run, fedavg = network.train(method(warmup=9)), network.train(algorithms.fedavg(TASK, solve))
@@ -98,6 +99,7 @@ def test_the_warmup_is_fedavg():
         play.assert_trees_close(mine, expected)
 
 
+@pytest.mark.slow
 def test_who_never_meets_trains_alone():
     """Cohorts of one: no pair is ever seen, so bodies are mixed with none."""
     solve = local.descent(optax.sgd(network.LR), network.plan())

@@ -154,6 +154,7 @@ def test_the_constants_of_elastic_aggregation() -> None:
     close(list(after.params.trainable.values()), (0.916666666667, 0.833333333333))
 
 
+@pytest.mark.slow
 def test_where_each_is_fedavg() -> None:
     """No correlations; as sensitive everywhere, so that all examples count; margins of no strength."""
     _, plain = trained(algorithms.fedavg(TASK, SOLVE))

@@ -109,6 +109,7 @@ def test_before_models_are_mixed_it_is_fedavg():
         play.assert_trees_close(network.flat(deployed), w)
 
 
+@pytest.mark.slow
 def test_validation_chooses_the_share():
     """Each client validates on what it trains on, where a share of its own model helps; without examples it is 0."""
     data = network.data()

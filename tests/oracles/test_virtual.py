@@ -111,6 +111,7 @@ def test_the_exact_posterior_of_gaussian_clients(cohort):
     close(run.state.server.trainable.precision["w"], (5.5, 5.0), 0.3)
 
 
+@pytest.mark.slow
 def test_points_of_their_own_are_local_training():
     """No width to speak of, nothing shared, no price for what the own weights know."""
     build = algorithms.virtual(TASK, solver(), masks.everything, prior=1e20, beta=0.0)

@@ -13,7 +13,7 @@ import pytest
 from pfljax import algorithms, masks, quadratics
 from pfljax.federation import wrappers
 from pfljax.federation.reduce import geometric_median, krum, mean, median, trimmed, uniform
-from pfljax.federation.wrappers import attacked, clipped, compressed, noised, reduced_by
+from pfljax.federation.wrappers import attacked, clipped, colluding, compressed, noised, reduced_by
 from pfljax.learning import local, plans
 from pfljax.types import Algorithm, Params, Reduce, Reply
 from tests.oracles import play
@@ -118,6 +118,33 @@ def test_robust_reductions_stay_with_the_honest_where_the_mean_leaves(reduction:
     assert HONEST.min() <= reached <= HONEST.max()
     if end is not None:
         np.testing.assert_allclose(reached, end, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["alie", "inner_product"])
+def test_those_who_collude_send_what_the_paper_says_of_the_uploads_of_the_round(kind: str):
+    """A loop in NumPy: of each cohort the attackers in it (or the honest) make one upload, which each of them sends."""
+    centers = np.random.default_rng(1).normal(3.0, 2.0, (7, 2))
+    algorithm, task, data = fedavg(centers)
+    collusion = {"alie": wrappers.alie(0.8), "inner_product": wrappers.inner_product(0.4)}[kind]
+    bad = colluding(algorithm, lambda id: id >= 4, collusion)
+    played = play.play(task, bad, data, 6, cohort=5)
+    w = np.zeros(2)
+    for ids in map(np.asarray, played.cohorts):
+        uploads, attack = LR * (w - centers[ids]), ids >= 4
+        theirs = uploads[attack]
+        sent = theirs.mean(0) - 0.8 * theirs.std(0) if kind == "alie" else -0.4 * uploads[~attack].mean(0)
+        w = w - np.where(attack[:, None], sent, uploads).mean(0)
+    np.testing.assert_allclose(played.state.server.params.trainable["w"], w, rtol=1e-9)
+
+
+def test_attackers_do_not_see_those_who_are_not_heard():
+    """Of the attackers at 1, 3 and 90 and the honest at 5 and 70 those of weight 0 count for nothing."""
+    attacks, uploads = jnp.array([True, True, True, False, False]), jnp.array([1.0, 3.0, 90.0, 5.0, 70.0])
+    weights = jnp.array([1.0, 1.0, 0.0, 1.0, 0.0])
+    algorithm, _, _ = fedavg(np.zeros(5))
+    for collusion, sent in ((wrappers.alie(1.0), 1.0), (wrappers.inner_product(2.0), -10.0)):
+        reduce = colluding(algorithm, lambda id: id < 3, collusion).reduce
+        np.testing.assert_allclose(reduce.lower((attacks, uploads), weights), (2 * sent + 5) / 3)
 
 
 def test_attackers_are_the_same_in_every_round_and_send_what_they_should():

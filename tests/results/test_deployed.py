@@ -95,7 +95,7 @@ def test_a_saved_model_is_used_without_this_package(tmp_path: Path):
         model.save(tmp_path / "west")
 
 
-@pytest.mark.parametrize("method", ["knn_per", "fedrod"])
+@pytest.mark.parametrize("method", [pytest.param("knn_per", marks=pytest.mark.slow), "fedrod"])
 def test_what_is_no_single_model_predicts_and_is_saved(method: str, tmp_path: Path):
     """Scores are those of the method's own predict, of an unseen client too; a saved one is its fields by name."""
     draw = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_what_is_no_single_model_predicts_and_is_saved(method: str, tmp_path: Pa
     np.testing.assert_allclose(again, model.predict(x[:4]), rtol=1e-6)
 
 
-def test_a_finished_run_in_a_folder_gives_its_models_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_finished_run_gives_its_models_and_its_state_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = experiment.from_config_dict(
         {"data": {"name": "synthetic", "partition": {"name": "natural"}, "unseen": 0.1}, "model": {"name": "logistic"},
          "algorithm": {"name": "ditto"}, "run": {"rounds": 2}}
@@ -136,6 +136,8 @@ def test_a_finished_run_in_a_folder_gives_its_models_again(tmp_path: Path, capsy
     assert list(again.models) == list(first.models) == list(again.names)
     for client in (0, len(first.models) - 1):
         jax.tree.map(np.testing.assert_array_equal, again.models[client].params, first.models[client].params)
+    assert first.state is not None
+    jax.tree.map(np.testing.assert_array_equal, again.state, first.state)
     command = ["export", str(tmp_path / "run"), f"--out={tmp_path / 'models'}", "--client=3", "--client=5"]
     assert cli.main(command) == 0
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["3", "5"]

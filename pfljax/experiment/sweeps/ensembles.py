@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from pfljax import experiment
+from flax import linen as nn
+
 from pfljax.data import FederatedData
 from pfljax.engine import ensemble
 from pfljax.engine.course import Diverged
 from pfljax.engine.ensemble import Ensemble
+from pfljax.experiment.build import load_data, prepare
 from pfljax.experiment.config import DataConfig
 from pfljax.experiment.sweeps.points import Point, by_group, hyper_point
 from pfljax.results.result import Result
+from pfljax.types import Model
 
 
 def _configured(outcome: Result | Diverged, point: Point) -> Result | Diverged:
@@ -29,15 +33,22 @@ class Ensembles:
 
     Args:
       groups: how many are kept. A kept group compiles nothing when more of its points come.
+      data: the federation of all points, if it is at hand already.
+      model: see `experiment.prepare`.
 
     Raises:
       ValueError: if `groups` is below 1.
     """
 
-    def __init__(self, groups: int = 1):
+    def __init__(
+        self,
+        groups: int = 1,
+        data: FederatedData | None = None,
+        model: nn.Module | Model | Mapping[str, Any] | None = None,
+    ):
         if groups < 1:
             raise ValueError(f"groups={groups}: it must be at least 1")
-        self._groups = groups
+        self._groups, self._data, self._model = groups, data, model
         self._kept: OrderedDict[tuple[str, int | None], Ensemble] = OrderedDict()
         self._loaded: tuple[DataConfig | None, FederatedData] | None = None
 
@@ -66,9 +77,10 @@ class Ensembles:
 
     def _made(self, point: Point, at_once: int | None) -> Ensemble:
         config = point.config
-        if self._loaded is None or self._loaded[0] != config.data:
-            self._loaded = config.data, experiment.load_data(config.data)
-        prepared = experiment.prepare(config, self._loaded[1])
+        if self._data is None and (self._loaded is None or self._loaded[0] != config.data):
+            self._loaded = config.data, load_data(config.data)
+        data = self._loaded[1] if self._data is None and self._loaded else self._data
+        prepared = prepare(config, data, self._model)
         if config.run.select == "best_validation" and not prepared.data.sizes("validation").any():
             raise ValueError("run.select='best_validation': no client has validation examples; set data.validation=0.2")
         if config.run.store == "host":

@@ -186,7 +186,8 @@ class Sweep(Shown):
         settings: dict[str, list[Point]] = {}
         for point in self.points:
             content = point.config.to_dict()
-            del content["run"]["seed"], content["data"]["seed"]
+            for section in filter(content.get, ("run", "data")):
+                content[section].pop("seed")
             settings.setdefault(digest(content), []).append(point)
         return list(settings.values())
 

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from pfljax import experiment
 from pfljax.engine import ensemble
 from pfljax.engine.site import Hyper
-from pfljax.experiment.config import Config
+from pfljax.experiment.build import hyperparameters
+from pfljax.experiment.changes import overridden
+from pfljax.experiment.config import Config, from_config_dict
 from pfljax.experiment.sweeps import spaces
 from pfljax.experiment.sweeps.spaces import Setting, Space
 from pfljax.learning import schedules
@@ -79,7 +80,7 @@ def plain_values(config: Config | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(config, Config):
         return config.to_dict()
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-    experiment.from_config_dict(values)
+    from_config_dict(values)
     return spaces.plain(values)
 
 
@@ -114,9 +115,9 @@ def digest(content: Any) -> str:
 
 def _point(values: dict[str, Any], setting: Setting) -> Point:
     try:
-        config = experiment.from_config_dict(experiment.overridden(values, setting)).resolved()
+        config = from_config_dict(overridden(values, setting)).resolved()
         content = config.to_dict()
-        static = _static(content, experiment.hyperparameters(config))
+        static = _static(content, hyperparameters(config))
         return Point(digest(content), digest(static), setting, config)
     except ValueError as error:
         raise ValueError(f"point {spaces.spell(setting)}: {error}") from error
@@ -124,7 +125,7 @@ def _point(values: dict[str, Any], setting: Setting) -> Point:
 
 def hyper_point(point: Point) -> ensemble.Point:
     """What the engine needs to know of a point."""
-    return ensemble.Point(point.config.run.seed, experiment.hyperparameters(point.config))
+    return ensemble.Point(point.config.run.seed, hyperparameters(point.config))
 
 
 def _static(content: dict[str, Any], hyper: Mapping[str, Hyper]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pfljax import experiment
-from pfljax.experiment.config import Config
+from pfljax.experiment.config import Config, from_config_dict
 from pfljax.experiment.sweeps.ensembles import Ensembles
 from pfljax.experiment.sweeps.points import lay_out, plain_values
 from pfljax.experiment.sweeps.runner import sweep
@@ -66,7 +65,7 @@ def optimize(
     if trials < 1 or batch < 1:
         raise ValueError(f"trials={trials}, batch={batch}: both must be at least 1")
     values, ensembles = plain_values(config), Ensembles(groups=_GROUPS)
-    checked = experiment.from_config_dict(values)
+    checked = from_config_dict(values)
     _check(study, scores.read(checked.run.metric or "accuracy"))
     if checked.data is None or not checked.data.validation:
         raise ValueError("a search needs validation examples: set data.validation=0.2")

@@ -3,6 +3,7 @@
 | wrapper | what it does |
 |---|---|
 | `attacked` | some clients upload something else |
+| `colluding` | some clients, who know what others upload, agree on something else |
 | `clipped` | no upload is longer than a bound |
 | `noised` | `clipped`, and Gaussian noise on the sum or on each upload |
 | `compressed` | what arrives of an upload that is compressed, with error feedback |
@@ -15,11 +16,20 @@ is left alone; local training alone uploads nothing, which any wrapper leaves as
 numbers are left alone everywhere.
 
 They compose, the innermost first: `reduced_by(clipped(attacked(algorithm, ...), 1.0), reduce.median)` clips what
-attackers send. The order of a configuration is compressed, attacked, clipped, noised, reduced.
+attackers send. The order of a configuration is compressed, attacked, clipped, noised, colluding, reduced.
 `persistent` is the innermost, since it makes the algorithm; `skeletons.fine_tuned` is one too, of what is deployed.
 """
 
-from pfljax.federation.wrappers.attacks import attacked, gaussian, scaling, sign_flip, some
+from pfljax.federation.wrappers.attacks import (
+    alie,
+    attacked,
+    colluding,
+    gaussian,
+    inner_product,
+    scaling,
+    sign_flip,
+    some,
+)
 from pfljax.federation.wrappers.compression import Compressor, compressed, quantized, random_k, sign, top_k
 from pfljax.federation.wrappers.persistence import persistent
 from pfljax.federation.wrappers.privacy import clipped, noised
@@ -27,10 +37,13 @@ from pfljax.federation.wrappers.reduction import reduced_by
 
 __all__ = [
     "Compressor",
+    "alie",
     "attacked",
     "clipped",
+    "colluding",
     "compressed",
     "gaussian",
+    "inner_product",
     "noised",
     "persistent",
     "quantized",

@@ -21,7 +21,7 @@ _CPU_BLOCK, _CACHED_PARAMS = 8, 100_000
 _COPIES = 12
 
 
-def block(executor: Executor, task: Task, clients: int, devices: Sequence[Device]) -> int:
+def size(executor: Executor, task: Task, clients: int, devices: Sequence[Device]) -> int:
     """Clients at once on one of the `devices`, of `clients` in all.
 
     `auto` on a CPU takes a few clients of a small model and one of a large one, because what stays in the cache is

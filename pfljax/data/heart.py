@@ -1,0 +1,143 @@
+"""Heart disease in four hospitals, as FLamby deals its patients (Fed-Heart-Disease).
+
+Source: Ogier du Terrail et al., "FLamby: Datasets and Benchmarks for Cross-Silo Federated Learning in Realistic
+Healthcare Settings", NeurIPS 2022; the patients are of Janosi et al., UCI Machine Learning Repository, 1988.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pfljax import checks
+from pfljax.data.dataset import Dataset, from_arrays
+
+HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
+COLUMNS = ("age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak")
+"""Of the 13 in the files; `slope`, `ca` and `thal` follow, which two hospitals hardly have."""
+
+FILES = "processed.cleveland.data and its three companions (https://archive.ics.uci.edu/dataset/45)"
+"""What a folder holds, for messages."""
+
+_CATEGORIES = ("cp", "restecg")
+
+
+def heart(path: str | Path, *, scale: Literal["hospital", "pooled", "none"] = "hospital") -> Dataset:
+    """740 patients of four hospitals, who train or test as FLamby has it: disease or none from 13 numbers.
+
+    Patients with gaps in the first ten columns are left out, which leaves 303, 261, 46 and 130. Two thirds of each
+    hospital's train, by scikit-learn's `train_test_split(random_state=43, train_size=0.66, stratify=y)`. Chest pain and
+    the electrocardiogram are columns of 0 and 1 for each of their kinds but the first.
+
+    Args:
+      path: a folder with UCI's `processed.cleveland.data` and the three others, or an `.npz` file with their 13 columns
+        `x` (NaN where one is missing), `y`, and `hospital`, of which `hospitals` are the names.
+      scale: numbers less their mean, divided by their standard deviation over the training patients of the same
+        hospital, or of all (FLamby's pooled training), or as they are.
+
+    Returns:
+      Who trains, with who tests as the official test set: `federate(heart(path), natural(), test="mirror")`.
+
+    Raises:
+      FileNotFoundError: if a file is missing.
+      ValueError: if one is damaged or holds something else.
+      ImportError: if scikit-learn is not installed.
+    """
+    checks.each(Literal["hospital", "pooled", "none"], scale=scale)
+    raw = _arrays(Path(path)) if Path(path).is_file() else _folder(Path(path))
+    rows = {name: np.column_stack([x[:, : len(COLUMNS)], y]) for name, (x, y) in raw.items()}
+    rows = {name: held[~np.isnan(held).any(axis=1)] for name, held in rows.items()}
+    x = _encoded({name: held[:, :-1] for name, held in rows.items()})
+    y = {name: (held[:, -1] > 0).astype(np.int32) for name, held in rows.items()}
+    trains = {name: _trains(y[name]) for name in rows}
+    if scale != "none":
+        x = _scaled(x, trains, pooled=scale == "pooled")
+
+    def part(mask: Mapping[str, np.ndarray], name: str, test: Dataset | None = None) -> Dataset:
+        groups = np.repeat(list(rows), [mask[hospital].sum() for hospital in rows])
+        held, labels = (np.concatenate([of[hospital][mask[hospital]] for hospital in rows]) for of in (x, y))
+        return from_arrays(held.astype(np.float32), labels, groups=groups, num_classes=2, name=name, test=test)
+
+    return part(trains, "heart_disease", part({name: ~mask for name, mask in trains.items()}, "heart_disease (test)"))
+
+
+def _encoded(x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Numbers, then a column of 0 and 1 for each category but the first."""
+    pooled = np.concatenate(list(x.values()))
+    numbers = [column for column, name in enumerate(COLUMNS) if name not in _CATEGORIES]
+    kinds = {COLUMNS.index(name): np.unique(pooled[:, COLUMNS.index(name)])[1:] for name in _CATEGORIES}
+
+    def encoded(rows: np.ndarray) -> np.ndarray:
+        flags = [rows[:, column, None] == values for column, values in kinds.items()]
+        return np.concatenate([rows[:, numbers], *flags], axis=1)
+
+    return {name: encoded(rows) for name, rows in x.items()}
+
+
+def _trains(y: np.ndarray) -> np.ndarray:
+    """Which patients of a hospital train."""
+    try:
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise ImportError("the split of heart is scikit-learn's: pip install 'pfljax[demo]'") from error
+    share, rows = 0.66, np.arange(len(y))
+    enough = len(np.unique(y)) > 1 and min(np.bincount(y)) > 2
+    train, _ = train_test_split(
+        rows, test_size=1 - share, train_size=share, random_state=43, stratify=y if enough else None
+    )
+    return np.isin(rows, train)
+
+
+def _scaled(x: Mapping[str, np.ndarray], trains: Mapping[str, np.ndarray], *, pooled: bool) -> dict[str, np.ndarray]:
+    train = {name: rows[trains[name]] for name, rows in x.items()}
+    everybody = np.concatenate(list(train.values()))
+
+    def scaled(name: str, rows: np.ndarray) -> np.ndarray:
+        fitted = everybody if pooled else train[name]
+        return (rows - fitted.mean(axis=0)) / (fitted.std(axis=0, ddof=1) + 1e-9)
+
+    return {name: scaled(name, rows) for name, rows in x.items()}
+
+
+def _folder(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    files = {name: path / f"processed.{name}.data" for name in HOSPITALS}
+    if missing := [file.name for file in files.values() if not file.is_file()]:
+        raise FileNotFoundError(f"{path} lacks {', '.join(missing)}: put {FILES} there")
+    held = {}
+    for name, file in files.items():
+        try:
+            rows = np.genfromtxt(file, delimiter=",", missing_values="?", filling_values=np.nan, ndmin=2)
+        except (ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} is damaged ({str(error).splitlines()[0]}): fetch it again") from error
+        held[name] = rows[:, :-1], rows[:, -1]
+    return _sound(held, path)
+
+
+def _arrays(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            x, y, hospital, names = (content[name] for name in ("x", "y", "hospital", "hospitals"))
+    except KeyError as error:
+        raise ValueError(f"{path} lacks an array ({error}): save x, y, hospital, hospitals, or give {FILES}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is not a sound .npz file ({error}): write it again with np.savez") from error
+    if not len(x) == len(y) == len(hospital) or sorted(names.tolist()) != sorted(HOSPITALS):
+        raise ValueError(f"{path} is of {', '.join(map(str, names))}: save as many rows x, y and hospital, of the "
+                         f"hospitals {', '.join(HOSPITALS)}")  # fmt: skip
+    held = {str(name): hospital == number for number, name in enumerate(names)}
+    return _sound({name: (x[held[name]].astype(float), y[held[name]].astype(float)) for name in HOSPITALS}, path)
+
+
+def _sound(held: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    for name, (x, y) in held.items():
+        if x.shape[1:] != (13,) or not len(y) or not np.isin(y, range(5)).all():
+            raise ValueError(
+                f"{path}: {name} has rows of {x.shape[1]} columns and diagnoses {np.unique(y)[:6].tolist()}: they must "
+                "be 13, and whole numbers from 0 to 4"
+            )
+    return held
