@@ -20,7 +20,7 @@ _STARTS = {
 }
 """Probe -> in what clients differ where it is best, what to start with, what to compare it to."""
 
-_UNEVEN = 0.4
+_UNEVEN, _WORTH = 0.4, 0.005
 
 
 class Gain(NamedTuple):
@@ -65,8 +65,9 @@ class Advice(NamedTuple):
 def advise(data: FederatedData, *, seed: int = 0) -> Advice:
     """What to start with, by `probes.probe`: the simplest probe that no other one beats surely.
 
-    A probe beats another where the interval of the mean difference over clients lies above 0. Probes are small and
-    linear: their order says in what clients differ, their heights do not say what a network reaches.
+    A probe beats another where the interval of the mean difference over clients lies above 0, and the mean above half a
+    point. Probes are small and linear: their order says in what clients differ, their heights do not say what a network
+    reaches.
 
     Args:
       data: with test examples.
@@ -78,9 +79,11 @@ def advise(data: FederatedData, *, seed: int = 0) -> Advice:
     found = probe(data, seed=seed)
     gains = {name: _gain(scores - found.scores["shared"]) for name, scores in found.scores.items() if name != "shared"}
     best = _best(found)
-    differs, start, compare = _STARTS[best]
     skew = {} if data.num_classes is None else label_skew(data)
     skew |= quantity_skew(data.sizes()[: data.num_clients])
+    differs, start, compare = _STARTS[best]
+    if best == "shared" and skew.get("tv", 0) > 2 * skew.get("chance", 0) + 0.05:
+        differs = "in their labels, and one model serves them all the same"
     means = {name: float(scores.mean()) for name, scores in found.scores.items()}
     sure = _sure(found, best, gains)
     return Advice(differs, start, compare, sure, best, means, gains, found.metric, len(found.groups), skew)
@@ -98,7 +101,8 @@ def _best(found: Found) -> str:
     """From the simplest on, whatever beats the best so far surely."""
     best = "shared"
     for name, scores in found.scores.items():
-        if _gain(scores - found.scores[best]).low > 0:
+        gain = _gain(scores - found.scores[best])
+        if gain.low > 0 and gain.mean > _WORTH:
             best = name
     return best
 
