@@ -37,6 +37,7 @@ from pfljax.results.result import Result, versions
 
 _OPTIONAL = {"sklearn": "demo", "matplotlib": "plot", "pandas": "results", "tensorflow_datasets": "tfds"}
 _OPTIONAL |= {"optuna": "search", "submitit": "cluster"}
+_SHOWN = ("objectives", "fairness")
 EXAMPLE = "--config.algorithm.name=ditto --config.algorithm.lam=0.5 --config.run.rounds=100"
 """Overrides as the help shows them."""
 _EXPECTED = (ValueError, OSError, ImportError, RuntimeError, MemoryError)
@@ -247,6 +248,12 @@ def _parser() -> argparse.ArgumentParser:
     tabled.add_argument("--metric", help="what clients are compared by; with - before it where less is better")
     tabled.add_argument("--select", choices=("last", "best_validation", "best_test"), help="which round or setting")
     tabled.add_argument("--columns", metavar="A,B,...", help="of a run or comparison, such as mean,worst,sent")
+    tabled.add_argument(
+        "--show", choices=_SHOWN, help="the server model, personal ones and what it took; who fares how"
+    )
+    tabled.add_argument(
+        "--target", type=float, metavar="X", help="of the objectives; 95 %% of the best mean if left out"
+    )
     swept = command("sweep", _sweep, "run many points of one experiment, or look at such a sweep")
     configured(swept)
     sweeps.add_arguments(swept)
@@ -376,13 +383,21 @@ def _table(options: argparse.Namespace) -> None:
     folder, select, metric = Path(options.folder), options.select, options.metric
     columns = options.columns.split(",") if options.columns else None
     if sweeps.is_sweep(folder):
-        if columns or select == "last":
-            raise ValueError(f"{folder} holds a sweep: leave out --columns and --select=last")
+        if columns or options.show or select == "last":
+            raise ValueError(f"{folder} holds a sweep: leave out --columns, --show and --select=last")
         table = sweeps.load(folder).table(select, metric=metric)
     else:
         alone = (folder / "clients.npz").is_file()
         comparison = Comparison.load(folder) if not alone else Comparison({(run := Result.load(folder)).method: run})
-        table = comparison.table(columns, select=select or "last", metric=metric)
+        chosen: dict[str, Any] = {"select": select or "last", "metric": metric}
+        if options.target is not None and options.show != "objectives":
+            raise ValueError(f"--target={options.target} is for --show=objectives: leave it out")
+        if options.show and columns:
+            raise ValueError(f"--show={options.show} has columns of its own: leave out --columns")
+        if options.show == "objectives":
+            table = comparison.objectives(options.target, **chosen)
+        else:
+            table = comparison.fairness(**chosen) if options.show else comparison.table(columns, **chosen)
     if options.format == "text":
         Console().print(table)
     else:

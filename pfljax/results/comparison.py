@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from pfljax.results.tables import Table
 if TYPE_CHECKING:
     import pandas as pd
 from pfljax.results.columns import OVER_SEEDS, SHOWN, best, cell, column, tabulated
+from pfljax.results.costs import NEVER
 from pfljax.results.result import Result, Select, import_pandas
 from pfljax.results.statistics import Estimate
 from pfljax.results.stored import REMEDY, plain, vacant
@@ -174,6 +176,89 @@ class Comparison(Mapping[str, Result], Shown):
                 if run.reason:
                     yield f"{name}{f', seed {run.seed}' * (seeds > 1)}: {run.reason}"
 
+    def objectives(self, target: float | None = None, *, select: Select = "last", metric: str | None = None) -> Table:
+        """The three objectives of Jiang et al. for each method: personal models, the server model, how soon.
+
+        What clients deploy, and the share of them that are better off with it than with the server model (`>server`)
+        and than alone; the server model, for clients without data to adapt it, and the same for unseen clients; and
+        what it took until the mean of what clients deploy was as good as the target.
+
+        Args:
+          target: a score; 95 % of the best method's mean if None, of a loss 1 / 0.95 of the least.
+          select: which evaluation, see `Result.evaluation`.
+          metric: what clients are compared by; `metric` if None.
+
+        Raises:
+          ValueError: if no result has measured the metric.
+
+        Source: Jiang et al., "Improving Federated Learning Personalization via Model Agnostic Meta Learning", 2019.
+        """
+        what = compared(self._all, metric)
+        measured = {name: runs for name, runs in self.runs.items() if what.name in runs[0].measured}
+        summaries = self.summaries(select=select, metric=str(what))
+        means = [statistics.estimate(_level(each, "personal") for each in summaries[name]).mean for name in measured]
+        means = [mean for mean in means if not math.isnan(mean)]
+        if not means:
+            raise ValueError("no client has test examples: ask for some when the data are dealt, test=0.25")
+        usual = max(means) * 0.95 if what.sign > 0 else min(means) / 0.95
+        goal = usual if target is None else target
+
+        def row(result: Result, summary: Mapping[str, Any]) -> dict[str, float | None]:
+            cost = result.until(goal, metric=str(what))
+            reached = {} if cost == NEVER else {"sent": cost.sent / 1e6, "seconds": cost.seconds, "rounds": cost.rounds}
+            return {
+                "personal": _level(summary, "personal"),
+                "server": _level(summary, "global"),
+                "unseen": _level(summary, "unseen_global"),
+                "better_than_global": _level(summary, "personal", "better_than_global"),
+                "better_off": _level(summary, "personal", "better_off"),
+                **{name: reached.get(name) for name in ("rounds", "sent", "seconds")},
+            }
+
+        rows = {name: _over_seeds(list(map(row, runs, summaries[name]))) for name, runs in measured.items()}
+        columns = [column(name, what) for name in ("personal", "server", "unseen", "better_than_global", "better_off")]
+        columns += [column(name, what)._replace(sign=-1) for name in ("rounds", "sent", "seconds")]
+        title = f"Test {what.title}; rounds, MB and seconds until {what.say(goal)}"
+        return tabulated(title, "method", rows, columns)
+
+    def fairness(
+        self,
+        traits: Mapping[str, Sequence[float]] | None = None,
+        *,
+        select: Select = "last",
+        metric: str | None = None,
+    ) -> Table:
+        """Whether clients fare by what they are: a line through their scores for each method and trait.
+
+        `by 1 std` is how much better off a client is that has one standard deviation more of the trait, with the
+        correlation, and the chance of a line as steep if there is no relation; see `statistics.trend`. Of several seeds
+        a client's score is the mean.
+
+        Args:
+          traits: name -> a number of each client [N], such as its bandwidth; training examples and rounds in which it
+            was heard if None.
+          select: which evaluation, see `Result.evaluation`.
+          metric: what clients are compared by; `metric` if None.
+
+        Raises:
+          ValueError: if no result has measured the metric, or a trait is not of all clients.
+        """
+        what = compared(self._all, metric)
+        table = Table(f"Test {what.title} by what clients are")
+        table.add_names("method")
+        table.add_names("trait")
+        for title in ("by 1 std", "correlation", "chance"):
+            table.add_numbers(title)
+        for name, runs in self.runs.items():
+            if what.name not in runs[0].measured:
+                continue
+            scored = what.sign * np.mean([run.clients(select=select, metric=str(what)) for run in runs], axis=0)
+            for trait, values in (runs[0].traits() if traits is None else traits).items():
+                line = statistics.trend(scored, np.asarray(values, float))
+                numbers = (scores.number(line.correlation), scores.number(line.chance))
+                table.add(name, trait, what.spell(line.slope), *numbers)
+        return table
+
     def by_client(self, worst: int | None = None, *, select: Select = "last", metric: str | None = None) -> Table:
         """One row for each client by name, those that fare worst over all methods first: its score with each method.
 
@@ -293,6 +378,11 @@ def _row(summary: Mapping[str, Any], what: Yardstick) -> dict[str, Any]:
     cost |= {"seconds": summary["seconds"] + summary["compile_seconds"]}
     cost |= summary["clusters"] or {}
     return (summary["personal"] or {} if summary["metric"] == str(what) else {}) | cost
+
+
+def _level(summary: Mapping[str, Any], model: str, statistic: str = "mean") -> float | None:
+    """A statistic of a model, if there is one."""
+    return (summary[model] or {}).get(statistic)
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate | None]:

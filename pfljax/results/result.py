@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pfljax.printing import Shown
-from pfljax.results import scores, statistics
+from pfljax.results import costs, scores, statistics
 from pfljax.results.clusters import Memberships, followed
 from pfljax.results.columns import SHOWN, column, tabulated
+from pfljax.results.costs import Cost
 from pfljax.results.deployed import Models
 from pfljax.results.scores import Score, Scores, Yardstick
 from pfljax.results.stored import Stored, plain
@@ -122,7 +123,7 @@ class Result(Stored, Shown):
     @property
     def clusters(self) -> Memberships | None:
         """Of methods with clusters: who was in which after each round, how many moved, how near it is to `groups`."""
-        clients = next((rows.shape[1] for score, rows in self.scores.items() if not score.is_unseen), len(self.names))
+        clients = self._trained
         return followed(self.log, clients, np.array(self.groups)[:clients] if len(self.groups) else None)
 
     @property
@@ -189,6 +190,32 @@ class Result(Stored, Shown):
         """
         return np.array([statistics.mean(row) for row in self._scored(model, split, metric)])
 
+    def until(self, target: float, model: str = "personal", split: str = "test", *, metric: str | None = None) -> Cost:
+        """Rounds, bytes, local steps and seconds until the mean over clients is as good as `target`.
+
+        By the first evaluation at which it is; infinite if there is none.
+
+        Raises:
+          ValueError: if that was not measured.
+        """
+        sign = self.compared(metric).sign
+        reached = np.flatnonzero(sign * self.curve(model, split, metric) >= sign * target)
+        if not len(reached):
+            return costs.NEVER
+        whole = Cost(int(self.rounds[-1]), self.bytes_up + self.bytes_down, self.client_steps, self.seconds)
+        return costs.spent(self.log, self._trained, int(self.rounds[reached[0]]), whole, self.bytes_up)
+
+    @property
+    def _trained(self) -> int:
+        """N, the clients that trained."""
+        return next((rows.shape[1] for score, rows in self.scores.items() if not score.is_unseen), len(self.names))
+
+    def traits(self) -> dict[str, np.ndarray]:
+        """What is known of each client [N]: its training examples, and the rounds in which it was heard."""
+        ids, heard = self.log["ids"], self.log.get("heard", self.log.get("replied", self.log["ids"] < self._trained))
+        turns = np.bincount(ids[heard & (ids < self._trained)], minlength=self._trained)
+        return {"examples": self.sizes["train"][: self._trained], "turns": turns}
+
     def mean_at(self, at: int, split: str = "test", *, metric: str | None = None) -> float | None:
         """The mean over clients of their own models at evaluation `at`; None where that was not measured."""
         if Score("personal", split, self.compared(metric).name) not in self.scores:
@@ -221,7 +248,8 @@ class Result(Stored, Shown):
           `method`, `seed`, `hyper`, `round`, `rounds`, `metric`, times, steps, bytes, `fingerprint`, `versions`;
           `clusters` of methods with some: their number, the share that `moved` in the round and the `ari`;
           and for each of `personal`, `global`, `unseen_personal`, `unseen_global` what `statistics.summarize` says of
-          test examples with the mean `loss`, or None where there is no such model.
+          test examples with the mean `loss`, or None where there is no such model. Where there are unseen clients,
+          `participation_gap`: by how much those that trained are better off.
 
         Raises:
           ValueError: if the reference was run on other data, or the metric was not measured.
@@ -257,6 +285,9 @@ class Result(Stored, Shown):
         if summary["global"]:
             personal, common = (what.sign * self._scored(model, "test", metric)[at] for model in ("personal", "global"))
             summary["personal"]["better_than_global"] = statistics.better_off(personal, common)
+        for model in ("personal", "global"):
+            if summary[model] and (unseen := summary[f"unseen_{model}"]):
+                summary[model]["participation_gap"] = what.sign * (summary[model]["mean"] - unseen["mean"])
         return plain(summary)
 
     def frame(self, *, metric: str | None = None) -> pd.DataFrame:

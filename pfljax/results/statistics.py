@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import wraps
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,6 +59,12 @@ def weighted_mean(scores: np.ndarray, sizes: np.ndarray) -> float:
 def std(scores: np.ndarray) -> float:
     """Population standard deviation over clients (not over seeds)."""
     return float(np.std(scores))
+
+
+@_of_present
+def variance(scores: np.ndarray) -> float:
+    """Population variance over clients, by which q-FFL and Ditto call one method fairer than another."""
+    return float(np.var(scores))
 
 
 @_of_present
@@ -140,6 +146,12 @@ def uniformity(scores: np.ndarray) -> float:
 
 
 @_of_present
+def cosine(scores: np.ndarray) -> float:
+    """Cosine of the angle between the scores and equal ones, 1 if all are equal: the root of `jain`. NaN as there."""
+    return float(np.sqrt(jain(scores)))
+
+
+@_of_present
 def better_off(scores: np.ndarray, reference: np.ndarray) -> float:
     """Share of clients with a strictly higher score than in `reference` [clients], such as training alone."""
     return float(np.mean(scores > reference))
@@ -163,8 +175,10 @@ def summarize(
       lower_is_better: scores are losses: the worst client has the highest.
 
     Returns:
-      `clients`, `mean`, `weighted_mean`, `std`, `worst`, `bottom_decile` (`tail_mean`), `median`, `top_decile`, `best`;
-      for scores where more is better also `jain`, `gini`, `uniformity`; with a reference also `better_off`, `tied`.
+      `clients`, `mean`, `weighted_mean`, `std`, `variance`, `worst`, `bottom_decile` (`tail_mean`), `median`,
+      `top_decile`, `best`;
+      for scores where more is better also `jain`, `gini`, `entropy`, `uniformity`, `cosine`; with a reference also
+      `better_off`, `tied`.
 
     >>> summary = summarize(np.array([0.5, 0.6, 0.7, 0.8, 0.9]), np.array([1, 1, 1, 1, 6]))
     >>> round(summary["mean"], 12), round(summary["weighted_mean"], 12)
@@ -177,6 +191,7 @@ def summarize(
         "mean": mean(scores),
         "weighted_mean": weighted_mean(scores, sizes),
         "std": std(scores),
+        "variance": variance(scores),
         "worst": sign * worst(signed),
         "bottom_decile": sign * tail_mean(signed),
         "median": median(scores),
@@ -184,7 +199,7 @@ def summarize(
         "best": sign * best(signed),
     }
     if not lower_is_better:
-        summary |= {"jain": jain(scores), "gini": gini(scores), "uniformity": uniformity(scores)}
+        summary |= {spread.__name__: spread(scores) for spread in (jain, gini, entropy, uniformity, cosine)}
     if reference is not None:
         other = sign * np.asarray(reference, float)
         summary |= {"better_off": better_off(signed, other), "tied": tied(signed, other)}
@@ -217,6 +232,41 @@ def estimate(values: Iterable[float | None]) -> Estimate:
         return Estimate(float(known[0]), math.nan, 1)
     margin = stdtrit(known.size - 1, 0.975) * known.std(ddof=1) / math.sqrt(known.size)
     return Estimate(float(known.mean()), float(margin), known.size)
+
+
+class Trend(NamedTuple):
+    """A straight line through the scores of clients over something that is known of them; NaN where there is none."""
+
+    slope: float  # of the score, by standard deviation of what is known
+    correlation: float  # of Pearson
+    chance: float  # of a line as steep where there is no relation, two-sided
+    clients: int
+
+
+def trend(scores: np.ndarray, trait: np.ndarray) -> Trend:
+    """Whether clients fare by what they are, such as how many examples they have: fair is a slope of 0.
+
+    Args:
+      scores: [clients], NaN without examples.
+      trait: [clients] a number of each, NaN where it is not known.
+
+    Raises:
+      ValueError: if they are not of the same clients.
+
+    >>> trend(np.array([0.6, 0.7, 0.8]), np.array([10, 20, 30]))
+    Trend(slope=0.08..., correlation=1.0, chance=..., clients=3)
+    """
+    from scipy.stats import linregress
+
+    scores, trait = np.asarray(scores, float), np.asarray(trait, float)
+    if scores.shape != trait.shape:
+        raise ValueError(f"scores of {scores.shape} clients beside a trait of {trait.shape}: both must be [clients]")
+    present = ~(np.isnan(scores) | np.isnan(trait))
+    y, x = scores[present], trait[present]
+    if len(x) < 3 or np.ptp(x) == 0:
+        return Trend(math.nan, math.nan, math.nan, len(x))
+    line: Any = linregress((x - x.mean()) / x.std(), y)
+    return Trend(float(line.slope), float(line.rvalue), float(line.pvalue), len(x))
 
 
 class Recovery(NamedTuple):

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 import pfljax as pfl
+from pfljax import cli
 from pfljax.results.comparison import Comparison
 from pfljax.results.result import Result
 
@@ -350,3 +351,54 @@ def test_scores_keep_the_order_of_the_task(unseen: int) -> None:
     assert compared["fedavg"].measured == ["top2", "hits"]
     assert compared.csv(["mean", "worst"]) == "method,mean,worst\nfedavg,1.000,1.000\n"
     assert compared["fedavg"].summary()["unseen_personal" if unseen else "personal"]["mean"] == 1
+
+
+LOG = {  # two seats a round, five rounds, of clients 0 to 2; 3 marks an empty seat
+    "ids": np.array([[0, 1], [0, 2], [1, 2], [0, 3], [0, 1]]),
+    "replied": np.array([[1, 1], [1, 1], [1, 1], [1, 0], [1, 0]], bool),
+    "heard": np.array([[1, 1], [1, 0], [1, 1], [1, 0], [1, 0]], bool),
+    "work": np.array([[1, 0.5], [1, 1], [1, 1], [1, 0], [0.5, 1]]),
+}
+
+
+def test_cost_until_a_target() -> None:
+    """Means are 0.3, 0.6, 0.6 after 2, 4 and 5 rounds: 7 of 9 sampled clients, 6 of 7 heard, 6.5 of 7 in steps."""
+    cost = result(log=LOG).until(0.6)
+    assert cost.rounds == 4
+    assert cost.sent == pytest.approx(6 / 7 * 1_500_000 + 7 / 9 * 500_000)
+    assert cost.steps == pytest.approx(6.5 / 7 * 100)
+    assert cost.seconds == pytest.approx(4 / 5 * 2)
+    assert result(log=LOG).until(0.61).rounds == np.inf
+    assert result(log=LOG).until(0.45, metric="loss").rounds == 4
+    assert result(log=LOG).traits()["turns"].tolist() == [4, 2, 1]
+    assert result(log=LOG).traits()["examples"].tolist() == [9, 6, 3]
+
+
+def test_participation_gap() -> None:
+    summary = result(scores=result().scores | {"unseen_global/test/accuracy": np.full((3, 1), 0.45)}).summary()
+    assert summary["personal"]["participation_gap"] == pytest.approx(0.6 - 0.3)
+    assert summary["global"]["participation_gap"] == pytest.approx(0.5 - 0.45)
+    assert "participation_gap" not in result(scores={"personal/test/accuracy": ACCURACY}).summary()["personal"]
+
+
+def test_objectives_and_fairness(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slow = result(log=LOG, method="slow", scores=result().scores | {"personal/test/accuracy": ACCURACY / 2})
+    both = Comparison({"ditto": result(log=LOG), "slow": slow})
+    header, ditto, other = both.objectives().csv().splitlines()
+    assert header == "method,personal,server,unseen,>server,>alone,rounds,MB sent,seconds"
+    assert ditto == "ditto,60.0,50.0,-,50,-,4,1.7,1.6"
+    assert other == "slow,30.0,50.0,-,0,-,-,-,-"
+    assert both.objectives(0.25).csv().splitlines()[2].endswith(",4,1.7,1.6")
+    line = pfl.statistics.trend(ACCURACY[1], np.array([9, 6, 3]))
+    rows = both.fairness(select="best_test").csv().splitlines()
+    assert rows[0] == "method,trait,by 1 std,correlation,chance"
+    assert rows[1] == f"ditto,examples,{100 * line.slope:.1f},{line.correlation:.3f},{line.chance:.3f}"
+    with pytest.raises(ValueError, match="both must be"):
+        both.fairness({"bandwidth": [1.0, 2.0]})
+    both.save(tmp_path / "both")
+    assert cli.main(["table", str(tmp_path / "both"), "--show=objectives", "--target=0.25", "--format=csv"]) == 0
+    assert capsys.readouterr().out == both.objectives(0.25).csv()
+    assert cli.main(["table", str(tmp_path / "both"), "--show=fairness", "--format=csv"]) == 0
+    assert capsys.readouterr().out == both.fairness().csv()
+    assert cli.main(["table", str(tmp_path / "both"), "--target=0.25"]) == 1
+    assert "--target=0.25 is for --show=objectives" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from pfljax.results import statistics
 
@@ -143,3 +144,30 @@ def test_recovery_from_a_drift() -> None:
     assert statistics.recovery(rounds, scores, 3) == pytest.approx((-0.1, 1.0))
     assert statistics.recovery(rounds, np.array([0.9, 0.9, 0.5, 0.6, 0.7])[:, None], 4).rounds == np.inf
     assert np.isnan([*statistics.recovery(rounds, scores, 10), *statistics.recovery(rounds, scores, 1)]).all()
+
+
+def test_cosine_is_that_of_the_angle_to_equal_scores() -> None:
+    scores = np.array([0.2, 0.9, 0.4, 0.7])
+    angle = scores @ np.ones(4) / (np.linalg.norm(scores) * np.linalg.norm(np.ones(4)))
+    assert statistics.cosine(scores) == pytest.approx(angle)
+    assert statistics.variance(scores) == pytest.approx(np.mean((scores - scores.mean()) ** 2))
+
+
+def test_trend_is_the_line_of_least_squares() -> None:
+    """Slope, correlation and t test by the normal equations; who has no score or no trait is left out."""
+    draw = np.random.default_rng(3)
+    trait = draw.normal(50, 20, 12)
+    scores = 0.5 + 0.004 * trait + draw.normal(0, 0.05, 12)
+    given = np.append(scores, [0.1, np.nan]), np.append(trait, [np.nan, 1.0])
+    line = statistics.trend(*given)
+    x = (trait - trait.mean()) / trait.std()
+    design = np.column_stack([np.ones(12), x])
+    (level, slope), [left], *_ = np.linalg.lstsq(design, scores)
+    error = np.sqrt(left / 10 / np.sum(x**2))
+    assert (line.slope, line.clients) == (pytest.approx(slope), 12)
+    assert level == pytest.approx(scores.mean())
+    assert line.correlation == pytest.approx(np.corrcoef(trait, scores)[0, 1])
+    assert line.chance == pytest.approx(2 * stats.t.sf(abs(slope / error), 10))
+    assert np.isnan(statistics.trend(scores, np.full(12, 7.0)).slope)
+    with pytest.raises(ValueError, match="both must be"):
+        statistics.trend(scores, trait[1:])
