@@ -12,13 +12,13 @@ from pfljax.data.probes import PROBES, Found, probe
 
 _STARTS = {
     "shared": ("little", "fedavg", "fedavg_finetuned, to see that nobody gains"),
-    "priors": ("in their labels", "fedavg_finetuned", "fedrod, fedper"),
+    "priors": ("in their labels", "ditto", "fedrod, fedavg_finetuned"),
     "standardized": ("in what their inputs look like", "fedbn", "fedavg_finetuned"),
-    "groups": ("by groups of clients", "ifca", "ditto"),
-    "near": ("in how inputs and labels go together", "ditto", "fedrep, apfl"),
-    "own": ("so much that they hardly help each other", "local_only", "ditto with a small lam"),
+    "groups": ("by groups of clients", "ifca", "fedrod, ditto"),
+    "near": ("in how inputs and labels go together", "ditto", "fedrod, fedrep"),
+    "own": ("so much that they hardly help each other", "local_only", "fedrep, fedrod"),
 }
-"""Probe -> in what clients differ where it is best, what to start with, what to compare it to."""
+"""Probe -> in what clients differ where it is best, what to start with, what to compare it to; see docs/advice.md."""
 
 _UNEVEN, _WORTH = 0.4, 0.005
 

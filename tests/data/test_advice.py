@@ -27,7 +27,7 @@ def blobs(partitioner: Any, classes: int = 4, spread: float = 1.4, **options: An
 TWELVE, EIGHT = blobs(iid(12)), blobs(iid(10), classes=8, spread=0.3)
 CASES: dict[str, tuple[FederatedData, str, str]] = {
     "nothing": (TWELVE, "shared", "fedavg"),
-    "labels": (blobs(classes_per_client(12, 2)), "priors", "fedavg_finetuned"),
+    "labels": (blobs(classes_per_client(12, 2)), "priors", "ditto"),
     "groups that are known": (shifted(TWELVE, "roll", [0, 1]), "groups", "ifca"),
     "groups that are not": (shifted(TWELVE, "roll", np.arange(12) % 2 * 2, spread="each"), "groups", "ifca"),
     "each another": (shifted(EIGHT, "permutation", np.arange(10), spread="each"), "near", "ditto"),

@@ -25,7 +25,7 @@ def by_hand(rows: np.ndarray, weights: np.ndarray) -> list[float]:
     pairs = [(i, j) for i in range(len(rows)) for j in range(i)]
     cosines = [rows[i] @ rows[j] / np.linalg.norm(rows[i]) / np.linalg.norm(rows[j]) for i, j in pairs]
     variance = sum(p[i] * (rows[i] - mean) @ (rows[i] - mean) for i in range(len(rows)))
-    return [np.sqrt(squared / (mean @ mean)), squared, mean @ mean, variance, np.mean(cosines)]
+    return [float(of) for of in (np.sqrt(squared / (mean @ mean)), squared, mean @ mean, variance, np.mean(cosines))]
 
 
 @pytest.mark.parametrize("weights", ["size", "uniform"])
