@@ -83,7 +83,7 @@ def advise(data: FederatedData, *, seed: int = 0) -> Advice:
     skew |= quantity_skew(data.sizes()[: data.num_clients])
     differs, start, compare = _STARTS[best]
     if best == "shared" and skew.get("tv", 0) > 2 * skew.get("chance", 0) + 0.05:
-        differs = "in their labels, and one model serves them all the same"
+        differs, compare = "in their labels, and one model serves them all the same", "ditto"
     means = {name: float(scores.mean()) for name, scores in found.scores.items()}
     sure = _sure(found, best, gains)
     return Advice(differs, start, compare, sure, best, means, gains, found.metric, len(found.groups), skew)
