@@ -187,9 +187,9 @@ def _cifar(path: Path, name: str, classes: int) -> Dataset | None:
 
 
 def heart_disease(path: Path, size: int | None) -> Dataset | None:
-    """As FLamby has it, see `heart.heart`, in the units of the files."""
+    """As FLamby has it, see `heart.heart`."""
     found = any((path / f"processed.{hospital}.data").is_file() for hospital in HOSPITALS)
-    return heart(path, scale="none") if found else None
+    return heart(path) if found else None
 
 
 def har(path: Path, size: int | None) -> Dataset | None:
