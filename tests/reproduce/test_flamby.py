@@ -104,7 +104,8 @@ def test_pooled_training_is_scaled_by_all_and_tested_by_hospitals(folder):
     np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-5)
     assert np.abs(flamby._of(pooled, "train", 3)[0].mean(axis=0)).max() > 0.05
     for place in range(5):
-        np.testing.assert_array_equal(*(flamby._of(data, "test", place)[0] for data in (pooled, usual)))
+        x, other = (flamby._of(data, "test", place)[0] for data in (pooled, usual))
+        np.testing.assert_array_equal(x, other)
 
 
 @pytest.mark.parametrize("seed", range(42, 47))
