@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from pfljax import cli
@@ -39,9 +42,24 @@ def test_the_fifteen_lines_run():
 def test_the_models_of_a_run_are_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(PROGRAMS[2], names)
+    exec(PROGRAMS[3], names)
     assert names["outputs"].shape == (3, 10)
     assert sorted(path.name for path in Path("deployed/7").iterdir()) == ["model.json", "params", "predict.bin"]
+
+
+def test_the_program_from_a_table_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    subject = np.repeat(["anna", "ben", "cem", "dora", "eva", "fritz"], 40)
+    speed = draw.normal(500, 100, 240)
+    moves = (speed > 500) ^ (subject == "anna")  # who walks backwards
+    rows = pd.DataFrame({"subject": subject, "speed": speed, "activity": np.where(moves, "walks", "sits")})
+    rows.to_csv("windows.csv", index=False)
+    rows[rows.subject == "anna"].to_csv("new.csv", index=False)
+    names: dict = {}
+    exec(next(program for program in PROGRAMS if "from_frame" in program), names)
+    assert np.mean(names["activities"] == rows.activity[rows.subject == "anna"]) > 0.8
+    assert json.loads(Path("deployed/anna/model.json").read_text())["classes"] == ["sits", "walks"]
 
 
 def test_the_table_of_methods_is_the_one_of_the_command_line(capsys: pytest.CaptureFixture[str]):

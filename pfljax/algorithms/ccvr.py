@@ -9,6 +9,7 @@ from pfljax import checks, masks, tree
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
 from pfljax.federation.skeletons import averaging
 from pfljax.learning import classes
+from pfljax.learning.linalg import eigh
 from pfljax.learning.local import average, only
 from pfljax.learning.metrics import cross_entropy, masked_mean
 from pfljax.types import (
@@ -184,7 +185,7 @@ def gaussians(pooled: Moments, examples: Array) -> tuple[Array, Array, Array]:
 def virtual(N: Array, mu: Array, S: Array, key: Array, samples: int) -> ClientData:
     """As many drawn features [d] of each class that there is, as the examples of one client."""
     normal = jax.random.normal(key, (samples, *mu.shape), mu.dtype)
-    values, vectors = jnp.linalg.eigh(S)
+    values, vectors = jax.vmap(eigh)(S)
     roots = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None]
     z = mu[None] + jnp.einsum("kij,skj->ski", roots, normal)
     order = jnp.argsort(N <= 0, stable=True)

@@ -11,6 +11,7 @@ from pfljax import masks, tree
 from pfljax.federation.reduce import mean, one_each, uniform
 from pfljax.federation.server import Server, fedopt
 from pfljax.learning import classes
+from pfljax.learning.linalg import solve
 from pfljax.learning.local import average, mean_gradient
 from pfljax.learning.metrics import masked_mean
 from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, LossFn, Model, Params, Reply, Task, Tree
@@ -106,7 +107,7 @@ def fcf(
             return tree.scale(1 / jnp.maximum(jnp.sum(batch.mask), 1), (y.T @ (c * y), y.T @ (c * p)))
 
         left, right = tree.scale(data.size.astype(float), average(normal, data, batch_size=128))
-        return _solved(left + lam * jnp.eye(left.shape[0], dtype=left.dtype), right)
+        return solve(left + lam * jnp.eye(left.shape[0], dtype=left.dtype), right)
 
     def client_update(items: Params, client: tuple[()], data: ClientData, key: Array) -> Reply:
         x = factor(items, data)
@@ -134,7 +135,7 @@ def fcf(
 
     def solved(model: Server, slope: Params, curvature: Array) -> Server:
         def row(y: Array, g: Array, H: Array) -> Array:
-            return y - _solved(H + 2 * lam * jnp.eye(y.size, dtype=y.dtype), (g + 2 * lam * y)[:, None])[:, 0]
+            return y - solve(H + 2 * lam * jnp.eye(y.size, dtype=y.dtype), g + 2 * lam * y)
 
         items, stats = model.params
         moved = jax.tree.map(lambda Y, G: jax.vmap(row)(Y, G, curvature), items, slope.trainable)
@@ -154,18 +155,3 @@ def fcf(
         reduce=uniform(mean),
         predict=predict,
     )
-
-
-def _solved(matrix: Array, right: Array) -> Array:
-    """`matrix^-1 right` for a positive definite matrix, by Gauss and Jordan's elimination, which needs no pivots then.
-
-    It is compiled with the rest: solvers of LAPACK, `jnp.linalg.solve` and `cho_solve`, were seen to wait forever where
-    clients are on several CPU devices.
-    """
-
-    def eliminated(k: Array, rows: Array) -> Array:
-        pivot = rows[k] / rows[k, k]
-        return (rows - rows[:, k, None] * pivot[None]).at[k].set(pivot)
-
-    rows = jnp.concatenate([matrix, right], axis=1)
-    return jax.lax.fori_loop(0, matrix.shape[0], eliminated, rows)[:, matrix.shape[0] :]

@@ -43,6 +43,7 @@ class Columns(NamedTuple):
         Raises:
           ValueError: if a column is not there, or holds what it should not.
         """
+        frame = frame.rename(columns=str)
         there(frame, (*self.numbers, *self.categories))
         parts = [self._number(frame[name], name)[:, None] for name in self.numbers]
         return np.concatenate([*parts, *(self._one_hot(frame[name], name) for name in self.categories)], axis=1)
@@ -55,19 +56,23 @@ class Columns(NamedTuple):
         self._refuse_missing(np.isnan(found), name)
         if (endless := np.isinf(found)).any():
             raise ValueError(f"column {name!r} is not finite in row {np.argmax(endless)}: give a finite number")
+        if (beyond := abs(found) > np.finfo(np.float32).max).any():
+            row = np.argmax(beyond)
+            raise ValueError(f"column {name!r} holds {found[row]:g} in row {row}, beyond 32 bits: scale it")
         return found
 
     def _one_hot(self, column: Series, name: str) -> np.ndarray:
         known, gone = self.categories[name], column.isna().to_numpy()
         self._refuse_missing(gone, name)
+        place = {value: number for number, value in enumerate(known)}
         values = texts(column)
-        hot = (values[:, None] == np.array(known, object)) & ~gone[:, None]
-        if (unknown := ~hot.any(axis=1) & ~gone).any():
+        places = np.array([place.get(value, -1) for value in values])
+        if (unknown := (places < 0) & ~gone).any():
             row = int(np.argmax(unknown))
             raise ValueError(
                 f"column {name!r} holds {values[row]!r} in row {row}: {checks.nearest(values[row], known)}"
             )
-        return hot.astype(float)
+        return (places[:, None] == np.arange(len(known))).astype(float)
 
     def _refuse_missing(self, gone: np.ndarray, name: str) -> None:
         if self.missing in ("error", "drop") and gone.any():
@@ -108,6 +113,11 @@ def found(frame: Frame, names: Iterable[str], categories: Iterable[str], missing
     numbers, known = [], {}
     for name in names:
         column = frame[name]
+        if (odd := next((value for value in column if isinstance(value, list | dict | np.ndarray)), None)) is not None:
+            raise ValueError(
+                f"column {name!r} holds a {type(odd).__name__} in each row: leave it out with drop=[{name!r}], or make "
+                "arrays of it for from_arrays"
+            )
         if column.isna().all():
             raise ValueError(f"column {name!r} is empty: leave it out with drop=[{name!r}]")
         if types.is_datetime64_any_dtype(column) or types.is_timedelta64_dtype(column):
@@ -121,7 +131,9 @@ def found(frame: Frame, names: Iterable[str], categories: Iterable[str], missing
             numbers.append(name)
         else:
             values = column.dropna().unique()
-            known[name] = tuple(map(_text, sorted(values, key=lambda value: (isinstance(value, str), value))))
+            _refuse_strays(column, name, categories)
+            ordered = sorted(values, key=lambda value: (isinstance(value, str), value))
+            known[name] = tuple(dict.fromkeys(map(_text, ordered)))
             if len(values) > _MANY and name not in categories:
                 raise ValueError(
                     f"column {name!r} holds {len(values)} different texts, such as {str(values[0])[:40]!r}: leave it "
@@ -130,9 +142,23 @@ def found(frame: Frame, names: Iterable[str], categories: Iterable[str], missing
     return Columns(tuple(numbers), known, missing)
 
 
+def _refuse_strays(column: Series, name: str, categories: Iterable[str]) -> None:
+    """Refuses texts among numbers, unless they are said to be categories."""
+    from pandas import isna, to_numeric
+
+    stray = isna(np.asarray(to_numeric(column, errors="coerce"))) & column.notna().to_numpy()
+    if name not in categories and stray.any() and not stray[column.notna()].all():
+        row = np.argmax(stray)
+        raise ValueError(
+            f"column {name!r} holds {column.iloc[row]!r} in row {row}, and numbers: give a number, or say "
+            f"categories=[{name!r}]"
+        )
+
+
 def texts(column: Series) -> np.ndarray:
     """[T] values by name: whole numbers without a point, whatever their type."""
-    return np.array([_text(value) for value in column], object)
+    names = {value: _text(value) for value in column.dropna().unique()}
+    return np.array([names.get(value) for value in column], object)
 
 
 def there(frame: Frame, names: Iterable[str]) -> None:

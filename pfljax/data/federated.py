@@ -503,7 +503,7 @@ def _scaling(
 ) -> Scaling | None:
     """What the training rows, `sizes` [N + U] at the beginning of `x`, say of its numbers; None: leave them alone."""
     columns = dataset.columns
-    if standardize in (None, "none") and columns is None:
+    if (standardize in (None, "none") and columns is None) or not sizes[:num_clients].any():
         return None
     if not (hasattr(x, "dtype") and x.dtype.kind == "f" and x.ndim > 1):
         raise ValueError(

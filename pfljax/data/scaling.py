@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ def fitted(
     [[2.0], [2.0], [2.0]]
     """
     x = x.astype(float, copy=False)
-    features, d = x.reshape(len(x), -1, x.shape[-1]), x.shape[-1]
+    features, d = x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1]), x.shape[-1]
     own = np.split(features, np.cumsum(sizes)[:-1])
     seen = features[: sizes[:num_clients].sum()].reshape(-1, d)
     fill = np.zeros(d)

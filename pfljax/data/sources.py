@@ -16,7 +16,9 @@ from pfljax import checks
 from pfljax.data import synthetic, tfds
 from pfljax.data.dataset import Dataset, from_arrays
 from pfljax.data.known import KNOWN
-from pfljax.data.readers import any_leaf, by_folder, idx_folder, read_npz
+from pfljax.data.readers.archives import idx_folder, read_npz
+from pfljax.data.readers.images import by_folder
+from pfljax.data.readers.texts import any_leaf
 from pfljax.data.table import ENDINGS, from_frame, read_table, tables
 
 _DEBIAN = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
@@ -102,7 +104,7 @@ def load(
     unset = path is None and not os.environ.get("PFLJAX_DATA")
     searched = ", ".join([*["$PFLJAX_DATA (not set)"][:unset], *map(str, places)])
     known = KNOWN.get(name)
-    if known is not None and not known.tfds:
+    if known is not None and (path is not None or not known.tfds):
         raise FileNotFoundError(
             f"{name} is not in {searched}: a copy is {known.copy}, from {known.url}; give path=..., or run pfljax data "
             f"prepare {name} --from FOLDER once"
@@ -125,8 +127,6 @@ def load(
 
 def _read(place: Path, name: str, size: int | None, keys: Mapping[str, str | None]) -> Dataset | None:
     """What is at a place, None if it is nothing that is known."""
-    if place.suffix == ".npz" and place.is_file():
-        return read_npz(place, name, **keys)
     if not place.exists():
         return None
     known = KNOWN.get(name)
@@ -136,6 +136,8 @@ def _read(place: Path, name: str, size: int | None, keys: Mapping[str, str | Non
     dataset = next((found for read in readers if (found := read(place, size)) is not None), None)
     if dataset is not None:
         _unused(keys, keys, f"what is in {place}")
+    elif place.suffix == ".npz" and place.is_file():
+        return read_npz(place, name, **keys)
     elif place.is_file():
         raise ValueError(f"{place} is no file of {name}: give an .npz file, a table, or the folder that it is in")
     return dataset

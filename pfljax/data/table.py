@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from pfljax.data.scaling import Missing
 
 Kind = Literal["auto", "classification", "regression"]
 
-ENDINGS = (".csv", ".tsv", ".csv.gz", ".csv.bz2", ".csv.xz", ".tsv.gz", ".parquet")
+ENDINGS = (".csv", ".tsv", ".csv.gz", ".csv.bz2", ".csv.xz", ".tsv.gz", ".parquet", ".arrow")
 """What names of tables end in."""
 
 _CLASSES = 50  # different whole numbers that are still taken for classes
@@ -84,7 +85,9 @@ def from_frame(
 
 
 def read_table(path: str | Path, also: Collection[str] = ()) -> Frame:
-    """The table of a CSV or Parquet file, or of all such files in a folder and below it, one after the other.
+    """The table of a CSV, Parquet or Arrow file, or of all such files in a folder and below it, one after the other.
+
+    What HuggingFace's `save_to_disk` writes is a folder of Arrow files; its labels keep their names.
 
     Text files may be packed (.gz, .bz2, .xz); `?` and what pandas takes for it is missing.
 
@@ -96,7 +99,7 @@ def read_table(path: str | Path, also: Collection[str] = ()) -> Frame:
     Raises:
       ValueError: if a file is damaged, empty, or has other columns than the first.
       FileNotFoundError: if there is none.
-      ImportError: if pandas is missing, or pyarrow for Parquet.
+      ImportError: if pandas is missing, or pyarrow for Parquet and Arrow.
     """
     try:
         import pandas as pd
@@ -135,8 +138,8 @@ def _folder(file: Path, root: Path) -> str:
 def _table(path: Path) -> Frame:
     import pandas as pd
 
-    if path.suffix == ".parquet":
-        return _parquet(path)
+    if path.suffix in (".parquet", ".arrow"):
+        return _arrow(path)
     text = limits.content(path)
     try:
         head = text[: text.find(b"\n") + 1 or None].decode("utf-8-sig")
@@ -155,18 +158,35 @@ def _table(path: Path) -> Frame:
     return frame
 
 
-def _parquet(path: Path) -> Frame:
+def _arrow(path: Path) -> Frame:
+    """Of a Parquet file, or of a stream of Arrow's as HuggingFace keeps it."""
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import ArrowException, ipc, parquet
     except ImportError as error:
-        raise ImportError("Parquet files are read by pyarrow: pip install pyarrow") from error
+        raise ImportError(f"{path.suffix} files are read by pyarrow: pip install pyarrow") from error
     try:
-        file = parquet.ParquetFile(path)
-        groups = [file.metadata.row_group(number).total_byte_size for number in range(file.metadata.num_row_groups)]
-        limits.check(path, sum(groups))
-        return file.read().to_pandas()
+        if path.suffix == ".arrow":
+            limits.check(path, path.stat().st_size)
+            with open(path, "rb") as file, ipc.open_stream(file) as stream:
+                return _labelled(stream.read_all())
+        with parquet.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+            limits.check(path, sum(group.total_byte_size for group in groups))
+            return file.read().to_pandas()
     except (ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no sound Parquet file ({error}): write it again") from error
+        raise ValueError(f"{path} is no sound {path.suffix} file ({error}): write it again") from error
+
+
+def _labelled(table: Any) -> Frame:
+    """A table whose labels have the names that HuggingFace writes beside its columns."""
+    import pandas as pd
+
+    frame = table.to_pandas()
+    about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    for column, feature in about.get("info", {}).get("features", {}).items():
+        if feature.get("_type") == "ClassLabel" and column in frame:
+            frame[column] = pd.Categorical.from_codes(frame[column], categories=feature["names"])
+    return frame
 
 
 def _arrays(
@@ -178,6 +198,7 @@ def _arrays(
     missing: Missing,
 ) -> dict[str, Any]:
     """The columns by their parts, as `from_arrays` takes them."""
+    frame = frame.rename(columns=str)
     if not frame.columns.is_unique:
         raise ValueError(f"two columns are called {frame.columns[frame.columns.duplicated()][0]!r}: rename one of them")
     named = [column for column in roles.values() if column is not None]
@@ -195,7 +216,7 @@ def _arrays(
                 f"{role} column {column!r} is missing in row {np.argmax(gone)}: fill it in, or leave it out"
             )
     columns = found(frame, inputs, categories, missing)
-    keys = {role: None if column is None else frame[column].to_numpy() for role, column in roles.items()}
+    keys = {role: None if column is None else _key(frame[column]) for role, column in roles.items()}
     return {
         "x": columns.read(frame),
         "y": _targets(frame[roles["target"]], task),
@@ -205,6 +226,13 @@ def _arrays(
         "split": None if keys["split"] is None else _splits(keys["split"], roles["split"]),
         "columns": columns,
     }
+
+
+def _key(column: Series) -> np.ndarray:
+    """Values that name or order; whole numbers stay such where a gap elsewhere made them floats."""
+    found = column.to_numpy()
+    whole = found.dtype.kind == "f" and (found == np.trunc(found)).all() and abs(found).max() < 2**53
+    return found.astype(np.int64) if whole else found
 
 
 def _targets(column: Series, task: Kind) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pfljax import checks
 from pfljax.checks import Count
@@ -21,6 +21,9 @@ from pfljax.models.recurrent import char_lstm
 from pfljax.models.resnet import resnet8, resnet18, resnet34
 from pfljax.models.sequences import cnn1d, gru, lstm, transformer
 from pfljax.types import Model
+
+if TYPE_CHECKING:
+    from pfljax.models.modules import from_nnx
 
 
 def _char_lstm(
@@ -50,8 +53,17 @@ def _contextual(
             f"context={context} numbers of examples {tuple(shape)}, which end with {last}: put them there first, with "
             "data.featurized=True or pfl.data.featurized"
         )
-    model = by_name(network, (*more, last - context), classes, init=init, **options or {})
-    return contextual(model, classes, context, init=init)
+    inner = by_name(network, (*more, last - context), classes, **{"init": init} | (options or {}))
+    return contextual(inner, classes, context, init=init)
+
+
+def __getattr__(name: str) -> Any:
+    """`from_nnx`, since nnx brings IPython with it, which takes a second that others need not wait."""
+    if name != "from_nnx":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pfljax.models.modules import from_nnx
+
+    return from_nnx
 
 
 MODELS: dict[str, Callable[..., Model]] = {
@@ -98,6 +110,7 @@ __all__ = [
     "factors",
     "fast",
     "from_linen",
+    "from_nnx",
     "gru",
     "logistic",
     "lstm",

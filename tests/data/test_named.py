@@ -20,7 +20,9 @@ from scipy.io import savemat, wavfile
 from pfljax.data import Dataset, federate, from_arrays, load, partition
 from pfljax.data.known import KNOWN
 from pfljax.data.layouts.idx import read as read_idx
-from pfljax.data.readers import LETTERS, plain, write_npz
+from pfljax.data.readers.archives import write_npz
+from pfljax.data.readers.common import plain
+from pfljax.data.readers.texts import LETTERS
 
 DRAW = np.random.default_rng(0)
 
@@ -66,6 +68,14 @@ def sent140(root: Path) -> None:
         return ["1983468420", "Sun May 31 13:12:51 PDT 2009", "NO_QUERY", "norri", text, "training"]
 
     leaf(root, {"norri": ([tweet("I'm sad, so sad."), tweet("I'm glad!")], [0, 1]), "ann": ([tweet("sad")], [0])})
+
+
+def reddit(root: Path) -> None:
+    """A comment of two pieces, the second half empty, and one of one piece."""
+    first, second = ["<BOS>", "to", "be"], ["or", "not", "<PAD>"]
+    said = {"target_tokens": [["to", "be", "or"], ["not", "<EOS>", "<PAD>"]], "count_tokens": [[1, 1, 1], [1, 1, 0]]}
+    short = {"target_tokens": [["to", "be", "<EOS>"]], "count_tokens": [[1, 1, 1]]}
+    leaf(root, {"ann": ([[first, second]], [said]), "ben": ([[first]], [short])})
 
 
 def leaf_synthetic(root: Path) -> None:
@@ -122,6 +132,16 @@ def wisdm(root: Path) -> None:
     ]
     rows = ['1,33,0.04,?,11.3,"Jogging"', '2,33,0.1,20.0,9.1,"Sitting"', '3,17,0.2,40.0,9.9,"Jogging"']
     (root / "WISDM_ar_v1.1_transformed.arff").write_text("\n".join([*head, *rows]) + "\n")
+
+
+def pamap2(root: Path) -> None:
+    """100 samples between activities, 600 of walking, 300 of a rope; one hand's sensor lost a sample."""
+    (root / "Protocol").mkdir()
+    for subject in (101, 105):
+        held = np.arange(1000.0)[:, None] + np.arange(54) / 100
+        held[:, 1] = [0] * 100 + [4] * 600 + [24] * 300
+        held[200, 4] = np.nan
+        np.savetxt(root / "Protocol" / f"subject{subject}.dat", held, fmt="%.6g")
 
 
 def movielens(root: Path) -> None:
@@ -214,6 +234,7 @@ MADE: dict[str, tuple[Any, ...]] = {
         (shakespeare, (80,), 80, ["PLAY_HAMLET", "PLAY_OPHELIA"], 3),
         (celeba, (84, 84, 3), 2, ["17", "23"], 3),
         (sent140, (25,), 2, ["ann", "norri"], 3),
+        (reddit, (3,), 10_002, ["ann", "ben"], 3),
         (leaf_synthetic, (60,), 5, ["0", "1"], 5),
         (cifar10, (32, 32, 3), 10, None, 20),
         (cifar100, (32, 32, 3), 100, None, 2),
@@ -221,6 +242,7 @@ MADE: dict[str, tuple[Any, ...]] = {
         (heart_disease, (13,), 2, ["cleveland", "hungarian", "switzerland", "va"], 49),
         (har, (128, 9), 6, [1, 3], 4),
         (wisdm, (3,), 2, [17, 33], 3),
+        (pamap2, (256, 27), 2, ["101", "105"], 6),
         (movielens, (), None, [186, 196], 3),
         (school, (4,), None, [0, 1], 5),
         (landmine, (4,), 2, [0, 1], 5),
@@ -270,15 +292,18 @@ def made(name: str, tmp_path: Path) -> Dataset:
 
 def test_what_examples_mean(tmp_path: Path) -> None:
     """Single numbers that a reader could turn round: colours, digits of 10, labels from 1, bouts, silence."""
-    folders = {
-        name: tmp_path / name for name in ("cifar100", "svhn_cropped", "usps", "har", "shakespeare", "spoken_digits")
-    }
+    names = ("reddit", "cifar100", "svhn_cropped", "usps", "har", "pamap2", "shakespeare", "spoken_digits")
+    folders = {name: tmp_path / name for name in names}
     for folder in folders.values():
         folder.mkdir()
     found = {name: made(name, folder) for name, folder in folders.items()}
     first = np.frombuffer(bytes(range(256)) * 12, np.uint8).reshape(3, 32, 32)
     assert found["cifar100"].y.tolist() == [99, 5]
     assert (found["cifar100"].x[0, 3, 7] == first[:, 3, 7]).all()
+    be, bos, to = 4, 2, 3  # by frequency, then as they come
+    assert found["reddit"].x.tolist() == [[bos, to, be], [5, 6, 0], [bos, to, be]]
+    assert found["reddit"].y.tolist() == [[to, be, 5], [6, 1, 0], [to, be, 1]]
+    assert found["reddit"].ignore == 0
     assert found["svhn_cropped"].y.tolist() == [0, 1, 9, 1, 0]
     assert found["usps"].y.tolist() == [6, 9]
     assert found["usps"].x[0].ravel()[[0, 1, 2, 255]].tolist() == [0, 255, 128, 191]
@@ -291,6 +316,12 @@ def test_what_examples_mean(tmp_path: Path) -> None:
         "STANDING",
         "WALKING",
     ]
+    assert found["pamap2"].class_names == ("rope jumping", "walking")
+    assert found["pamap2"].y.tolist() == [1, 1, 0] * 2
+    np.testing.assert_allclose(found["pamap2"].x[1, 0, [0, 3, 9]], [356.04, 356.1, 356.21], atol=1e-3)
+    np.testing.assert_allclose(found["pamap2"].x[0, 100, 0], 200.04, atol=1e-3)
+    assert found["pamap2"].units is not None
+    assert len(np.unique(found["pamap2"].units)) == 4
     assert found["shakespeare"].x[0].tolist() == list(range(80))
     power = found["spoken_digits"].x[0, :, :, 0]
     assert power[10].argmax() == 16  # 1000 of 4000 Hz in 64 steps
@@ -366,7 +397,7 @@ def test_pickles_run_no_code(content: Any, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("name", ["../secret.jpg", "a/b.jpg", "/etc/passwd", "..", "", 7])
 def test_names_of_files_stay_in_their_folder(name: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no plain name of a file"):
-        plain(name)
+        plain(name, tmp_path)
     if isinstance(name, str):
         image(tmp_path / "train" / "0.jpg")
         (tmp_path / "metadata.csv").write_text(f'split,filename,location,y\ntrain,"{name or "./x"}",1,0\n')
@@ -420,6 +451,30 @@ def test_images_in_folders(tmp_path: Path) -> None:
         load("mine", path=tmp_path / "two")
 
 
+def _refusal(name: str, path: Path) -> str | None:
+    try:
+        load(name, path=path)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_became_of_files_on_the_way(name: str, tmp_path: Path) -> None:
+    """Half of it, nothing, another page, or no file: one sentence that says which, from wherever it is met."""
+    MADE[name][0](tmp_path)
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    for file in (files[0], files[-1]):
+        whole = file.read_bytes()
+        for content in (whole[: len(whole) // 2], b"", b"<html><body>404</body></html>\n" * 5, None):
+            file.unlink(missing_ok=True)
+            if content is not None:
+                file.write_bytes(content)
+            said = _refusal(name, tmp_path)
+            assert said is None or (str(tmp_path) in said and said.count("again") < 2)
+        file.write_bytes(whole)
+
+
 def test_damaged_copies(tmp_path: Path) -> None:
     """One sentence with the file for each."""
     for hospital in ("cleveland", "hungarian", "switzerland", "va"):
@@ -428,7 +483,7 @@ def test_damaged_copies(tmp_path: Path) -> None:
     (tmp_path / "WISDM_ar_v1.1_transformed.arff").write_text("@relation x\n")
     cases["wisdm"] = "has no attributes user and class, and data"
     (tmp_path / "school.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
-    cases["school"] = "has no cells X and Y"
+    cases["school"] = r"school\.mat is damaged"
     (tmp_path / "train.bin").write_bytes(bytes(3000))
     (tmp_path / "test.bin").write_bytes(bytes(3000))
     cases["cifar100"] = "train.bin has 3000 bytes, no number of records of 3074"
@@ -453,3 +508,17 @@ def test_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         load("har")
     with pytest.raises(ValueError, match="an example of two is several arrays"):
         write_npz(tmp_path / "two.npz", from_arrays({"a": [[1.0]], "b": [[2.0]]}, [0], name="two"))
+
+
+def test_hospitals_of_one_archive(tmp_path: Path) -> None:
+    """Rows of UCI's 13 columns with who holds them, gaps and all."""
+    heart_disease(tmp_path)
+    centers = ("cleveland", "hungarian", "switzerland", "va")
+    held = [
+        np.genfromtxt(tmp_path / f"processed.{center}.data", delimiter=",", missing_values="?") for center in centers
+    ]
+    rows, hospital = np.concatenate(held), np.repeat(range(4), [len(mine) for mine in held])
+    np.savez(tmp_path / "all.npz", x=rows[:, :-1], y=rows[:, -1], hospital=hospital, hospitals=np.array(centers))
+    found, again = load("heart_disease", path=tmp_path), load("heart_disease", path=tmp_path / "all.npz")
+    assert np.array_equal(found.x, again.x)
+    assert np.array_equal(found.y, again.y)

@@ -12,7 +12,7 @@ import pytest
 
 from pfljax.data import federate, from_arrays, load, partition, tfds
 from pfljax.data.layouts.idx import read as read_idx
-from pfljax.data.readers import read_npz
+from pfljax.data.readers.archives import read_npz
 
 RANDOM = np.random.default_rng(0)
 X, TEST_X = (RANDOM.integers(0, 256, (n, 28, 28), np.uint8) for n in (30, 10))
@@ -73,6 +73,20 @@ def test_one_of_four_is_missing(tmp_path: Path) -> None:
     (write_idx(tmp_path) / f"{STEMS[1]}.gz").unlink()
     with pytest.raises(FileNotFoundError, match="has no train-labels-idx1-ubyte"):
         load("mnist", path=tmp_path)
+
+
+def test_parts_of_emnist(tmp_path: Path) -> None:
+    """Their names stand before those of the files, `test` for `t10k`; alone, or in a torchvision root."""
+    for folder in (tmp_path, tmp_path / "root" / "EMNIST" / "raw"):
+        write_idx(folder)
+        for stem in STEMS:
+            name = f"emnist-balanced-{stem.replace('t10k', 'test')}.gz"
+            (folder / f"{stem}.gz").rename(folder / name)
+    for path in (tmp_path, tmp_path / "root"):
+        dataset = load("emnist/balanced", path=path)
+        assert (dataset.x.shape, dataset.y.tolist()) == ((30, 28, 28, 1), Y.tolist())
+    with pytest.raises(FileNotFoundError, match="emnist/byclass is not in"):
+        load("emnist/byclass", path=tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")

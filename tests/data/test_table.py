@@ -49,6 +49,8 @@ def test_roles_of_columns() -> None:
     assert rows(data, "ann").tolist() == [[7, 1, 1, 0], [9, 0, 0, 1]]
     assert data.examples.x.dtype == np.float32
     codes = frame(by=[2.0, 1, 2, 2, 1, 1, 2, 10])
+    numbered = from_frame(frame(who=[7.0, 7, 10, 10, 9, 9, 9, 9]), client="who", target="late")
+    assert federate(numbered, partition.natural()).names == ("7", "9", "10")
     coded = from_frame(codes, target="late", client="who", categories=["by"], drop=["km"])
     assert coded.columns is not None
     assert coded.columns.features == ("rush", "by=1", "by=2", "by=10")
@@ -149,6 +151,9 @@ def test_given_splits() -> None:
         federate(load("digits"), partition.iid(2), test="given")
     with pytest.raises(ValueError, match="split column 'part' holds 'maybe': say 'train', 'validation' or 'test'"):
         from_frame(frame(part=["maybe", *PART[1:]]), target="late", split="part")
+    nobody = from_frame(frame(part="test"), target="late", client="who", split="part")
+    with pytest.raises(ValueError, match="table: none of the 3 clients has an example to train on"):
+        federate(nobody, partition.natural(), test="given")
     two = frame(part=["train", "test"] * 4)
     drawn = federate(from_frame(two, target="late", split="part"), partition.iid(1), test="given", validation=0.5)
     assert [drawn.sizes(s).tolist() for s in ("train", "validation", "test")] == [[2], [2], [4]]
@@ -161,6 +166,12 @@ def test_given_splits() -> None:
         ({}, {"target": "late", "clint": "who"}, "from_frame takes no 'clint': did you mean 'client'"),
         ({}, {"target": "late", "drop": ["who", "km", "by", "rush"]}, "no column is left to learn from"),
         ({"km": [np.inf, *KM[1:]]}, {"target": "late"}, "column 'km' is not finite in row 0"),
+        ({"km": [1e300, *KM[1:]]}, {"target": "late"}, r"column 'km' holds 1e\+300 in row 0, beyond 32 bits"),
+        (
+            {"by": ["1", "2", "x", None] * 2},
+            {"target": "late"},
+            r"holds 'x' in row 2, and numbers: .*categories=\['by'\]",
+        ),
         ({"late": [None, *LATE[1:]]}, {"target": "late"}, "target column 'late' is missing in row 0"),
         ({"who": [*WHO[:7], None]}, {"target": "late", "client": "who"}, "client column 'who' is missing in row 7"),
         ({"km": pd.Timestamp("2020-01-01")}, {"target": "late"}, "column 'km' holds dates: make it a number"),
@@ -185,10 +196,22 @@ def test_texts_that_are_no_categories() -> None:
     assert len(from_frame(names, target="sick", categories=["name"]).x[0]) == 200
     with pytest.raises(ValueError, match="from_frame reads a pandas table, not a ndarray: use from_arrays"):
         from_frame(np.zeros((3, 2)), target="sick")
+    lists = pd.DataFrame({"image": [[1, 2], [3, 4]], "sick": [0, 1]})
+    with pytest.raises(ValueError, match=r"'image' holds a list in each row: .* make arrays of it for from_arrays"):
+        from_frame(lists, target="sick")
+    plain = from_frame(pd.DataFrame([[0.5, "a", 1], [1.5, "b", 0]]), target="2")
+    assert plain.columns is not None
+    assert plain.columns.features == ("0", "1=a", "1=b")
     with pytest.raises(ValueError, match="two columns are called 'km'"):
         from_frame(pd.concat([FRAME, FRAME[["km"]]], axis=1), target="late")
     with pytest.raises(ValueError, match="there is no row"):
         from_frame(FRAME[:0], target="late")
+
+
+def test_numbers_beside_texts_are_categories_where_it_is_said() -> None:
+    table = from_frame(frame(by=["1", "2", "2a", "2"] * 2), target="late", client="who", categories=["by"])
+    assert table.columns is not None
+    assert table.columns.categories == {"by": ("1", "2", "2a")}
 
 
 def test_new_rows() -> None:
@@ -249,7 +272,8 @@ def test_files(ending: str, tmp_path: Path) -> None:
         ("b.csv", b"x,y\n1,2\n1,2,3,4\n", "is no sound table"),
         ("c.csv", "x,y\nä,2\n".encode("latin-1"), "is not a text in UTF-8"),
         ("d.csv.gz", gzip.compress(b"x,y\n1,2\n" * 999)[:-20], "is damaged"),
-        ("e.parquet", b"PAR1 nothing PAR1", "is no sound Parquet file"),
+        ("e.parquet", b"PAR1 nothing PAR1", r"is no sound \.parquet file"),
+        ("g.arrow", b"\xff\xff\xff\xff nothing", r"is no sound \.arrow file"),
         ("f.csv", b"x,y\n1,2,3\n1,2,3\n", "has more fields in a row than names"),
     ],
 )
@@ -257,6 +281,28 @@ def test_damaged_files(name: str, content: bytes, message: str, tmp_path: Path) 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} {message}"):
         load("mine", path=tmp_path / name, target="y")
+
+
+def test_what_huggingface_saves_to_disk(tmp_path: Path) -> None:
+    """A folder for each split with streams of Arrow's; names of labels stand in the description of the columns."""
+    pyarrow = pytest.importorskip("pyarrow")
+    label = {"names": ["walks", "sits"], "_type": "ClassLabel"}
+    features = {"speed": {"dtype": "float64", "_type": "Value"}, "label": label}
+    about = json.dumps({"info": {"features": features}})
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    for split, codes in {"train": [1, 0, 1], "test": [0]}.items():
+        rows = {"speed": pyarrow.array([0.5] * len(codes)), "label": pyarrow.array(codes, pyarrow.int64())}
+        table = pyarrow.table(rows).replace_schema_metadata({"huggingface": about})
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "state.json").write_text("{}")
+        path = tmp_path / split / "data-00000-of-00001.arrow"
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    dataset = load("mine", path=tmp_path, target="label", split="folder")
+    assert dataset.class_names == ("walks", "sits")
+    assert dataset.split is not None
+    assert dataset.split.tolist() == ["test", "train", "train", "train"]
+    assert dataset.y.tolist() == [0, 1, 0, 1]
 
 
 def test_limits_hold_before_a_table_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,8 @@ def test_prepared_once_it_is_found_by_name(
         assert capsys.readouterr().out == f"3 examples of movielens in {tmp_path / place / 'movielens.npz'}\n"
     for file in copy.iterdir():
         file.unlink()
+    with pytest.raises(ValueError, match=r"groups='who': .* is prepared and knows its own: leave it out"):
+        load("movielens", groups="who")
     dataset = load("movielens")
     assert dataset.groups is not None
     assert (dataset.groups.tolist(), dataset.y.tolist()) == ([196, 186, 196], [3, 3, 1])

@@ -579,14 +579,19 @@ def test_tokens_and_features_have_sizes():
 SPLIT = {
     "char_lstm": (models.char_lstm(7, 5, embedding=3, hidden=4), (5,), (4,)),
     "cnn": (models.cnn((6, 6), 3), (6, 6), (512,)),
-    "contextual": (models.contextual(models.mlp((4,), 3, (6, 5)), 3, context=2), (6,), (7,)),
+    "cnn1d": (models.cnn1d((6, 2), 3, channels=(4, 5)), (6, 2), (5,)),
+    "contextual": (models.contextual(models.mlp((4,), 3, (5,)), 3, context=2), (6,), (7,)),
     "factors": (models.factors((), 3, items=9, width=4), (), (4,)),
+    "gru": (models.gru((5,), 3, hidden=4, vocabulary=7), (5,), (4,)),
     "logistic": (models.logistic((4, 2), 3), (4, 2), (8,)),
+    "lstm": (models.lstm((5, 2), 3, hidden=4, layers=2), (5, 2), (4,)),
     "mlp": (models.mlp((4,), 3, (6, 5)), (4,), (5,)),
     "mobilenet_v1": (models.mobilenet_v1((8, 8, 3), 3, 0.1, norm="batch"), (8, 8, 3), (102,)),
     "resnet18": (models.resnet18((8, 8, 3), 3), (8, 8, 3), (512,)),
     "resnet34": (models.resnet34((8, 8, 3), 3), (8, 8, 3), (512,)),
     "resnet8": (models.resnet8((8, 8, 3), 3, norm="batch"), (8, 8, 3), (64,)),
+    "tabular": (models.tabular((5,), 3, categories=(2, 2), hidden=(6,)), (5,), (6,)),
+    "transformer": (models.transformer((5,), 3, width=8, heads=2, layers=1, vocabulary=7), (5,), (8,)),
 }
 LIGHT = ("char_lstm", "cnn", "logistic", "mlp", "resnet8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def spectra(paths: Iterable[Path], seconds: float = 1.0, rate: int = 8000) -> np
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", wavfile.WavFileWarning)
                 found, sound = wavfile.read(path)
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, NameError, LookupError, ArithmeticError, struct.error) as error:
             raise ValueError(f"{path} is no sound wave file ({error}): delete it and fetch it again") from error
         if found != rate:
             raise ValueError(f"{path} has {found} samples a second, and {rate} are wanted: resample it")
