@@ -146,7 +146,8 @@ def _refuse_strays(column: Series, name: str, categories: Iterable[str]) -> None
     """Refuses texts among numbers, unless they are said to be categories."""
     from pandas import to_numeric
 
-    stray = (to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy()
+    parsed: Series = to_numeric(column, errors="coerce")
+    stray = (parsed.isna() & column.notna()).to_numpy()
     if name not in categories and stray.any() and not stray[column.notna()].all():
         row = np.argmax(stray)
         raise ValueError(
