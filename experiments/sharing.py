@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import pfljax as pfl
+from experiments import cases
 from pfljax import cli, experiment, files
 from pfljax.experiment import Config
 
@@ -36,16 +37,6 @@ CASES: dict[str, dict[str, Any]] = {
     "low_rank": {"model.low_rank": 4, "algorithm.personal": ("low_rank_0", "low_rank_1")},
 }
 """Name -> what is changed of the configuration; `top_K` is FedPer's split depth K_P."""
-
-
-def sharing(config: Config) -> pfl.Comparison:
-    """Runs every case on the same data."""
-    data = experiment.load_data(config.data)
-    cases = {
-        name: experiment.from_config_dict(experiment.overridden(config.to_dict(), changes))
-        for name, changes in CASES.items()
-    }
-    return pfl.Comparison({name: experiment.run(case, data=data, progress=True) for name, case in cases.items()})
 
 
 def inverted(share: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +102,7 @@ def report(out: Path, rounds: int | None = None) -> None:
     config, console = cli.read_config(str(CONFIG)), Console()
     if rounds is not None:
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, rounds=rounds))
-    comparison = sharing(config)
+    comparison = cases.compared(config, CASES, experiment.load_data(config.data))
     comparison.save(out, replace=True)
     console.print(comparison.table())
     table = Table("lam", "accuracy", "of the adversary", "of a probe", title="LG-FedAvg and a secret, percent")

@@ -42,7 +42,7 @@ def test_the_fifteen_lines_run():
 def test_the_models_of_a_run_are_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(PROGRAMS[2], names)
+    exec(PROGRAMS[3], names)
     assert names["outputs"].shape == (3, 10)
     assert sorted(path.name for path in Path("deployed/7").iterdir()) == ["model.json", "params", "predict.bin"]
 

@@ -65,7 +65,7 @@ from pfljax.algorithms.hcfl import hcfl
 from pfljax.algorithms.hypcluster import hypcluster
 from pfljax.algorithms.ifca import ifca
 from pfljax.algorithms.knn_per import knn_per
-from pfljax.algorithms.l2gd import l2gd
+from pfljax.algorithms.l2gd import l2gd, l2sgd_plus
 from pfljax.algorithms.lcfed import lcfed
 from pfljax.algorithms.lg_fedavg import lg_fedavg
 from pfljax.algorithms.local_only import local_only
@@ -158,6 +158,7 @@ __all__ = [
     "ifca",
     "knn_per",
     "l2gd",
+    "l2sgd_plus",
     "lcfed",
     "lg_fedavg",
     "local_only",
@@ -313,6 +314,7 @@ METHODS: dict[str, Method] = {
         "averaging",
         needs=_FEATURES,
         down="w + head",
+        bounds={"power": _POSITIVE},
         up="w + classes * (1 + features + features**2)",
         example={"samples": 3},
     ),
@@ -451,6 +453,16 @@ METHODS: dict[str, Method] = {
         down="w + 2",
         example={"lr": 0.05, "p": 0.4},
     ),
+    "l2sgd_plus": Method(
+        l2sgd_plus,
+        "mixture",
+        sweep={"lr": (1e-3, 0.1), "lam": (0.01, 10.0), "p": (0.05, 0.5)},
+        needs=_STATE,
+        bounds={"p": Bounds(above=0, below=1)},
+        down="2 * w - stats + 2",
+        up="2 * w - stats",
+        example={"lr": 0.05, "p": 0.4},
+    ),
     "superfed": Method(
         superfed,
         "mixture",
@@ -481,15 +493,16 @@ METHODS: dict[str, Method] = {
         "relational",
         sweep={"relation_lr": (1e-4, 0.1), "mu": (1e-3, 1.0)},
         needs=_STATE,
-        down="clients * w + clients",
+        bounds={"focus": _POSITIVE},
+        down="(clients if downloads is None else downloads) * w + clients",
     ),
     "ifca": Method(
         ifca,
         "clustering",
         sweep={"hysteresis": (0.0, 0.5)},
         needs=_STATE,
-        down="clusters * w",
-        up="w + 1",
+        down="clusters * w + (starts > 1) * (starts + 1 / 4)",
+        up="w + 1 + (starts > 1) * starts * clusters",
         example={"clusters": 2},
     ),
     "hypcluster": Method(
@@ -497,8 +510,8 @@ METHODS: dict[str, Method] = {
         "clustering",
         sweep={"hysteresis": (0.0, 0.5)},
         needs=_STATE,
-        down="clusters * w",
-        up="w + 1",
+        down="clusters * w + (starts > 1) * (starts + 1 / 4)",
+        up="w + 1 + (starts > 1) * starts * clusters",
         example={"clusters": 2, "split": "validation"},
     ),
     "fesem": Method(fesem, "clustering", {"hysteresis": (0.0, 0.5)}),
@@ -697,7 +710,7 @@ METHODS: dict[str, Method] = {
         needs=("features",),
         bounds={"lam": _POSITIVE},
         down="w - head",
-        up="w - head",
+        up="(w - head) * (1 if step == 'adam' else 1 + features)",
     ),
 }
 METHODS = {name: row._replace(factory=checks.by_hints(known=row.hints())(row.factory)) for name, row in METHODS.items()}

@@ -9,6 +9,7 @@ from pfljax import checks, masks, tree
 from pfljax.federation.server import Server, ServerOptimizer, fedopt
 from pfljax.federation.skeletons import averaging
 from pfljax.learning import classes
+from pfljax.learning.linalg import eigh
 from pfljax.learning.local import average, only
 from pfljax.learning.metrics import cross_entropy, masked_mean
 from pfljax.types import (
@@ -49,6 +50,7 @@ def ccvr(
     model: Model,
     *,
     samples: int = 200,
+    power: Array | float | None = None,
     server: ServerOptimizer | None = None,
 ) -> Algorithm:
     """FedAvg for w; its head is calibrated on virtual features, drawn class by class from a Gaussian of all clients.
@@ -66,6 +68,9 @@ def ccvr(
       tune: solver of the head on the server.
       model: the network of the task, which must have features.
       samples: G, static.
+      power: None: features as they are. A number beta > 0, traced: the transform of Tukey, by which features of
+        rectified layers are more like Gaussian ones: z is `sign(z) |z|^beta` in all of the above and under the
+        calibrated head; the paper's is 0.5. Clients then deploy what only the method's own `predict` reads.
       server: server optimizer of w; plain averaging if None.
 
     Returns:
@@ -77,7 +82,7 @@ def ccvr(
         each example.
 
     Deviations from the source: calibration in each round, by features of the w before it; clients send moments, which
-    make the same `mu_k` and `S_k` as means and covariances do; features are not transformed.
+    make the same `mu_k` and `S_k` as means and covariances do.
     Source: Luo et al., "No Fear of Heterogeneity: Classifier Calibration for Federated Learning with Non-IID Data",
     NeurIPS 2021, section 4.
 
@@ -98,7 +103,7 @@ def ccvr(
     def client_update(received: tuple[Params, Params], client: Tree, data: ClientData, key: Array) -> Reply:
         w, _ = received
         reply = algorithm.client_update(w, client, data, key)
-        return reply._replace(upload=(reply.upload, moments(model, w, data, number)))
+        return reply._replace(upload=(reply.upload, moments(model, w, data, number, power)))
 
     def server_update(before: Calibrated, cohort: Cohort, key: Array) -> Calibrated:
         moved, pooled = cohort.uploads
@@ -120,7 +125,12 @@ def ccvr(
         w, calibrated = received
         return tree.merge(calibrated, w)
 
+    def predict(own: Params, x: Tree) -> Array:
+        z = transformed(classes.flat_features(model, own, x), power)
+        return model.head(own, z.reshape(-1, *model.features_shape))[0]
+
     return algorithm._replace(
+        predict=None if power is None else predict,
         init_server=init_server,
         download=lambda server, id: (server.model.params, server.head),
         init_client=lambda received, id, key: (),
@@ -131,12 +141,21 @@ def ccvr(
     )
 
 
-def moments(model: Model, w: Params, data: ClientData, number: int) -> Moments:
+def transformed(z: Array, power: Array | float | None) -> Array:
+    """`sign(z) |z|^power`, or z.
+
+    >>> transformed(jnp.array([-4.0, 0.0, 9.0]), 0.5).tolist()
+    [-2.0, 0.0, 3.0]
+    """
+    return z if power is None else jnp.sign(z) * jnp.abs(z) ** jnp.asarray(power, z.dtype)
+
+
+def moments(model: Model, w: Params, data: ClientData, number: int, power: Array | float | None = None) -> Moments:
     """What a client sends of its features under w."""
     checks.classes(data.examples.y, "ccvr")
 
     def of(batch: Batch, _: Array) -> Moments:
-        z = classes.flat_features(model, w, batch.x)
+        z = transformed(classes.flat_features(model, w, batch.x), power)
         own = jax.nn.one_hot(batch.y, number, dtype=z.dtype) * batch.mask.astype(z.dtype)[:, None]
         own = own / jnp.maximum(jnp.sum(own), 1)
         return Moments(jnp.sum(own, axis=0), own.T @ z, jnp.einsum("bk,bi,bj->kij", own, z, z))
@@ -166,7 +185,7 @@ def gaussians(pooled: Moments, examples: Array) -> tuple[Array, Array, Array]:
 def virtual(N: Array, mu: Array, S: Array, key: Array, samples: int) -> ClientData:
     """As many drawn features [d] of each class that there is, as the examples of one client."""
     normal = jax.random.normal(key, (samples, *mu.shape), mu.dtype)
-    values, vectors = jnp.linalg.eigh(S)
+    values, vectors = jax.vmap(eigh)(S)
     roots = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None]
     z = mu[None] + jnp.einsum("kij,skj->ski", roots, normal)
     order = jnp.argsort(N <= 0, stable=True)

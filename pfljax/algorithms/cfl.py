@@ -1,7 +1,7 @@
 """CFL: clusters split in two where clients pull apart although their mean has come to rest."""
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ class Splits(NamedTuple):
 
     cluster: Array  # [K - 1] that was split
     models: Params  # [K - 1, ...] its model then
-    moves: Tree  # [K - 1, N, ...] the last `w - w_i` of each client then
+    moves: Array  # [K - 1] where in `Memory.then` are the last `w - w_i` of its members at that time
     stayed: Array  # [K - 1, N] who is in the first part
     left: Array  # [K - 1, N] who is in the second
 
@@ -30,7 +30,12 @@ class Memory(NamedTuple):
     used: Array  # [] clusters that there are
     moves: Tree  # [N, ...] the last `w - w_i` of each client
     heard: Array  # [N] whether there is one
-    splits: Splits | tuple[()]  # none where newcomers do not walk
+    splits: Splits
+    then: Tree  # [K - 1, N, ...] moves as they were at a split; nothing where newcomers do not walk
+
+
+Carry = tuple[Params, Array, Array, Splits]
+"""Models [K, ...], whose is which [N], how many are used [], and how they came about."""
 
 
 def cfl(
@@ -70,8 +75,8 @@ def cfl(
       floor: members that each part must have, static; no cluster of two splits.
       linkage: parts are the best there are ("optimal": the weakest edge of the maximum spanning tree of cosines is
         cut), or those of complete linkage, as in the authors' code ("complete"), static.
-      newcomers: they walk the tree of splits, or take the model with the smallest "loss" on their training examples,
-        static.
+      newcomers: they "walk" the tree of splits, or take the model with the smallest "loss" on their training examples,
+        static. Where nobody is new, "loss" spares the server K - 1 tables of updates, which each round carries along.
 
     Returns:
       An algorithm whose server holds the last updates [N, ...], and those at each split, [K - 1, N, ...], where
@@ -102,9 +107,10 @@ def cfl(
     def begin(key: Array, num_clients: int) -> Clusters:
         w, nobody = task.init(key), jnp.zeros(num_clients, bool)
         moves = repeated(tree.scale(0, w.trainable), num_clients)
-        root = Splits(jnp.asarray(0), w, moves, nobody, nobody)
-        splits = repeated(root, clusters - 1) if newcomers == "walk" else ()
-        memory = Memory(jnp.asarray(0), jnp.asarray(1), moves, nobody, splits)
+        first, most = jnp.asarray(0), max(clusters - 1, 1)
+        splits = repeated(Splits(first, w, first, nobody, nobody), most)
+        then = repeated(moves, most) if newcomers == "walk" else ()
+        memory = Memory(first, jnp.asarray(1), moves, nobody, splits, then)
         return Clusters(repeated(w, clusters), jnp.zeros(num_clients, int), memory)
 
     def fires(members: Array, memory: Memory) -> Array:
@@ -131,31 +137,32 @@ def cfl(
         members = assigned[None] == jnp.arange(clusters)[:, None]
         wanted = jax.vmap(fires, (0, None))(members, known) & (known.round > warm_up)
 
-        def split(c: Array, carry: tuple[Params, Array, Array, Tree], similar: Array) -> Any:
+        def split(c: Array, carry: Carry, similar: Array) -> Carry:
             models, assigned, used, splits = carry
             second, made = halved(similar, members[c], wanted[c] & (used < clusters))
-            w, new = jax.tree.map(lambda leaf: leaf[c], models), jnp.where(made, used, clusters)
-            if splits:
-                splits = _put(splits, new - 1, Splits(c, w, moves, members[c] & ~second, second))
+            new, w = jnp.where(made, used, clusters), jax.tree.map(lambda leaf: leaf[c], models)
+            one = Splits(c, w, known.used - 1, members[c] & ~second, second)
             assigned = jnp.where(made & second, used, assigned)
-            return _put(models, new, w), assigned, jnp.where(made, used + 1, used), splits
+            return _put(models, new, w), assigned, jnp.where(made, used + 1, used), _put(splits, new - 1, one)
 
-        def parted(carry: tuple[Params, Array, Array, Tree]) -> Any:
+        def parted(carry: Carry) -> Carry:
             return jax.lax.fori_loop(0, clusters, partial(split, similar=cosines(moves, moves)), carry)
 
         carry = models, assigned, known.used, known.splits
         models, assigned, used, splits = jax.lax.cond(jnp.any(wanted), parted, lambda carry: carry, carry)
-        server = Clusters(models, assigned, known._replace(used=used, splits=splits))
+        then = known.then and _put(known.then, jnp.where(used > known.used, known.used, clusters) - 1, moves)
+        server = Clusters(models, assigned, known._replace(used=used, splits=splits, then=then))
         return server._replace(models=averaged(models, results, clusters_of(server, cohort.ids), heard(cohort)))
 
     def walk(sight: Sight, data: ClientData, key: Array) -> Array:
         def pass_by(s: Array, c: Array) -> Array:
-            then = jax.tree.map(lambda rows: rows[s], sight.memory.splits)
-            here = then.cluster == c
+            split = jax.tree.map(lambda rows: rows[s], sight.memory.splits)
+            here, w = split.cluster == c, split.models
             mine = data.on(Rows(data.start, jnp.where(here, data.size, 0)))
-            moved = tree.sub(then.models, local(task.loss, then.models, mine, jax.random.fold_in(key, 0)))
-            similar = cosines(repeated(moved.trainable, 1), then.moves)[0]
-            first, second = (jnp.max(jnp.where(part, similar, -jnp.inf)) for part in (then.stayed, then.left))
+            move = tree.sub(w, local(task.loss, w, mine, jax.random.fold_in(key, 0))).trainable
+            theirs = jax.tree.map(lambda rows: rows[split.moves], sight.memory.then)
+            similar = cosines(repeated(move, 1), theirs)[0]
+            first, second = (jnp.max(jnp.where(part, similar, -jnp.inf)) for part in (split.stayed, split.left))
             return jnp.where(here & (second > first), s + 1, c)
 
         new = sight.cluster < 0

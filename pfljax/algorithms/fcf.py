@@ -1,7 +1,7 @@
 """FCF: collaborative filtering where what a client likes never leaves it."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,10 @@ from pfljax import masks, tree
 from pfljax.federation.reduce import mean, one_each, uniform
 from pfljax.federation.server import Server, fedopt
 from pfljax.learning import classes
+from pfljax.learning.linalg import solve
 from pfljax.learning.local import average, mean_gradient
 from pfljax.learning.metrics import masked_mean
-from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, Model, Params, Reply, Task, Tree
+from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, LossFn, Model, Params, Reply, Task, Tree
 
 
 class Taste(NamedTuple):
@@ -30,6 +31,7 @@ def fcf(
     lam: Array | float = 1.0,
     confidence: Array | float | None = None,
     server_lr: Array | float = 0.1,
+    step: Literal["adam", "exact"] = "adam",
 ) -> Algorithm:
     """Ratings are products `r_ui ~ <x_u, y_i>`: the server learns what items are like, each client what it likes.
 
@@ -37,7 +39,9 @@ def fcf(
     has rated. With Y their rows `y_i` and C, p their confidences and targets:
 
     - client: `x_u = (Y' C Y + lam I)^-1 Y' C p`, and it uploads `g_i = -2 c_ui (p_ui - <x_u, y_i>) x_u` for each i;
-    - server: a step of Adam along `sum_u g_i + 2 lam y_i`.
+    - server: a step of Adam along `sum_u g_i + 2 lam y_i`; or the exact step to the minimum over Y given all `x_u`,
+      `y_i <- y_i - H_i^-1 (sum_u g_i + 2 lam y_i)`, `H_i = 2 sum_u c_ui x_u x_u' + 2 lam I`. With all clients in every
+      round that is alternating least squares.
 
     Args:
       task: the model and its metrics; its loss is not used.
@@ -46,13 +50,16 @@ def fcf(
       confidence: None: ratings as they are, `p = r` and `c = 1`. A number a, traced: implicit feedback, `p = 1` where
         `r > 0` and 0 elsewhere, `c = 1 + a r`; a client then lists what it has not chosen as `r = 0`.
       server_lr: learning rate of Adam, traced.
+      step: of the server, static. The exact one goes by the clients of the round alone, and items that none of them has
+        rated become 0; it needs `y_i` that are rows of one table [I, d].
 
     Returns:
       An algorithm whose clients keep nothing, upload and receive the body, and deploy `Taste`. Newcomers do too,
-      without training. What is uploaded is 0 for items that a client has not rated: it tells which ones it has.
+      without training. What is uploaded is 0 for items that a client has not rated: it tells which ones it has. For the
+      exact step it is also their part of `H_i`, I d^2 numbers.
 
     Raises:
-      ValueError: if the model has no features.
+      ValueError: if the model has no features, or for the exact step other parts than one table, or `step` is neither.
 
     Deviations from the source: any network makes the `y_i`, and its weights take the place of Y in the regularization;
     labels that are classes are learned as 0 and 1 of each.
@@ -76,7 +83,14 @@ def fcf(
 
     def init_server(key: Array, num_clients: int) -> Server:
         params = task.init(key)
-        return server.init(tree.split(body(params), params)[0])
+        items = tree.split(body(params), params)[0]
+        shapes = [leaf.shape for leaf in jax.tree.leaves(items)]
+        if step == "exact" and [shape[1:] for shape in shapes] != [model.features_shape]:
+            raise ValueError(
+                f"step='exact' solves for the rows of one table of items, and the body has leaves of shapes {shapes}: "
+                "take a model such as pfljax.models.factors, or step='adam'"
+            )
+        return server.init(items)
 
     def rated(items: Params, batch: Batch) -> tuple[Array, Array, Array]:
         """`y_i` [B, d], p [B, C] and c [B, 1]; c is 0 where nothing is rated."""
@@ -93,7 +107,7 @@ def fcf(
             return tree.scale(1 / jnp.maximum(jnp.sum(batch.mask), 1), (y.T @ (c * y), y.T @ (c * p)))
 
         left, right = tree.scale(data.size.astype(float), average(normal, data, batch_size=128))
-        return _solved(left + lam * jnp.eye(left.shape[0], dtype=left.dtype), right)
+        return solve(left + lam * jnp.eye(left.shape[0], dtype=left.dtype), right)
 
     def client_update(items: Params, client: tuple[()], data: ClientData, key: Array) -> Reply:
         x = factor(items, data)
@@ -102,11 +116,30 @@ def fcf(
             y, p, c = rated(items, batch)
             return masked_mean(jnp.sum(c * (p - y @ x) ** 2, axis=1), batch.mask), items.stats
 
-        slope = mean_gradient(loss, items, data, key)
-        return Reply(Params(tree.scale(data.size.astype(float), slope), tree.scale(0, items.stats)), client)
+        def confidences(items: Params, batch: Batch, key: Array) -> tuple[Array, Tree]:
+            y, _, c = rated(items, batch)
+            return masked_mean(jnp.sum(c * y, axis=1), batch.mask), items.stats
+
+        def summed(of: LossFn) -> Tree:
+            return tree.scale(data.size.astype(float), mean_gradient(of, items, data, key))
+
+        upload = Params(summed(loss), tree.scale(0, items.stats))
+        if step == "adam":
+            return Reply(upload, client)
+        [c] = jax.tree.leaves(summed(confidences))  # [I, d], as each entry of a row stands once in the sum for its item
+        return Reply((upload, 2 * c[:, :, None] * (x @ x.T)[None]), client)
 
     def server_update(model: Server, cohort: Cohort, key: Array) -> Server:
-        return server.step(model, tree.scale(jnp.sum(one_each(cohort.weights)), cohort.uploads))
+        total = tree.scale(jnp.sum(one_each(cohort.weights)), cohort.uploads)
+        return server.step(model, total) if step == "adam" else solved(model, *total)
+
+    def solved(model: Server, slope: Params, curvature: Array) -> Server:
+        def row(y: Array, g: Array, H: Array) -> Array:
+            return y - solve(H + 2 * lam * jnp.eye(y.size, dtype=y.dtype), g + 2 * lam * y)
+
+        items, stats = model.params
+        moved = jax.tree.map(lambda Y, G: jax.vmap(row)(Y, G, curvature), items, slope.trainable)
+        return model._replace(params=Params(moved, stats))
 
     def predict(own: Taste, x: Tree) -> Array:
         y = features(own.items, x)[0]
@@ -122,17 +155,3 @@ def fcf(
         reduce=uniform(mean),
         predict=predict,
     )
-
-
-def _solved(matrix: Array, right: Array) -> Array:
-    """`matrix^-1 right` for a positive definite matrix, by Gauss and Jordan's elimination, which needs no pivots then.
-
-    It is compiled with the rest of a client's round, where a solver of LAPACK would be a call.
-    """
-
-    def eliminated(k: Array, rows: Array) -> Array:
-        pivot = rows[k] / rows[k, k]
-        return (rows - rows[:, k, None] * pivot[None]).at[k].set(pivot)
-
-    rows = jnp.concatenate([matrix, right], axis=1)
-    return jax.lax.fori_loop(0, matrix.shape[0], eliminated, rows)[:, matrix.shape[0] :]

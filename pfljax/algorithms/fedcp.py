@@ -31,6 +31,7 @@ def fedcp(
     model: Model,
     *,
     lam: Array | float = 5.0,
+    gumbel: bool = False,
     server: ServerOptimizer | None = None,
 ) -> Algorithm:
     """What a client's head and the common one shall read is decided for each example, by the features and the head.
@@ -50,6 +51,8 @@ def fedcp(
       local: solver of a client's round.
       model: the network of the task, which must have features.
       lam: strength of the pull to the received features, >= 0, traced.
+      gumbel: whether in training `s = softmax(G + noise)` with standard Gumbel noise, drawn for each example and
+        feature, static. PFLlib has it, and in prediction as well, where it makes scores random.
       server: server optimizer of what is shared; plain averaging if None.
 
     Returns:
@@ -59,7 +62,7 @@ def fedcp(
     Raises:
       ValueError: if the model has no features.
 
-    Deviations from the source: no Gumbel noise in the gate. As implemented by PFLlib in all else.
+    Deviations from the source: none known, but read from code only: as implemented by PFLlib, apart from its noise.
     Source: Zhang et al., "FedCP: Separating Feature Information for Personalized Federated Learning via Conditional
     Policy", KDD 2023.
 
@@ -94,7 +97,8 @@ def fedcp(
             b, own, gate = parted(whole, "body", "head", "gate")
             z, stats = model.features(b, batch.x, **mode)  # pyright: ignore[reportOptionalCall]
             z0 = model.features(received, batch.x, **mode)[0]  # pyright: ignore[reportOptionalCall]
-            s = _share(gate.trainable, z, u)
+            noise = jax.random.gumbel(jax.random.fold_in(key, 1), (len(z), 2, u.size), z.dtype) if gumbel else None
+            s = _share(gate.trainable, z, u, noise)
             mine, own_stats = model.head(own, s * z, **mode)
             logits = mine + model.head(h, (1 - s) * z, **mode)[0]
             gap = discrepancy(z, z0, batch.mask)
@@ -130,8 +134,9 @@ def _context(model: Model, head: Params) -> Array:
     return u / jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(u)), 1e-12))
 
 
-def _share(gate: Tree, z: Array, u: Array) -> Array:
-    """s, shaped as the features [B, ...]."""
+def _share(gate: Tree, z: Array, u: Array, noise: Array | None = None) -> Array:
+    """s, shaped as the features [B, ...]; `noise` [B, 2, d] is added to the pairs."""
     flat = z.reshape(len(z), -1) * u[None]
     pairs = jax.nn.relu(layer_norm(flat @ gate["W"] + gate["b"][None], gate)).reshape(len(z), 2, -1)
+    pairs = pairs if noise is None else pairs + noise
     return jax.nn.softmax(pairs, axis=1)[:, 0].reshape(z.shape)

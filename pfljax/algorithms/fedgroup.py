@@ -15,6 +15,7 @@ from pfljax.federation.clustering import (
     kmeans,
 )
 from pfljax.federation.clusters import Clusters, grouping_once, heard
+from pfljax.learning.linalg import eigh
 from pfljax.types import Algorithm, Array, Cohort, LocalSolver, Params, Task
 
 
@@ -102,7 +103,7 @@ def fedgroup(
 
 def _embedded(gram: Array, directions: int) -> Array:
     """Cosines [n, G] of rows with inner products [n, n] and their first G right singular vectors."""
-    values, vectors = jnp.linalg.eigh(gram)
+    values, vectors = eigh(gram)
     along = vectors[:, -directions:] * jnp.sqrt(jnp.maximum(values[-directions:], 0))[None]
     lengths = jnp.sqrt(jnp.diagonal(gram))
     return along / jnp.where(lengths > 0, lengths, jnp.inf)[:, None]

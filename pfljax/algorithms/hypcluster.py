@@ -1,8 +1,9 @@
 """HypCluster: every client joins the hypothesis that serves it best, and each hypothesis is a FedAvg of its own."""
 
+from functools import partial
 from typing import Literal
 
-from pfljax.federation.clusters import apart, by_loss, clustered
+from pfljax.federation.clusters import apart, by_loss, clustered, searched
 from pfljax.federation.server import ServerOptimizer
 from pfljax.types import Algorithm, Array, LocalSolver, Task
 
@@ -14,6 +15,7 @@ def hypcluster(
     clusters: int = 2,
     split: Literal["train", "validation"] = "train",
     hysteresis: Array | float = 0.0,
+    starts: int = 1,
     server: ServerOptimizer | None = None,
 ) -> Algorithm:
     """K hypotheses `h_k`, of which client i trains and deploys `k(i) = argmin_k L_i(h_k)`.
@@ -28,6 +30,8 @@ def hypcluster(
         examples.
       hysteresis: a client leaves its cluster only for a loss that is lower by more than this part of the present one,
         >= 0, traced; 0 in the paper.
+      starts: S, static; if there are several, the first round trains nothing: its clients find their clusters among
+        random models, S times, and the start whose smallest cluster is the largest is kept.
       server: server optimizer of each hypothesis; plain averaging if None.
 
     Returns:
@@ -37,7 +41,7 @@ def hypcluster(
     Raises:
       ValueError: if `clusters` is below 1, or `split` is neither.
 
-    Deviations from the source: hypotheses start at random.
+    Deviations from the source: hypotheses start at random; `starts` is as in the code of IFCA's authors.
     Source: Mansour et al., "Three Approaches for Personalization with Applications to Federated Learning", 2020,
     section 3, Algorithm HypCluster.
 
@@ -51,5 +55,6 @@ def hypcluster(
     >>> quadratics.deployed(hypcluster(task, step, clusters=2), task, data, rounds=100)
     {'w': [1.75, 1.75, 8.5, 8.5]}
     """
-    choose = by_loss(task, split, hysteresis)
-    return clustered(task, local, choose, lambda key: apart(task, clusters, key), clusters=clusters, server=server)
+    choose, start = by_loss(task, split, hysteresis), partial(apart, task, clusters)
+    algorithm = clustered(task, local, choose, start, clusters=clusters, server=server)
+    return searched(algorithm, clusters=clusters, starts=starts)

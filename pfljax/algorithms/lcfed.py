@@ -11,6 +11,7 @@ from pfljax.federation.clustering import averaged, nearest
 from pfljax.federation.clusters import Clusters, Init, Sight, assigning, clusters_of, heard, reassigned, seeded
 from pfljax.federation.reduce import weighted
 from pfljax.federation.table import repeated
+from pfljax.learning.linalg import eigh
 from pfljax.learning.losses import Proximal, proximal
 from pfljax.types import Algorithm, Array, Batch, ClientData, Cohort, LocalSolver, LossFn, Mask, Params, Task, Tree
 
@@ -115,7 +116,7 @@ def _projected(rows: Tree, others: Tree, weights: Array, rank: int) -> Array:
     """Squared distances [n, m] of rows to others along the first principal components of the rows, by weights [n]."""
     mean = jax.tree.map(lambda leaf: leaf[None], weighted(rows, weights))
     around = jax.vmap(tree.scale)(weights, jax.tree.map(jnp.subtract, rows, mean))
-    values, vectors = jnp.linalg.eigh(tree.products(around, around))
+    values, vectors = eigh(tree.products(around, around))
     values, vectors = values[-rank:], vectors[:, -rank:]
     spread = values > 1e-6 * jnp.max(values)
     along = vectors * jnp.where(spread, 1 / jnp.sqrt(jnp.where(spread, values, 1)), 0)[None]

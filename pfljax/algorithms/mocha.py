@@ -10,6 +10,7 @@ from pfljax import checks, masks, tree
 from pfljax.federation.reduce import handed, stack
 from pfljax.federation.table import mixed, repeated, replaced, row
 from pfljax.learning import classes
+from pfljax.learning.linalg import eigh, inv
 from pfljax.learning.losses import proximal
 from pfljax.types import (
     Algorithm,
@@ -257,7 +258,7 @@ def mocha_primal(
         models, rounds, omega = replaced(server.models, cohort, tree.sub(sent, moved)), server.round + 1, server.omega
         if relation == "learned":
             sigma = _root(tree.products(models.trainable, models.trainable))
-            learned = jnp.linalg.inv(sigma / jnp.trace(sigma))
+            learned = inv(sigma / jnp.trace(sigma))
             omega = jnp.where(rounds % omega_every == 0, learned, omega)
         return Regularized(models, omega, rounds)
 
@@ -303,5 +304,5 @@ def _target(y: Array, z: Array, loss: str) -> Array:
 
 def _root(gram: Array) -> Array:
     """The square root of a symmetric matrix whose eigenvalues are raised to 1e-7."""
-    values, vectors = jnp.linalg.eigh(gram)
+    values, vectors = eigh(gram)
     return vectors * jnp.sqrt(jnp.maximum(values, _FLOOR))[None] @ vectors.T

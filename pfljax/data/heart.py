@@ -10,11 +10,9 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from pfljax import checks
 from pfljax.data.dataset import Dataset, from_arrays
 from pfljax.data.readers.common import numbers
 
@@ -28,7 +26,7 @@ FILES = "processed.cleveland.data and its three companions (https://archive.ics.
 _CATEGORIES = ("cp", "restecg")
 
 
-def heart(path: str | Path, *, scale: Literal["hospital", "pooled", "none"] = "hospital") -> Dataset:
+def heart(path: str | Path) -> Dataset:
     """740 patients of four hospitals, who train or test as FLamby has it: disease or none from 13 numbers.
 
     Patients with gaps in the first ten columns are left out, which leaves 303, 261, 46 and 130. Two thirds of each
@@ -38,8 +36,6 @@ def heart(path: str | Path, *, scale: Literal["hospital", "pooled", "none"] = "h
     Args:
       path: a folder with UCI's `processed.cleveland.data` and the three others, or an `.npz` file with their 13 columns
         `x` (NaN where one is missing), `y`, and `hospital`, of which `hospitals` are the names.
-      scale: numbers less their mean, divided by their standard deviation over the training patients of the same
-        hospital, or of all (FLamby's pooled training), or as they are.
 
     Returns:
       Who trains, with who tests as the official test set: `federate(heart(path), natural(), test="mirror")`.
@@ -49,15 +45,12 @@ def heart(path: str | Path, *, scale: Literal["hospital", "pooled", "none"] = "h
       ValueError: if one is damaged or holds something else.
       ImportError: if scikit-learn is not installed.
     """
-    checks.each(Literal["hospital", "pooled", "none"], scale=scale)
     raw = _arrays(Path(path)) if Path(path).is_file() else _folder(Path(path))
     rows = {name: np.column_stack([x[:, : len(COLUMNS)], y]) for name, (x, y) in raw.items()}
     rows = {name: held[~np.isnan(held).any(axis=1)] for name, held in rows.items()}
     x = _encoded({name: held[:, :-1] for name, held in rows.items()})
     y = {name: (held[:, -1] > 0).astype(np.int32) for name, held in rows.items()}
     trains = {name: _trains(y[name]) for name in rows}
-    if scale != "none":
-        x = _scaled(x, trains, pooled=scale == "pooled")
 
     def part(mask: Mapping[str, np.ndarray], name: str, test: Dataset | None = None) -> Dataset:
         groups = np.repeat(list(rows), [mask[hospital].sum() for hospital in rows])
@@ -92,17 +85,6 @@ def _trains(y: np.ndarray) -> np.ndarray:
         rows, test_size=1 - share, train_size=share, random_state=43, stratify=y if enough else None
     )
     return np.isin(rows, train)
-
-
-def _scaled(x: Mapping[str, np.ndarray], trains: Mapping[str, np.ndarray], *, pooled: bool) -> dict[str, np.ndarray]:
-    train = {name: rows[trains[name]] for name, rows in x.items()}
-    everybody = np.concatenate(list(train.values()))
-
-    def scaled(name: str, rows: np.ndarray) -> np.ndarray:
-        fitted = everybody if pooled else train[name]
-        return (rows - fitted.mean(axis=0)) / (fitted.std(axis=0, ddof=1) + 1e-9)
-
-    return {name: scaled(name, rows) for name, rows in x.items()}
 
 
 def _folder(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -191,9 +191,9 @@ def _drifting(data: FederatedData, config: DriftConfig, of: DataConfig) -> Feder
 
 def _task(config: Config, data: FederatedData) -> tuple[str, Callable[[Model], Task]]:
     """The name of the task, and what makes it of a network."""
-    chosen, options = config.task, {}
-    fitting = "regression" if data.num_classes is None else "classification"
-    name = fitting if chosen.name == "auto" else chosen.name
+    chosen, options = config.task, dict[str, Any]()
+    usual = "regression" if data.num_classes is None else "classification"
+    name = usual if chosen.name == "auto" else chosen.name
     if config.run.metrics is not None:
         options["metrics"] = config.run.metrics
     if name == "classification":

@@ -125,6 +125,72 @@ def clustered(
     )
 
 
+class Starts(NamedTuple):
+    """A server that has models, and may still look for better ones to start with."""
+
+    server: Models
+    seeds: Array  # [S] what the models of each start are drawn from
+    looking: Array  # [] whether no round has been
+
+
+def searched(algorithm: Algorithm, *, clusters: int, starts: int) -> Algorithm:
+    """`clustered` whose first round trains nothing: of S starts it keeps the one whose smallest cluster is the largest.
+
+    Each client of that round draws the models of all starts from their seeds, and uploads its cluster in each. Down: S
+    numbers more, up: S K.
+
+    Args:
+      algorithm: that of `clustered`, with so many `clusters`.
+      starts: S, static; 1 is `algorithm` itself.
+    """
+    if starts == 1:
+        return algorithm
+
+    def init_server(key: Array, num_clients: int) -> Starts:
+        seeds = jax.random.bits(jax.random.fold_in(key, clusters), (starts,))
+        return Starts(algorithm.init_server(key, num_clients), seeds, jnp.asarray(True))
+
+    def client_update(download: tuple[Tree, Array, Array], last: Array, data: ClientData, key: Array) -> Reply:
+        models, seeds, looking = download
+
+        def chosen(seed: Array) -> Array:
+            drawn = algorithm.download(algorithm.init_server(jax.random.key(seed), 0), data.id)
+            cluster, _ = algorithm.client_update(drawn, jnp.full_like(last, -1), data, key).upload
+            return (jnp.arange(clusters) == cluster).astype(float)
+
+        def look() -> Reply:
+            unmoved = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.upload)
+            cluster, nothing = unmoved
+            return Reply((cluster, (nothing, jax.lax.map(chosen, seeds))), last, {"cluster": last})
+
+        def train() -> Reply:
+            (cluster, moved), *rest = algorithm.client_update(models, last, data, key)
+            return Reply((cluster, (moved, jnp.zeros((starts, clusters)))), *rest)
+
+        shapes = jax.eval_shape(algorithm.client_update, models, last, data, key)
+        return jax.lax.cond(looking, look, train)
+
+    def server_update(state: Starts, cohort: Cohort, key: Array) -> Starts:
+        (moved, members), weights = cohort.uploads
+        best = jnp.argmax(jnp.min(members[0], axis=1))
+        usual = cohort._replace(uploads=(moved, weights))
+        server = jax.lax.cond(
+            state.looking,
+            lambda: algorithm.init_server(jax.random.key(state.seeds[best]), 0),
+            lambda: algorithm.server_update(state.server, usual, key),
+        )
+        return Starts(server, state.seeds, jnp.asarray(False))
+
+    return algorithm._replace(
+        init_server=init_server,
+        download=lambda state, id: (algorithm.download(state.server, id), state.seeds, state.looking),
+        init_client=lambda download, id, key: algorithm.init_client(download[0], id, key),
+        client_update=client_update,
+        server_update=server_update,
+        personalize=lambda download, last, data, key: algorithm.personalize(download[0], last, data, key),
+    )
+
+
 def by_loss(
     task: Task, split: Literal["train", "validation"] = "train", hysteresis: Array | float = 0.0
 ) -> Callable[[Params, Array, ClientData, Array], Array]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pfljax import checks
 from pfljax.checks import Count
 from pfljax.models import sizes
+from pfljax.models.context import contextual
 from pfljax.models.convolution import cnn
 from pfljax.models.dense import factors, logistic, mlp, tabular
 from pfljax.models.initial import Init
@@ -20,6 +21,9 @@ from pfljax.models.recurrent import char_lstm
 from pfljax.models.resnet import resnet8, resnet18, resnet34
 from pfljax.models.sequences import cnn1d, gru, lstm, transformer
 from pfljax.types import Model
+
+if TYPE_CHECKING:
+    from pfljax.models.modules import from_nnx
 
 
 def _char_lstm(
@@ -35,10 +39,38 @@ def _char_lstm(
     return char_lstm(classes, *shape, embedding=embedding, hidden=hidden, layers=layers, init=init)
 
 
+def _contextual(
+    shape: Sequence[int],
+    classes: int,
+    context: Count,
+    network: str = "mlp",
+    options: dict[str, Any] | None = None,
+    init: Init = "flax",
+) -> Model:
+    *more, last = sizes.example(shape, "[...] with the context of its client at the end")
+    if last <= context:
+        raise ValueError(
+            f"context={context} numbers of examples {tuple(shape)}, which end with {last}: put them there first, with "
+            "data.featurized=True or pfl.data.featurized"
+        )
+    inner = by_name(network, (*more, last - context), classes, **{"init": init} | (options or {}))
+    return contextual(inner, classes, context, init=init)
+
+
+def __getattr__(name: str) -> Any:
+    """`from_nnx`, since nnx brings IPython with it, which takes a second that others need not wait."""
+    if name != "from_nnx":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pfljax.models.modules import from_nnx
+
+    return from_nnx
+
+
 MODELS: dict[str, Callable[..., Model]] = {
     "char_lstm": _char_lstm,
     "cnn": cnn,
     "cnn1d": cnn1d,
+    "contextual": _contextual,
     "factors": factors,
     "gru": gru,
     "logistic": logistic,
@@ -74,9 +106,11 @@ __all__ = [
     "cnn",
     "cnn1d",
     "compute_in",
+    "contextual",
     "factors",
     "fast",
     "from_linen",
+    "from_nnx",
     "gru",
     "logistic",
     "lstm",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +13,8 @@ from pfljax.experiment import catalogue
 from pfljax.reproduce import flamby
 from pfljax.reproduce.claims import Claim, Replica, methods, replicate
 
-CLAIMS: dict[str, tuple[str, Callable[[str | Path], Claim]]] = {"flamby/heart": ("heart_disease", flamby.heart)}
-"""Name of a claim -> its data set, and what makes it from their path."""
+CLAIMS: dict[str, Callable[[str | Path | None], Claim]] = {"flamby/heart": flamby.heart}
+"""Name of a claim -> what makes it from the path of its data."""
 
 SEEDS = (42, 43, 44, 45, 46)
 
@@ -32,7 +31,7 @@ def run(
 
     Args:
       name: of `CLAIMS`.
-      path: of the data; `$PFLJAX_DATA/<data set>` or `.npz` if None.
+      path: of the data; where `pfl.load` finds them if None.
       seeds: of the runs.
       rows: of the table; all if None.
 
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `from_command_line`."""
     add = parser.add_argument
     add("name", nargs="?", metavar="NAME", help="a published table; all are listed if left out")
-    add("--data", metavar="PATH", help="folder or file of its data; $PFLJAX_DATA/NAME if left out")
+    add("--data", metavar="PATH", help="folder or file of its data; where pfljax data finds them if left out")
     add("--seeds", type=int, default=len(SEEDS), metavar="N", help=f"how many, from {SEEDS[0]} on ({len(SEEDS)})")
     add("--methods", metavar="A,B,...", help="then these methods in the same protocol: names, families, or all")
     add("--out", metavar="DIR", help="folder for the tables in Markdown")
@@ -60,9 +59,7 @@ def from_command_line(options: argparse.Namespace) -> None:
     """Prints a published table beside ours, and methods in its protocol."""
     console = Console(width=max(Console().width, 150))
     if options.name is None:
-        console.print(
-            "\n".join(f"{name}: {(make.__doc__ or '').splitlines()[0]}" for name, (_, make) in CLAIMS.items())
-        )
+        console.print("\n".join(f"{name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in CLAIMS.items()))
         return
     checks.each(checks.Count, seeds=options.seeds)
     names = catalogue.named(name.strip() for name in (options.methods or "").split(",") if name.strip())
@@ -78,15 +75,4 @@ def from_command_line(options: argparse.Namespace) -> None:
 
 
 def _claim(name: str, path: str | Path | None) -> Claim:
-    data, make = CLAIMS[checks.choice(name, CLAIMS, "name")]
-    return make(_found(data) if path is None else path)
-
-
-def _found(data: str) -> Path:
-    root = os.environ.get("PFLJAX_DATA")
-    places: Iterable[Path] = [Path(root) / data, Path(root) / f"{data}.npz"] if root else []
-    found = next((place for place in places if place.exists()), None)
-    if found is None:
-        searched = " and ".join(map(str, places)) or "$PFLJAX_DATA, which is not set"
-        raise FileNotFoundError(f"{data} is not in {searched}: give the path of its files, --data=PATH")
-    return found
+    return CLAIMS[checks.choice(name, CLAIMS, "name")](path)

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from pfljax.data import FederatedData, federate, from_clients
-from pfljax.data.heart import HOSPITALS
-from pfljax.data.heart import heart as load
+from pfljax.data import FederatedData, federate, from_clients, load
 from pfljax.data.partition import natural
 from pfljax.reproduce.claims import Claim, Protocol, Read, Row
 from pfljax.results.result import Result
 
+HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 COLUMNS = (*HOSPITALS, "mean", "pooled test")
 _NONE = float("nan")
 _ROUNDS = 15
@@ -46,19 +45,20 @@ _NOTES = (
 )
 
 
-def heart(path: str | Path) -> Claim:
+def heart(path: str | Path | None) -> Claim:
     """The table of FLamby's benchmark on heart disease.
 
     Every model is tested on each hospital, whose numbers are scaled by its own training patients, and on all of them,
     scaled by all training patients (`pooled test`).
 
     Args:
-      path: see `pfljax.data.heart.heart`.
+      path: of the data set `heart_disease`, see `pfljax.load`.
 
     Raises:
       FileNotFoundError, ValueError, ImportError: see there.
     """
-    own, pooled = (federate(load(path, scale=scale), natural(), test="mirror") for scale in ("hospital", "pooled"))
+    raw = federate(load("heart_disease", path=path), natural(), test="mirror")
+    own, pooled = scaled(raw), scaled(raw, pooled=True)
     everybody = _tested(own, own, pooled)
 
     def alone(place: int) -> FederatedData:
@@ -88,6 +88,27 @@ def heart(path: str | Path) -> Claim:
     source = "FLamby's repository, results_benchmark_fed_heart_disease and personalization_example"
     protocol = Protocol({**_protocol(), "local": tune, "tune": tune}, own)
     return Claim("Fed-Heart-Disease, test accuracy in %", source, COLUMNS, "mean", 5, rows, protocol, _NOTES)
+
+
+def scaled(data: FederatedData, *, pooled: bool = False) -> FederatedData:
+    """Inputs less their mean, over their standard deviation, in the training examples of each client.
+
+    As FLamby has it: deviations by n - 1, with 1e-9 added to them.
+
+    Args:
+      data: the federation.
+      pooled: of all clients together.
+    """
+    places = range(data.num_clients)
+    train, test = ([_of(data, split, place) for place in places] for split in ("train", "test"))
+    everybody = np.concatenate([x for x, _ in train])
+
+    def brought(x: np.ndarray, place: int) -> np.ndarray:
+        fitted = (everybody if pooled else train[place][0]).astype(float)
+        return ((x - fitted.mean(axis=0)) / (fitted.std(axis=0, ddof=1) + 1e-9)).astype(np.float32)
+
+    parts = [[(brought(x, place), y) for place, (x, y) in enumerate(part)] for part in (train, test)]
+    return from_clients(*parts, num_classes=data.num_classes, names=data.names, name=data.name)
 
 
 def _local(lr: float) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -181,7 +180,7 @@ class Comparison(Mapping[str, Result], Shown):
 
         What clients deploy, and the share of them that are better off with it than with the server model (`>server`)
         and than alone; the server model, for clients without data to adapt it, and the same for unseen clients; and
-        what it took until the mean of what clients deploy was as good as the target.
+        what it took until the mean of what clients deploy was as good as the target, in every seed.
 
         Args:
           target: a score; 95 % of the best method's mean if None, of a loss 1 / 0.95 of the least.
@@ -189,33 +188,23 @@ class Comparison(Mapping[str, Result], Shown):
           metric: what clients are compared by; `metric` if None.
 
         Raises:
-          ValueError: if no result has measured the metric.
+          ValueError: if no result has measured the metric, or no client has test examples.
 
         Source: Jiang et al., "Improving Federated Learning Personalization via Model Agnostic Meta Learning", 2019.
         """
         what = compared(self._all, metric)
         measured = {name: runs for name, runs in self.runs.items() if what.name in runs[0].measured}
         summaries = self.summaries(select=select, metric=str(what))
-        means = [statistics.estimate(_level(each, "personal") for each in summaries[name]).mean for name in measured]
-        means = [mean for mean in means if not math.isnan(mean)]
+        rows = {name: _over_seeds(list(map(_objectives, summaries[name]))) for name in measured}
+        means = [row["personal"].mean for row in rows.values() if row["personal"] and row["personal"].count]
         if not means:
             raise ValueError("no client has test examples: ask for some when the data are dealt, test=0.25")
         usual = max(means) * 0.95 if what.sign > 0 else min(means) / 0.95
         goal = usual if target is None else target
-
-        def row(result: Result, summary: Mapping[str, Any]) -> dict[str, float | None]:
-            cost = result.until(goal, metric=str(what))
-            reached = {} if cost == NEVER else {"sent": cost.sent / 1e6, "seconds": cost.seconds, "rounds": cost.rounds}
-            return {
-                "personal": _level(summary, "personal"),
-                "server": _level(summary, "global"),
-                "unseen": _level(summary, "unseen_global"),
-                "better_than_global": _level(summary, "personal", "better_than_global"),
-                "better_off": _level(summary, "personal", "better_off"),
-                **{name: reached.get(name) for name in ("rounds", "sent", "seconds")},
-            }
-
-        rows = {name: _over_seeds(list(map(row, runs, summaries[name]))) for name, runs in measured.items()}
+        for name, runs in measured.items():
+            costs = [run.until(goal, metric=str(what)) for run in runs]
+            if NEVER not in costs:
+                rows[name] |= _over_seeds([{**cost._asdict(), "sent": cost.sent / 1e6} for cost in costs])
         columns = [column(name, what) for name in ("personal", "server", "unseen", "better_than_global", "better_off")]
         columns += [column(name, what)._replace(sign=-1) for name in ("rounds", "sent", "seconds")]
         title = f"Test {what.title}; rounds, MB and seconds until {what.say(goal)}"
@@ -232,7 +221,7 @@ class Comparison(Mapping[str, Result], Shown):
 
         `by 1 std` is how much better off a client is that has one standard deviation more of the trait, with the
         correlation, and the chance of a line as steep if there is no relation; see `statistics.trend`. Of several seeds
-        a client's score is the mean.
+        the scores are means.
 
         Args:
           traits: name -> a number of each client [N], such as its bandwidth; training examples and rounds in which it
@@ -249,15 +238,20 @@ class Comparison(Mapping[str, Result], Shown):
         table.add_names("trait")
         for title in ("by 1 std", "correlation", "chance"):
             table.add_numbers(title)
-        for name, runs in self.runs.items():
-            if what.name not in runs[0].measured:
-                continue
-            scored = what.sign * np.mean([run.clients(select=select, metric=str(what)) for run in runs], axis=0)
-            for trait, values in (runs[0].traits() if traits is None else traits).items():
-                line = statistics.trend(scored, np.asarray(values, float))
+        for name, scored in self._by_client(what, select).items():
+            for trait, values in (self[name].traits() if traits is None else traits).items():
+                line = statistics.trend(what.sign * scored, np.asarray(values, float))
                 numbers = (scores.number(line.correlation), scores.number(line.chance))
                 table.add(name, trait, what.spell(line.slope), *numbers)
         return table
+
+    def _by_client(self, what: Yardstick, select: Select) -> dict[str, np.ndarray]:
+        """Method -> [clients] scores of what they deploy, of several seeds the mean."""
+        return {
+            name: np.mean([run.clients(select=select, metric=str(what)) for run in runs], axis=0)
+            for name, runs in self.runs.items()
+            if what.name in runs[0].measured
+        }
 
     def by_client(self, worst: int | None = None, *, select: Select = "last", metric: str | None = None) -> Table:
         """One row for each client by name, those that fare worst over all methods first: its score with each method.
@@ -273,11 +267,7 @@ class Comparison(Mapping[str, Result], Shown):
           ValueError: if no result has measured the metric.
         """
         what = compared(self._all, metric)
-        scored = {
-            name: np.mean([run.clients(select=select, metric=str(what)) for run in runs], axis=0)
-            for name, runs in self.runs.items()
-            if what.name in runs[0].measured
-        }
+        scored = self._by_client(what, select)
         by_client = np.stack(list(scored.values()), axis=1)
         first = next(iter(self.values()))
         table = Table(f"Test {what.title}, client by client")
@@ -380,9 +370,11 @@ def _row(summary: Mapping[str, Any], what: Yardstick) -> dict[str, Any]:
     return (summary["personal"] or {} if summary["metric"] == str(what) else {}) | cost
 
 
-def _level(summary: Mapping[str, Any], model: str, statistic: str = "mean") -> float | None:
-    """A statistic of a model, if there is one."""
-    return (summary[model] or {}).get(statistic)
+def _objectives(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run says of the first two objectives of Jiang et al."""
+    personal, common, unseen = (summary[model] or {} for model in ("personal", "global", "unseen_global"))
+    means = {"personal": personal.get("mean"), "server": common.get("mean"), "unseen": unseen.get("mean")}
+    return means | {share: personal.get(share) for share in ("better_than_global", "better_off")}
 
 
 def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate | None]:

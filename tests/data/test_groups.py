@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 import pytest
@@ -92,7 +93,12 @@ def test_context_goes_beside_features_and_images() -> None:
     assert [one.tolist() for one in images[:, 1, 0, 2:]] == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
 
 
-def test_a_model_of_features_and_context_is_least_squares_with_fixed_effects() -> None:
+@pytest.mark.parametrize(
+    "model",
+    [pfl.models.logistic((4,), 1), pfl.models.contextual(pfl.models.logistic((2,), 1), 1, context=2)],
+    ids=["inputs", "features"],
+)
+def test_a_model_of_features_and_context_is_least_squares_with_fixed_effects(model: pfl.Model) -> None:
     """FedAvg of full gradients on `y = <a, x> + b_group + noise` ends at the solution by NumPy, which one without
     context does not reach, and serves a client that has never trained."""
     draw = np.random.default_rng(3)
@@ -101,21 +107,28 @@ def test_a_model_of_features_and_context_is_least_squares_with_fixed_effects() -
     y = x @ [0.5, -1.5] + effect[groups][:, None] + 0.1 * draw.normal(size=(5, 6))
     pairs = list(zip(x, y, strict=True))
     data = featurized(from_clients(pairs, pairs, unseen=1).with_traits({"group": groups}))
-    model = pfl.models.logistic((4,), 1)
     task, solve = pfl.regression(model), pfl.descent(optax.sgd(0.2), pfl.full_batch(1, 6))
     result = pfl.simulate(task, pfl.algorithms.fedavg(task, solve), data, rounds=400, eval_every=400)
     design = np.concatenate([x, np.broadcast_to(np.eye(2)[groups][:, None], (5, 6, 2))], axis=2)
     best = np.linalg.lstsq(design[:4].reshape(-1, 4), y[:4].ravel(), rcond=None)[0]
     assert best[:2] == pytest.approx([0.5, -1.5], abs=0.1)
-    for model, clients in {"personal": range(4), "unseen_personal": [4]}.items():
+    for which, clients in {"personal": range(4), "unseen_personal": [4]}.items():
         errors = [np.mean((design[i] @ best - y[i]) ** 2) / 2 for i in clients]
-        np.testing.assert_allclose(result.scores[model, "test", "loss"][0], errors, rtol=1e-3)
+        np.testing.assert_allclose(result.scores[which, "test", "loss"][0], errors, rtol=1e-3)
 
 
 def test_a_configuration_asks_for_it() -> None:
     config = {"data": {"clusters": 3, "featurized": True}, "model": {"name": "logistic"}, "run": {"rounds": 1}}
     made = experiment.prepare(experiment.from_config_dict(config))
     assert made.data.examples.x.shape[1:] == (8, 8, 4)
+    config["model"] = {"name": "contextual", "context": 3, "network": "mlp", "options": {"hidden": (7,)}}
+    server = experiment.prepare(experiment.from_config_dict(config)).recipe.make().init_server(jax.random.key(0), 20)
+    shapes = jax.tree.map(lambda leaf: leaf.shape, server.params.trainable)
+    assert shapes["Dense_0"] == {"kernel": (64, 7), "bias": (7,)}
+    assert shapes["classifier"] == {"kernel": (10, 7 + 3), "bias": (10,)}
+    config["data"] = {"clusters": 3}
+    with pytest.raises(ValueError, match=r"context=3 numbers of examples \(8, 8, 1\), which end with 1: put them"):
+        experiment.prepare(experiment.from_config_dict(config))
     with pytest.raises(ValueError, match="featurized=True: nothing is known of the clients"):
         experiment.from_config_dict({"data": {"featurized": True}})
 

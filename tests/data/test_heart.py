@@ -1,11 +1,9 @@
-"""FLamby's patients: a table of four hospitals in UCI's layout, read, split and scaled as FLamby's own code does it."""
+"""Patients of four hospitals in UCI's files and in arrays; `tests/reproduce` holds them against FLamby's own code."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
-from sklearn.model_selection import train_test_split
 
 import pfljax as pfl
 from pfljax.data.heart import HOSPITALS, heart
@@ -13,8 +11,7 @@ from pfljax.data.heart import HOSPITALS, heart
 SIZES = {"cleveland": 40, "hungarian": 33, "switzerland": 12, "va": 25}
 
 
-@pytest.fixture
-def folder(tmp_path):
+def write(folder):
     """Files in the layout of archive.ics.uci.edu/dataset/45."""
     draw = np.random.default_rng(5)
     for name, n in SIZES.items():
@@ -29,54 +26,14 @@ def folder(tmp_path):
         for row in rows[::3]:
             row[11] = row[12] = "?"  # gaps in columns that are left out keep their patients
         rows[4][3] = "?"
-        (tmp_path / f"processed.{name}.data").write_text("\n".join(map(",".join, rows)) + "\n")
-    return tmp_path
+        (folder / f"processed.{name}.data").write_text("\n".join(map(",".join, rows)) + "\n")
+    return folder
 
 
-def flamby(folder, pooled):
-    """`HeartDiseaseRaw` and `FedHeartDisease` of FLamby, without PyTorch: hospital -> (train, test) of (X, y)."""
-    features, labels, centers, sets = pd.DataFrame(), pd.DataFrame(), [], []
-    for center, name in enumerate(HOSPITALS):
-        df = pd.read_csv(folder / f"processed.{name}.data", header=None)
-        df = df.replace("?", np.nan).drop([10, 11, 12], axis=1).dropna(axis=0).apply(pd.to_numeric)
-        center_x, center_y = df.iloc[:, :-1], df.iloc[:, -1]
-        features = pd.concat((features, center_x), ignore_index=True)
-        labels = pd.concat((labels, center_y), ignore_index=True)
-        centers += [center] * len(center_x)
-        current = center_y.where(center_y == 0, 1)
-        levels = np.unique(current)
-        stratify = current if len(levels) > 1 and all((current == level).sum() > 2 for level in levels) else None
-        _, tests = train_test_split(np.arange(len(center_x)), test_size=1.0 - 0.66, train_size=0.66, random_state=43,
-                                    shuffle=True, stratify=stratify)  # fmt: skip
-        sets += ["test" if i in tests else "train" for i in range(len(center_x))]
-    x = pd.get_dummies(features, columns=[2, 6], drop_first=True).to_numpy(float)
-    y = (labels.to_numpy().ravel() != 0).astype(int)
-    centers, sets, split = np.array(centers), np.array(sets), {}
-    for center, name in enumerate(HOSPITALS):
-        fitted = x[(sets == "train") & ((centers == center) | pooled)]
-        scaled = (x - fitted.mean(0)) / (fitted.std(0, ddof=1) + 1e-9)
-        split[name] = [
-            (scaled[rows], y[rows]) for rows in ((centers == center) & (sets == s) for s in ("train", "test"))
-        ]
-    return split
-
-
-def ordered(x, y):
-    """Patients with their diagnoses, in an order of their own."""
-    rows = np.column_stack([x, y])
-    return rows[np.lexsort(np.round(rows, 3).T)]
-
-
-@pytest.mark.parametrize("scale", ["hospital", "pooled"])
-def test_patients_are_those_of_flamby(folder, scale):
-    data = pfl.federate(heart(folder, scale=scale), pfl.natural(), test="mirror")
-    assert data.names == HOSPITALS
-    for place, (name, parts) in enumerate(flamby(folder, scale == "pooled").items()):
-        for split, (x, y) in zip(("train", "test"), parts, strict=True):
-            rows = getattr(data, split)
-            held = slice(int(rows.start[place]), int(rows.start[place] + rows.size[place]))
-            ours, theirs = ordered(data.examples.x[held], data.examples.y[held]), ordered(x, y)
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6, err_msg=f"{name} {split}")
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of such files."""
+    return write(tmp_path)
 
 
 def test_arrays_are_read_like_files(folder, tmp_path):

@@ -55,7 +55,8 @@ def test_json_of_flower_and_npz(tmp_path: Path) -> None:
     lists_of = {str(name): rows.tolist() for name, rows in ROWS.items()}
     (tmp_path / "a.json").write_text(json.dumps(lists_of))
     (tmp_path / "b.json").write_text(json.dumps(list(lists_of.values())))
-    np.savez(tmp_path / "c.npz", **{name: np.array(rows) for name, rows in lists_of.items()})
+    arrays: dict[str, Any] = {name: np.array(rows) for name, rows in lists_of.items()}
+    np.savez(tmp_path / "c.npz", **arrays)
     for file, names in (
         ("a.json", ["0", "2", "9", "10"]),
         ("b.json", ["0", "1", "2", "3"]),

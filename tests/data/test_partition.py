@@ -345,10 +345,11 @@ def test_clients_are_mixtures_of_groups_of_labels() -> None:
 
 
 def test_domains_are_cut_into_clients() -> None:
-    data = dataset(np.zeros(90, int), np.repeat(["a", "b", "c"], 30))
+    domain = np.repeat(["a", "b", "c"], 30)
+    data = dataset(np.zeros(90, int), domain)
     parts = deal(p.domains(3), data)
     assert [len(rows) for rows in parts] == [10] * 9
-    assert [set(data.groups[rows].tolist()) for rows in parts] == [{name} for name in "aaabbbccc"]
+    assert [set(domain[rows].tolist()) for rows in parts] == [{name} for name in "aaabbbccc"]
     with pytest.raises(ValueError, match="at most as many"):
         deal(p.domains(31), data)
 

@@ -1,5 +1,7 @@
 """Tasks: losses and scores against their formulas."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -319,7 +321,7 @@ def test_ordinal_counts_the_thresholds_that_are_passed():
     grades = np.array([0, 3, 1, 2])
     task = tasks.ordinal(fixed(MANY))
     batch = Batch(jnp.zeros((4, 1)), jnp.asarray(grades, jnp.uint8), jnp.array([1.0, 1, 0, 1]))
-    each = sum(binary(MANY[:, k], grades > k) for k in range(3))
+    each = np.sum([binary(MANY[:, k], grades > k) for k in range(3)], axis=0)
     np.testing.assert_allclose(task.loss(task.init(KEY), batch, KEY)[0], each[[0, 1, 3]].mean(), rtol=1e-6)
     assert scored(task, MANY, grades, np.ones(4)) == pytest.approx([0.5, (2 + 1) / 4, each.mean()], rel=1e-6)
 
@@ -371,13 +373,14 @@ def test_tasks_by_name(name):
 def test_tasks_that_cannot_be_meant():
     data = federate(from_arrays(ROWS, np.arange(40) % 3), partition.iid(2), test=0.25)
     targets = federate(from_arrays(ROWS, ROWS[:, 0]), partition.iid(2), test=0.25)
-    for given, sections, message in (
+    refused: list[tuple[Any, dict[str, Any], str]] = [
         (data, {"task": {"name": "multilabel"}}, "labels from 0 to 2: multilabel needs 0 and 1"),
         (targets, {"task": {"name": "ordinal"}}, "has targets, not classes, for ordinal"),
         (targets, {"task": {"label_smoothing": 0.1}}, "is for classes, and .* has targets"),
         (data, {"task": {"name": "multilable"}}, "did you mean 'multilabel'"),
         (data, {"task": {"name": "ordinal", "balanced": "weights"}}, "balanced='weights' is for name='auto'"),
-    ):
+    ]
+    for given, sections, message in refused:
         with pytest.raises(ValueError, match=message):
             pfl.simulate(given, "mlp", "fedavg", rounds=1, **sections)
     with pytest.raises(ValueError, match="fedlc counts classes, which ordinal has none of"):

@@ -141,7 +141,7 @@ def test_every_model_has_the_choice(name):
     shape = (
         (16, 16, 3) if name.startswith(("resnet", "mobilenet")) or name == "cnn" else () if name == "factors" else (16,)
     )
-    options = {"categories": (3, 4)} if name == "tabular" else {}
+    options: dict = {"tabular": {"categories": (3, 4)}, "contextual": {"context": 4}}.get(name, {})
     drawn = {init: models.by_name(name, shape, 4, init=init, **options).init for init in ("flax", "torch")}
     assert jax.eval_shape(drawn["flax"], KEY) == jax.eval_shape(drawn["torch"], KEY)
     assert str(jax.make_jaxpr(drawn["flax"])(KEY)) != str(jax.make_jaxpr(drawn["torch"])(KEY))

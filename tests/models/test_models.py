@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -105,6 +106,29 @@ def test_outputs_are_logits(factory, norm):
 def test_unknown_norm():
     with pytest.raises(ValueError, match="norm='bath': did you mean 'batch'"):
         models.resnet8((8, 8, 3), 4, norm="bath")  # pyright: ignore
+
+
+def test_context_is_read_beside_the_features():
+    """`W (relu(V x + v), c) + b`, of arrays and of images; without hidden layers it is beside the inputs."""
+    draw, images = np.random.default_rng(0), cast(Any, models.cnn((8, 8, 1), 3))
+    made: Any = models.contextual(models.mlp((4,), 3, (5,)), 3, context=2)
+    params = made.init(KEY)
+    first, last = (jax.tree.map(np.asarray, params.trainable[block]) for block in made.blocks)
+    x = draw.normal(size=(6, 4 + 2)).astype(np.float32)
+    z = np.concatenate([np.maximum(x[:, :4] @ first["kernel"] + first["bias"], 0), x[:, 4:]], axis=1)
+    np.testing.assert_allclose(made.apply(params, x)[0], z @ last["kernel"].T + last["bias"], rtol=1e-5, atol=1e-6)
+    plain, beside = models.logistic((6,), 3), models.contextual(models.logistic((4,), 3), 3, context=2)
+    np.testing.assert_array_equal(plain.apply(plain.init(KEY), x)[0], beside.apply(plain.init(KEY), x)[0])
+    made = models.contextual(images, 3, context=2)
+    params, pixels = made.init(KEY), draw.normal(size=(2, 8, 8, 1)).astype(np.float32)
+    known = np.array([[1.0, 0], [0, 1]], np.float32)
+    x = np.concatenate([pixels, np.broadcast_to(known[:, None, None], (2, 8, 8, 2))], axis=-1)
+    z = made.features(params, x)[0]
+    np.testing.assert_array_equal(z[:, -2:], known)
+    np.testing.assert_array_equal(z[:, :-2], images.features(params, pixels)[0].reshape(2, -1))
+    assert masks.head(made)(params).trainable[made.blocks[-1]] == {"kernel": True, "bias": True}
+    with pytest.raises(ValueError, match="context goes beside features, and the model has none"):
+        models.contextual(images._replace(features=None), 3, context=2)
 
 
 def test_by_name():
@@ -555,13 +579,19 @@ def test_tokens_and_features_have_sizes():
 SPLIT = {
     "char_lstm": (models.char_lstm(7, 5, embedding=3, hidden=4), (5,), (4,)),
     "cnn": (models.cnn((6, 6), 3), (6, 6), (512,)),
+    "cnn1d": (models.cnn1d((6, 2), 3, channels=(4, 5)), (6, 2), (5,)),
+    "contextual": (models.contextual(models.mlp((4,), 3, (5,)), 3, context=2), (6,), (7,)),
     "factors": (models.factors((), 3, items=9, width=4), (), (4,)),
+    "gru": (models.gru((5,), 3, hidden=4, vocabulary=7), (5,), (4,)),
     "logistic": (models.logistic((4, 2), 3), (4, 2), (8,)),
+    "lstm": (models.lstm((5, 2), 3, hidden=4, layers=2), (5, 2), (4,)),
     "mlp": (models.mlp((4,), 3, (6, 5)), (4,), (5,)),
     "mobilenet_v1": (models.mobilenet_v1((8, 8, 3), 3, 0.1, norm="batch"), (8, 8, 3), (102,)),
     "resnet18": (models.resnet18((8, 8, 3), 3), (8, 8, 3), (512,)),
     "resnet34": (models.resnet34((8, 8, 3), 3), (8, 8, 3), (512,)),
     "resnet8": (models.resnet8((8, 8, 3), 3, norm="batch"), (8, 8, 3), (64,)),
+    "tabular": (models.tabular((5,), 3, categories=(2, 2), hidden=(6,)), (5,), (6,)),
+    "transformer": (models.transformer((5,), 3, width=8, heads=2, layers=1, vocabulary=7), (5,), (8,)),
 }
 LIGHT = ("char_lstm", "cnn", "logistic", "mlp", "resnet8")
 

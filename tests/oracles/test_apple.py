@@ -36,13 +36,34 @@ def prior(sizes: np.ndarray) -> np.ndarray:
     return sizes / sizes.sum()
 
 
-def apple(f: reference.Federation, cores: Any, *, lr: float, relation_lr: float, mu: float) -> tuple[list, np.ndarray]:
-    """The cores and the clients' relations, less the prior."""
+def received(p: np.ndarray, known: np.ndarray, i: int, key: Any, downloads: int, focus: float) -> list[int]:
+    """The others whose cores client i receives: the unknown first, and by chance."""
+    noise = np.asarray(jax.random.gumbel(key, (5,), float))
+    order = sorted(range(5), key=lambda j: (j == i, known[j], -noise[j] - known[j] * np.log(focus ** abs(p[j]))))
+    return order[:downloads]
+
+
+def apple(
+    f: reference.Federation,
+    cores: Any,
+    *,
+    lr: float,
+    relation_lr: float,
+    mu: float,
+    downloads: int = 5,
+    focus: float = 1.5,
+) -> tuple[list, np.ndarray, list]:
+    """The cores, the clients' relations less the prior, and what each has of the cores."""
     cores, away, sizes = list(cores), np.zeros((5, 5)), np.zeros(5)
+    tables, known = [list(cores) for _ in range(5)], np.zeros((5, 5), bool)
     for t, cohort in enumerate(f.cohorts):
-        p0, received = prior(sizes), list(cores)
+        p0, now = prior(sizes), list(cores)
         for i in cohort:
-            table, p = list(received), p0 + away[i]
+            table, p = tables[i], p0 + away[i]
+            new = received(p, known[i], i, jax.random.fold_in(play._client_key(t, i), 1), downloads, focus)
+            for j in [*new, i]:
+                table[j] = now[j]
+            known[i, new] = True
             for rows in f.batches(t, i, 0):
                 m = {name: sum(p[j] * table[j][name] for j in range(5)) for name in table[i]}
                 g = f.gradient(m, rows)
@@ -50,23 +71,27 @@ def apple(f: reference.Federation, cores: Any, *, lr: float, relation_lr: float,
                 table[i] = axpy(-lr * p[i], g, table[i])
                 p = p - relation_lr * (slope + 2 * mu * (p - p0))
             cores[i], away[i], sizes[i] = table[i], p - p0, f.sizes[i]
-    return cores, away
+    return cores, away, tables
 
 
-def test_apple_against_loops():
-    hyper = {"relation_lr": 0.03, "mu": 0.2}
-    run = network.train(algorithms.apple(TASK, optax.sgd(network.LR), network.plan(), **hyper), rounds=4)
-    f = network.federation(4)
-    cores, away = apple(f, play.rows(run.start.server.models.trainable, 5), lr=network.LR, **hyper)
+@pytest.mark.parametrize("downloads", [None, 1])
+def test_apple_against_loops(downloads):
+    """With one core in a round, and with all of them."""
+    hyper: dict[str, Any] = {"relation_lr": 0.03, "mu": 0.2} | ({"downloads": 1, "focus": 30.0} if downloads else {})
+    rounds = 12 if downloads else 4
+    run = network.train(algorithms.apple(TASK, optax.sgd(network.LR), network.plan(), **hyper), rounds=rounds)
+    f = network.federation(rounds)
+    cores, away, tables = apple(f, play.rows(run.start.server.models.trainable, 5), lr=network.LR, **hyper)
     seen = sorted({i for cohort in f.cohorts for i in cohort})
     sizes = np.array([size if i in seen else 0 for i, size in enumerate(network.SIZES)], float)
     close(run.state.server.sizes, sizes)
-    close(run.state.clients, away)
+    close(run.state.clients.relations if downloads else run.state.clients, away)
     deployed = play.rows(run.personalized().trainable, 5)
     for i, row in enumerate(play.rows(run.state.server.models.trainable, 5)):
         play.assert_trees_close(row, cores[i])
         p = prior(sizes) + away[i]
-        play.assert_trees_close(deployed[i], {n: sum(p[j] * cores[j][n] for j in range(5)) for n in cores[0]})
+        table = [tables[i][j] if downloads and j != i else cores[j] for j in range(5)]
+        play.assert_trees_close(deployed[i], {n: sum(p[j] * table[j][n] for j in range(5)) for n in cores[0]})
 
 
 def test_gradients_as_published():
@@ -110,3 +135,25 @@ def test_a_newcomer_fits_relations_to_the_cores_of_others():
     data = q.data().client(2)._replace(id=jnp.asarray(7))
     relations = build.onboard(shelf, np.zeros(3), data, jax.random.key(0))
     close(build.personalize(shelf, relations, data, jax.random.key(0)).trainable["w"], (-1 + 0.5 / 1.5, 0), 1e-9)
+
+
+def test_as_many_downloads_as_there_are_others_are_all_of_them():
+    hyper: dict[str, Any] = {"relation_lr": 0.03, "mu": 0.2}
+    build = [algorithms.apple(TASK, optax.sgd(network.LR), network.plan(), downloads=m, **hyper) for m in (None, 4)]
+    everything, limited = (play.play(TASK, algorithm, network.data(), 2) for algorithm in build)
+    for mine, theirs in zip(*(jax.tree.leaves(run.state.server) for run in (limited, everything)), strict=True):
+        close(mine, theirs, 1e-14)
+    close(limited.state.clients.relations, everything.state.clients, 1e-14)
+
+
+def test_known_cores_are_drawn_by_relations():
+    """One of three others whose relations are 0, 1 and 2: with a focus of 3 their chances are 1, 3 and 9 of 13."""
+    method, count = algorithms.apple(q.task(), optax.sgd(0.1), plans.full_batch(1, 60), downloads=1, focus=3.0), 4000
+    shelf = method.download(method.init_server(jax.random.key(0), 4), jnp.asarray(0))
+    old = Params({"w": jnp.full((4, 2), 7.0)})
+    client = method.init_client(shelf, jnp.asarray(0), jax.random.key(0))
+    client = client._replace(relations=jnp.array([5.0, 0, -1, 2]) - shelf.prior, models=old, known=jnp.ones(4, bool))
+    keys = jax.random.split(jax.random.key(1), count)
+    update = jax.vmap(lambda key: method.client_update(shelf, client, q.data().client(0), key).client.models)
+    drawn = (np.asarray(update(keys).trainable["w"])[:, 1:, 0] != 7).mean(0)
+    close(drawn, np.array([1, 3, 9]) / 13, 4 * np.sqrt(0.25 / count))

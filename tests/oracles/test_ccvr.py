@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,9 +73,14 @@ def test_draws_are_spread_as_they_should_be() -> None:
         np.testing.assert_allclose(np.cov(x[y == k], rowvar=False), S[k], atol=0.1)
 
 
-def test_against_a_loop() -> None:
-    """The server model is that of FedAvg, bit for bit, and the head that is deployed one that was trained on draws."""
-    run = play.play(TASK, algorithms.ccvr(TASK, SOLVE, TUNE, MODEL, samples=SAMPLES), network.data(), 3, cohort=3)
+@pytest.mark.parametrize("power", [None, 0.5])
+def test_against_a_loop(power: float | None) -> None:
+    """The server model is that of FedAvg, bit for bit, and the head that is deployed one that was trained on draws.
+
+    With a power the features are transformed, and so they are where clients predict.
+    """
+    method: Any = algorithms.ccvr(TASK, SOLVE, TUNE, MODEL, samples=SAMPLES, power=power)
+    run = play.play(TASK, method, network.data(), 3, cohort=3)
     plain = play.play(TASK, algorithms.fedavg(TASK, SOLVE), network.data(), 3, cohort=3)
     play.assert_bitwise(run.state.server.model.params, plain.state.server.params)
     keys = jax.random.key(play.KEY), jax.random.key(play.KEY + 1)
@@ -82,7 +89,8 @@ def test_against_a_loop() -> None:
     w, new = (network.flat(state.server.model.params.trainable) for state in states)
     f = network.federation()
     x, y = (np.concatenate(part) for part in zip(*(f.everything[i] for i in run.cohorts[-1]), strict=True))
-    z = np.tanh(x @ w["W1"] + w["b1"])
+    z = hidden(w, x)
+    z = np.sign(z) * np.abs(z) ** (power or 1)
     counts = np.bincount(y, minlength=network.CLASSES)
     mu = np.stack([z[y == k].mean(0) for k in range(network.CLASSES)])
     S = np.stack([np.cov(z[y == k], rowvar=False) if n > 1 else np.zeros((4, 4)) for k, n in enumerate(counts)])
@@ -97,6 +105,23 @@ def test_against_a_loop() -> None:
         head = reference.axpy(-RATE, {"W2": features.T @ error, "b2": error.sum(0)}, head)
     for own in play.rows(network.flat(run.personalized().trainable), 5):
         play.assert_trees_close(own, new | head, 1e-8)
+    if power:
+        own, z = jax.tree.map(lambda leaf: leaf[0], run.personalized()), hidden(new, x)
+        seen = np.sign(z) * np.sqrt(np.abs(z))
+        close(method.predict(own, x), seen @ head["W2"] + head["b2"], 1e-8)
+
+
+def test_the_first_power_leaves_features_as_they_are() -> None:
+    plain, powered = (
+        play.play(TASK, algorithms.ccvr(TASK, SOLVE, TUNE, MODEL, samples=SAMPLES, power=power), network.data(), 2)
+        for power in (None, 1.0)
+    )
+    for one, other in zip(*(jax.tree.leaves(run.state.server) for run in (plain, powered)), strict=True):
+        close(one, other, 1e-12)
+
+
+def hidden(w: dict, x: np.ndarray) -> np.ndarray:
+    return np.tanh(x @ w["W1"] + w["b1"])
 
 
 def test_mistakes() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from pfljax import algorithms, masks
 from pfljax.data import from_clients
+from pfljax.federation.clusters import apart
 from pfljax.federation.reduce import mean, uniform
 from pfljax.federation.server import fedopt
 from pfljax.federation.wrappers import reduced_by
@@ -180,6 +181,33 @@ def test_hypcluster_against_loops():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("name", ["ifca", "hypcluster"])
+def test_the_best_of_several_starts_is_trained_from_the_second_round_on(name):
+    """The start whose smallest cluster is largest, by hand; then as from that start without a search."""
+    starts, clusters, kinds = 6, 3, np.array([0, 1, 2, 0, 1, 2])
+    matrices, centers, sizes = q.random(8, clients=6)
+    centers = centers / 5 + 3 * np.eye(3)[kinds]
+    task, data = q.task(np.zeros(3), spread=2.0), q.data(matrices, centers, sizes)
+    method = getattr(algorithms, name)
+    run = play.play(task, method(task, solver(), clusters=clusters, starts=starts), data, 4)
+    smallest, drawn = [], []
+    for seed in run.start.server.seeds:
+        models = np.asarray(apart(task, clusters, jax.random.key(seed)).trainable["w"])
+        off = models[None] - centers[:, None]
+        chosen = np.einsum("nki,nij,nkj->nk", off, matrices, off).argmin(1)
+        smallest.append(np.bincount(chosen, minlength=clusters).min())
+        drawn.append(models)
+    assert max(smallest) > smallest[0]
+
+    def begin(state: State) -> State:
+        return beginning(state, drawn[int(np.argmax(smallest))])
+
+    plain = play.play(task, method(task, solver(), clusters=clusters), data, 3, begin=begin)
+    close(run.state.server.server.own.params.trainable["w"], plain.state.server.own.params.trainable["w"])
+    np.testing.assert_array_equal(run.state.clients, plain.state.clients)
+    assert (run.log["cluster"] if "cluster" in run.log else np.array([-1])).min() == -1
+
+
 def test_one_cluster_is_fedavg_bit_for_bit():
     solve = local.descent(optax.sgd(network.LR), network.plan())
     data = network.data().with_traits({"group": [0] * 5})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from pfljax import algorithms
 from pfljax.data import FederatedData, from_clients
 from pfljax.learning import tasks
 from pfljax.types import Algorithm, Array, Model, Params, State
-from tests.oracles import play
+from tests.oracles import network, play
 from tests.oracles.numpy_reference import close
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -61,13 +62,13 @@ def taste(y: np.ndarray, u: int) -> np.ndarray:
     return np.linalg.solve(own.T @ own + LAM * np.eye(y.shape[1]), own.T @ RATINGS[u])
 
 
-def alternated(y: np.ndarray, times: int) -> np.ndarray:
+def alternated(y: np.ndarray, times: int, clients: Sequence[int] = range(4)) -> np.ndarray:
     """Alternating least squares, in one place."""
     y = y.copy()
     for _ in range(times):
-        x = [taste(y, u) for u in range(4)]
+        x = {u: taste(y, u) for u in clients}
         for i in range(len(y)):
-            raters = [(x[u], RATINGS[u][list(RATED[u]).index(i)]) for u in range(4) if i in RATED[u]]
+            raters = [(x[u], RATINGS[u][list(RATED[u]).index(i)]) for u in clients if i in RATED[u]]
             left = sum((np.outer(a, a) for a, _ in raters), LAM * np.eye(WIDTH))
             y[i] = np.linalg.solve(left, sum((r * a for a, r in raters), np.zeros(WIDTH)))
     return y
@@ -114,6 +115,39 @@ def test_the_server_finds_as_good_rows_as_alternating_least_squares():
     best = alternated(rows(run.start), 3000)
     assert objective(rows(run.start)) > 1.5 * objective(best)
     close(objective(rows(run.state)), objective(best), 1e-3)
+
+
+@pytest.mark.parametrize("cohort", [None, 2])
+def test_exact_steps_are_alternating_least_squares(cohort):
+    """Of all clients, and of those of each round."""
+    run = play.play(TASK, method(step="exact"), data(), 5, cohort=cohort)
+    y = rows(run.start)
+    for raters in run.cohorts:
+        y = alternated(y, 1, raters)
+    close(rows(run.state), y, 1e-10)
+    close(run.personalized().x[:, :, 0], [taste(y, u) for u in range(4)], 1e-10)
+
+
+def test_exact_steps_of_implicit_feedback():
+    """From the golden example: `y_i = (sum_u c_ui x_u^2 + lam)^-1 sum_u c_ui p_ui x_u` by hand."""
+    model, r = factors(3, 1), np.array([[1.0, 0, 1], [0, 1, 1]])
+    held = from_clients([(np.arange(3), row) for row in r])
+
+    def begin(state: State) -> State:
+        y = {"items": {"rows": jnp.array([[1.0], [0], [1]])}, "top": {"w": None}}
+        return state._replace(server=state.server._replace(params=Params(y)))
+
+    build = algorithms.fcf(tasks.regression(model), model, lam=1.0, confidence=2.0, step="exact")
+    run = play.play(tasks.regression(model), build, held, begin=begin)
+    x, c = np.array([6 / 7, 0.6]), 1 + 2 * r
+    close(rows(run.state)[:, 0], (c * r * x[:, None]).sum(0) / ((c * x[:, None] ** 2).sum(0) + 1))
+
+
+def test_exact_steps_are_for_one_table():
+    bent = network.model()
+    method = algorithms.fcf(tasks.classification(bent), bent, step="exact")
+    with pytest.raises(ValueError, match=r"step='exact' solves for the rows of one table .* \[\(3, 4\), \(4,\)\]"):
+        method.init_server(jax.random.key(0), 3)
 
 
 def test_fcf_against_loops():

@@ -14,7 +14,8 @@ import pytest
 
 from pfljax import algorithms
 from pfljax.algorithms.fedpac import collaboration
-from pfljax.learning import local, losses, tasks
+from pfljax.data import from_clients
+from pfljax.learning import local, losses, plans, tasks
 from pfljax.types import ClientData, Examples
 from tests.oracles import network, play
 from tests.oracles import numpy_reference as reference
@@ -320,6 +321,35 @@ def test_fedcp_against_loops():
     u = heads[2]["W2"].sum(1)
     logits = policy(w, {**w, **heads[2]}, features(w, X), u / length(u))
     close(method.predict(row(run.personalized(), 2), X), logits, 1e-11)
+
+
+def test_the_noise_of_fedcp():
+    """With pairs (c, 0) the noise makes `s = sigmoid(c + l)`, l logistic: `P(s > q) = sigmoid(c - logit(q))`.
+
+    Without heads the first step of the client's is `s z (y - p)'`, from which s is read.
+    """
+    one = local.descent(optax.sgd(1.0), plans.full_batch(1, 1))
+    x, c, count = X[:1], 0.6, 2000
+    client = from_clients([(x, [1])], num_classes=C).client(0)
+
+    def shares(gumbel: bool) -> np.ndarray:
+        method: Any = algorithms.fedcp(TASK, one, MODEL, lam=0.0, gumbel=gumbel)
+        shared = method.download(method.init_server(jax.random.key(0), 1), jnp.asarray(0))
+        shift = jnp.repeat(jnp.array([c, 0.0]), network.HIDDEN)
+        shared.trainable["gate"] = jax.tree.map(jnp.zeros_like, shared.trainable["gate"]) | {"shift": shift}
+        shared.trainable["model"]["head"] = jax.tree.map(jnp.zeros_like, shared.trainable["model"]["head"])
+        own = method.init_client(shared, jnp.asarray(0), jax.random.key(0))
+        keys = jax.random.split(jax.random.key(1), count)
+        heads = jax.vmap(lambda key: method.client_update(shared, own, client, key).client)(keys)
+        z = features(flat(shared.trainable["model"]), x)[0]
+        return np.asarray(flat(heads.trainable)["W2"])[:, :, 1] / (z * (1 - 1 / C))[None]
+
+    close(shares(gumbel=False), 1 / (1 + np.exp(-c)))
+    drawn = shares(gumbel=True)
+    for q in (0.2, 0.5, 0.9):
+        expected = 1 / (1 + np.exp(-c) * q / (1 - q))
+        close((drawn > q).mean(), expected, 4 * np.sqrt(expected * (1 - expected) / drawn.size))
+    assert abs(np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1]) < 4 / np.sqrt(count)
 
 
 @pytest.mark.parametrize(

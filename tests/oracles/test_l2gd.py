@@ -1,4 +1,4 @@
-"""L2GD."""
+"""L2GD and L2SGD+."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from scipy.linalg import block_diag
 
 from pfljax import algorithms
+from pfljax.data import from_clients
 from pfljax.engine.simulation import Simulation
 from pfljax.federation import sampling
 from pfljax.learning import plans
@@ -61,6 +63,66 @@ def test_l2gd_against_loops_over_single_tosses(cohort):
     assert max(tails for _, tails in asked) <= LONGEST
 
 
+@pytest.mark.parametrize("cohort", [None, 3])
+def test_l2sgd_plus_against_loops_over_single_tosses(cohort):
+    """Each step as in the docstring; with everybody the mean is computed anew before each step towards it."""
+    lr, lam, p = 0.1, 2.0, 0.4
+    build = algorithms.l2sgd_plus(network.task(), network.plan(), lr=lr, lam=lam, p=p)
+    cohorts = sampling.full() if cohort is None else play.some(cohort)
+    simulation = Simulation(network.task(), build, network.data(), cohort=cohorts)
+    state = simulation.init(jax.random.key(play.KEY + 1))
+    x, f = play.rows(jax.device_get(state.clients.x.trainable), 5), network.federation(4, cohort, (longest,))
+    G, psi = ([{name: 0 * leaf for name, leaf in x[0].items()} for _ in range(5)] for _ in range(2))
+    xbar, G_mean = reference.average(x), G[0]
+    for t, drawn in enumerate(f.cohorts):
+        heads, tails = (int(number) for number in jax.device_get(state.server.news))
+        for _ in range(heads):
+            if cohort is None:
+                xbar = reference.average(x)
+            for i in drawn:
+                away = reference.axpy(-1.0, xbar, x[i])
+                slope = reference.axpy(lam / p, away, reference.axpy(1 - 1 / p, psi[i], G[i]))
+                x[i], psi[i] = reference.axpy(-lr, slope, x[i]), {name: lam * leaf for name, leaf in away.items()}
+            xbar = reference.axpy(-lr, G_mean, xbar)
+        for i in drawn:
+            r, G[i] = x[i], f.gradient(x[i], f.everything[i])
+            for rows in f.batches(t, i, 0)[:tails]:
+                differ = reference.axpy(-1.0, f.gradient(r, rows), f.gradient(x[i], rows))
+                slope = reference.axpy(1 / (1 - p), differ, reference.axpy(1.0, G[i], psi[i]))
+                x[i] = reference.axpy(-lr, slope, x[i])
+        xbar, G_mean = (reference.average([all[i] for i in drawn]) for all in (x, G))
+        state, _ = simulation.run(state, KEY, 1)
+        server = jax.device_get(state.server.server.params.trainable)
+        play.assert_trees_close(server["model"], xbar)
+        play.assert_trees_close(server["slope"], G_mean)
+    for mine, expected in zip(play.rows(jax.device_get(state.clients.x.trainable), 5), x, strict=True):
+        play.assert_trees_close(mine, expected)
+
+
+STATIONARY = [(0.482316760636, 0.278831368529), (-0.011788826243, 1.418247052793), (-0.576627370579, 0.812403895438)]
+"""Where each `x_i` is the proximal point of `f_i` at the mean, for `lam = 1`; as published."""
+
+
+def test_steps_of_one_size_end_at_the_stationary_point():
+    """The published one; and that of examples which all differ, on minibatches of two, where L2GD goes on and on."""
+    build = algorithms.l2sgd_plus(q.task(), plans.full_batch(1, 60), lr=0.1, lam=1.0, p=0.5)
+    close(play.play(q.task(), build, q.data(), 300).state.clients.x.trainable["w"], STATIONARY, 1e-9)
+    draw, sizes, lam = np.random.default_rng(0), (3, 5, 4), 0.5
+    roots, c = ([draw.normal(size=(n, 2, *more)) for n in sizes] for more in ((2,), ()))
+    A = [root @ root.transpose(0, 2, 1) / 8 + 0.2 * np.eye(2) for root in roots]
+    data = from_clients([({"A": a, "c": b}, np.zeros(len(b))) for a, b in zip(A, c, strict=True)])
+    ends = [
+        play.play(q.task(), method(q.task(), network.plan(2), lr=0.1, lam=lam, p=0.5), data, 400).state.clients
+        for method in (algorithms.l2sgd_plus, algorithms.l2gd)
+    ]
+    pull = lam * np.kron(np.eye(3) - 1 / 3, np.eye(2))
+    left = np.asarray(block_diag(*(a.mean(0) for a in A))) + pull
+    right = np.concatenate([np.einsum("nij,nj->i", a, b) / len(b) for a, b in zip(A, c, strict=True)])
+    x = np.linalg.solve(left, right).reshape(3, 2)
+    close(ends[0].x.trainable["w"], x, 1e-9)
+    assert np.abs(ends[1].trainable["w"] - x).max() > 0.01
+
+
 def quadratic(**hyper: Any) -> Any:
     return algorithms.l2gd(q.task(), plans.full_batch(1, 60), **hyper)
 
@@ -72,9 +134,8 @@ def test_the_stationary_point_as_published():
         return 1 / (round + 10.0)
 
     run = play.play(q.task(), lambda lr: quadratic(lr=lr, lam=1.0, p=0.5), q.data(), 4000, lr=shorter)
-    expected = [(0.482316760636, 0.278831368529), (-0.011788826243, 1.418247052793), (-0.576627370579, 0.812403895438)]
-    close(q.prox(np.mean(expected, 0), q.A, q.C, 1.0), expected, 1e-10)
-    close(run.state.clients.trainable["w"], expected, 0.02)
+    close(q.prox(np.mean(STATIONARY, 0), q.A, q.C, 1.0), STATIONARY, 1e-10)
+    close(run.state.clients.trainable["w"], STATIONARY, 0.02)
 
 
 def test_steps_that_reach_the_mean_forget_where_clients_were():

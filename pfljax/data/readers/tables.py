@@ -13,11 +13,11 @@ from pfljax.data.readers.common import matlab, numbers
 
 
 def heart_disease(path: Path, size: int | None) -> Dataset | None:
-    """As FLamby has it, see `heart.heart`, in the units of the files; or of an archive with all hospitals."""
+    """As FLamby has it, see `heart.heart`; or of an archive with all hospitals."""
     if path.suffix == ".npz":
-        return heart(path, scale="none") if "hospitals" in npz.read(path) else None
+        return heart(path) if "hospitals" in npz.read(path) else None
     found = any((path / f"processed.{hospital}.data").is_file() for hospital in HOSPITALS)
-    return heart(path, scale="none") if found else None
+    return heart(path) if found else None
 
 
 def movielens(path: Path, size: int | None) -> Dataset | None:
