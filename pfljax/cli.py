@@ -27,7 +27,8 @@ from pfljax import benchmark, checks, data, experiment, files, reproduce
 from pfljax.algorithms import FAMILIES
 from pfljax.data.sources import NAMES
 from pfljax.engine import hosts, process
-from pfljax.experiment import catalogue, datasets, listing, sweeps
+from pfljax.experiment import catalogue, datasets, describing, dropouts, listing, sweeps
+from pfljax.experiment.build import load_data
 from pfljax.experiment.config import Config
 from pfljax.experiment.sweeps import spaces
 from pfljax.results import plots
@@ -269,9 +270,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", required=True, metavar="DIR", help="where each client gets a folder of its own")
     export.epilog = "Each folder has parameters and a compiled function for programs that know JAX, not this package."
     reproduce.add_arguments(command("reproduce", _reproduce, "run a published table, and methods in its protocol"))
-    datasets.add_arguments(
-        command("data", _data, "list the data sets that are known by name, show one, or prepare a copy")
-    )
+    datasets.add_arguments(command("data", _data, "list data sets, show one, prepare a copy, or describe a federation"))
+    dropouts.add_arguments(command("dropouts", _dropouts, "run methods at several rates of dropouts"))
     benchmark.add_arguments(command("bench", _bench, "time workloads, in turn with the machine's own matrix products"))
     command("doctor", _doctor, "tell what is installed and found")
     return parser
@@ -421,7 +421,17 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _data(options: argparse.Namespace) -> None:
-    datasets.from_command_line(options)
+    if options.action != "describe":
+        datasets.from_command_line(options)
+        return
+    federation = load_data(read_config(options.config, options.overrides).data)
+    print("\n".join(describing.described(federation, options.epsilon)))
+    if options.draw:
+        print(describing.save(federation, options.draw))
+
+
+def _dropouts(options: argparse.Namespace) -> None:
+    dropouts.from_command_line(options, lambda: read_config(options.config, options.overrides))
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -144,10 +144,9 @@ def found(frame: Frame, names: Iterable[str], categories: Iterable[str], missing
 
 def _refuse_strays(column: Series, name: str, categories: Iterable[str]) -> None:
     """Refuses texts among numbers, unless they are said to be categories."""
-    from pandas import to_numeric
+    from pandas import isna, to_numeric
 
-    parsed: Series = to_numeric(column, errors="coerce")
-    stray = (parsed.isna() & column.notna()).to_numpy()
+    stray = isna(np.asarray(to_numeric(column, errors="coerce"))) & column.notna().to_numpy()
     if name not in categories and stray.any() and not stray[column.notna()].all():
         row = np.argmax(stray)
         raise ValueError(

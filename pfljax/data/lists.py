@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
 import zipfile
 from collections.abc import Mapping
 from hashlib import sha256
@@ -14,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from pfljax import checks, files
-from pfljax.data import door
+from pfljax.data import door, limits
 from pfljax.data.dataset import Dataset
 from pfljax.data.dealt import Held, Partitioner, Parts
+from pfljax.data.pickles import DAMAGE, unpickled
 
-_DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, AttributeError, ImportError, IndexError,
-           zipfile.BadZipFile)  # fmt: skip
+_DAMAGE = (*DAMAGE, zipfile.BadZipFile)
 
 
 def save(path: str | Path, held: Held, dataset: Dataset) -> Path:
@@ -104,43 +102,15 @@ def read(path: str | Path) -> Any:
         raise FileNotFoundError(f"there is no file {path} of a partition: name a .json, .pkl or .npz file")
     try:
         if file.suffix == ".json":
-            return json.loads(file.read_text())
+            return json.loads(limits.content(file))
         if file.suffix in (".pkl", ".pickle"):
-            return unpickled(file.read_bytes())
+            return unpickled(limits.content(file))
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as content:
                 return {name: content[name] for name in content.files}
     except _DAMAGE as error:
         raise ValueError(f"{path} is no sound {file.suffix} file of a partition ({error}): write it again") from error
     raise ValueError(f"{path} ends in {file.suffix!r}: name a .json, .pkl or .npz file")
-
-
-_CALLED = {
-    ("collections", "OrderedDict"),
-    ("builtins", "dict"),
-    ("_codecs", "encode"),  # bytes of arrays in the older protocols
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    *((f"numpy.{core}.{module}", name) for core in ("core", "_core") for module, name in (
-        ("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"),
-    )),
-}  # fmt: skip
-
-
-class _Plain(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _CALLED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is neither a number, a text nor an array")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
-def unpickled(content: bytes) -> Any:
-    """Numbers, text, arrays, lists and dictionaries in Python's format; nothing that runs.
-
-    Raises:
-      pickle.UnpicklingError: if there is anything else.
-    """
-    return _Plain(io.BytesIO(content)).load()
 
 
 def pfllib_clients(folder: str | Path) -> tuple[list[Any], list[Any]]:
@@ -168,6 +138,7 @@ def _pfllib(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise FileNotFoundError(f"there is no {file}: clients are numbered from 0, in train and in test")
     try:
         with zipfile.ZipFile(file) as archive, archive.open("data.npy") as content:
+            limits.check(file, archive.getinfo("data.npy").file_size)
             np.lib.format.read_magic(content)
             np.lib.format.read_array_header_1_0(content)
             found = unpickled(content.read()).item()

@@ -77,13 +77,13 @@ def shifted(
     >>> data.examples.y.tolist(), data.traits["group"].tolist()
     ([0, 1, 2, 1, 0, 2, 0, 1, 2], [0, 1, 0])
     """
-    shift = SHIFTS[checks.choice(kind, SHIFTS, "kind")]
+    found = checked(kind, levels)
+    shift = SHIFTS[kind]
     checks.each(Spread, spread=spread)
     checks.each(Seed, seed=seed)
-    checks.each(tuple[shift.level, ...], levels=tuple(np.asarray(levels).tolist()))
     if data.drift is not None:
         raise ValueError(f"{data.name} drifts: shift its concepts, and let them drift then")
-    level, group = _levels(data, np.asarray(levels), spread, seed)
+    level, group = _levels(data, found, spread, seed)
     _check(data, kind, shift)
 
     def change(examples: Examples) -> Examples:
@@ -99,6 +99,22 @@ def shifted(
 
     made = transformed(data, change)
     return made if group is None else made.with_traits({**_named(data), "group": group})
+
+
+def checked(kind: str, levels: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The levels of a kind; whole numbers may come as floats.
+
+    Raises:
+      ValueError: if there is no such kind, or a level is none of its own.
+
+    >>> checked("roll", [0.0, 3.0])
+    array([0, 3])
+    """
+    hint, found = SHIFTS[checks.choice(kind, SHIFTS, "kind")].level, np.asarray(levels)
+    if hint is Size and found.dtype.kind == "f" and (found == np.rint(found)).all():
+        found = found.astype(int)
+    checks.each(tuple[hint, ...], levels=tuple(found.tolist()))
+    return found
 
 
 class _Fixed(NamedTuple):

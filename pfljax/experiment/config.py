@@ -111,8 +111,7 @@ class ShiftConfig:
 
     def __post_init__(self) -> None:
         checks.fields(self)
-        level = shifts.SHIFTS[checks.choice(self.kind, shifts.SHIFTS, "kind")].level
-        checks.each(tuple[level, ...], levels=self.levels)
+        shifts.checked(self.kind, self.levels)
 
 
 @checks.spelled()

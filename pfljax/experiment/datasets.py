@@ -1,4 +1,4 @@
-"""`pfljax data list | show | prepare`: which data sets are known, which are here, and what is in them."""
+"""`pfljax data list | show | prepare | describe`: which data sets are known, which are here, and what is in them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pfljax.data import Dataset, load
 from pfljax.data.known import KNOWN
 from pfljax.data.readers.archives import write_npz
 from pfljax.data.sources import located, prepared
+from pfljax.experiment import describing
 
 _BAR = "▏▎▍▌▋▊▉█"
 _WIDTH, _MOST = 30, 20
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions.add_parser("list", help="all that are known by name, and which are here")
     show = actions.add_parser("show", help="all about one: its copies, licence, source, and what is in it, drawn")
     prepare = actions.add_parser("prepare", help="read a copy once, and keep it where it is found by name")
+    describing.add_arguments(actions.add_parser("describe", help="how far clients differ, and what to start with"))
     for added in (show, prepare):
         added.add_argument("name", metavar="NAME", help="of a data set; see pfljax data list")
         added.add_argument("--size", type=int, metavar="N", help="height and width that images are brought to")

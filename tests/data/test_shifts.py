@@ -144,6 +144,16 @@ def test_a_configuration_asks_for_it() -> None:
     assert made.traits["group"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
+def test_whole_levels_come_through_a_configuration() -> None:
+    config = from_config_dict(
+        {"data": {"partition": {"name": "iid", "clients": 4}, "shift": {"kind": "roll", "levels": (0, 3)}}}
+    )
+    by_hand = shifted(federate(load("digits"), iid(4)), "roll", [0, 3])
+    assert build.load_data(config.data).fingerprint == by_hand.fingerprint
+    with pytest.raises(ValueError, match="whole number"):
+        from_config_dict({"data": {"shift": {"kind": "roll", "levels": (0, 0.5)}}})
+
+
 TABLE = federate(from_arrays(np.zeros((20, 3)), np.arange(20) % 2), iid(4))
 
 

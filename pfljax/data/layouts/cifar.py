@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from pfljax.data import limits
+from pfljax.data.pickles import DAMAGE, unpickled
 
 _PIXELS = 3 * 32 * 32
-_HARMLESS = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
-"""What arrays in pickles are made of. Nothing else that a pickle names is called."""
-
-_DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError)
 
 
 class Batch(NamedTuple):
@@ -30,15 +19,6 @@ class Batch(NamedTuple):
     x: np.ndarray  # [T, 32, 32, 3] bytes
     y: np.ndarray  # [T] the label, of CIFAR-100 the fine one
     coarse: np.ndarray | None  # [T] of CIFAR-100
-
-
-class _Arrays(pickle.Unpickler):
-    """Reads arrays of numbers, texts, lists and dictionaries."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _HARMLESS:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no batch of CIFAR does")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
 def find(path: Path) -> tuple[list[Path], Path] | None:
@@ -67,11 +47,11 @@ def read(paths: list[Path]) -> Batch:
 
 def _pickled(path: Path) -> Batch:
     try:
-        held = _Arrays(io.BytesIO(limits.content(path)), encoding="bytes").load()
+        held = unpickled(limits.content(path), encoding="bytes")
         x, fine = np.asarray(held[b"data"]), held.get(b"labels", held.get(b"fine_labels"))
         y, coarse = np.array(fine, np.int32), held.get(b"coarse_labels")
         return Batch(_images(x, y), y, None if coarse is None else np.array(coarse, np.int32))
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ValueError(f"{path} is no batch of CIFAR ({error}): delete it and fetch it again") from error
 
 

@@ -13,7 +13,7 @@ from pfljax.data.readers.common import matlab, numbers
 
 
 def heart_disease(path: Path, size: int | None) -> Dataset | None:
-    """As FLamby has it, see `heart.heart`; or of an archive with all hospitals."""
+    """As FLamby has it, see `heart.heart`, in the units of the files; or of an archive with all hospitals."""
     if path.suffix == ".npz":
         return heart(path) if "hospitals" in npz.read(path) else None
     found = any((path / f"processed.{hospital}.data").is_file() for hospital in HOSPITALS)
