@@ -33,6 +33,7 @@ def test_a_linear_model_by_fedavg_is_as_good_as_one_fitted_to_all_data():
     assert result.summary()["global"]["weighted_mean"] > reference - 0.02
 
 
+@pytest.mark.slow
 def test_personalization_beats_sharing_and_solitude_on_unlike_clients():
     config = Config(run=RunConfig(rounds=30, eval_every=30), tune=SolverConfig(epochs=5))
     names = ["local_only", "fedavg", "fedavg_finetuned", "apfl"]

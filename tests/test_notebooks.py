@@ -18,6 +18,7 @@ FOLDER = ROOT / "notebooks"
 SOURCES = sorted(FOLDER.glob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_notebook_runs(source: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PFLJAX_FAST", "1")

@@ -16,6 +16,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_ten_lines_run():
     names: dict = {}
     exec(PROGRAMS[0], names)
@@ -30,6 +31,7 @@ def test_the_ten_lines_run():
     assert (logits.argmax(-1) == data.examples.y)[own].mean() == pytest.approx(best)
 
 
+@pytest.mark.slow
 def test_the_fifteen_lines_run():
     names: dict = {}
     exec(PROGRAMS[1], names)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import MISSING, is_dataclass
+from dataclasses import fields as parts
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pfljax import checks, experiment, models
 from pfljax.algorithms import METHODS, method
 from pfljax.experiment.config import Choice, Config
-from pfljax.experiment.recipe import PLAIN, options_of, sections_of
+from pfljax.experiment.recipe import PLAIN, SolverConfig, options_of, sections_of
 
 
 class Field(NamedTuple):
@@ -62,8 +63,12 @@ def _of(cls: type, defaults: Mapping[str, Any], within: str = "") -> Iterator[Fi
             kinds = checks.hints(known[default["name"]]) if name != "algorithm" else {}
             for key, value in options.items():
                 yield Field(f"{path}.{key}", _brief(kinds[key]), value, f"of {default['name']}")
-        elif inner is not None and default is None:
+        elif inner is SolverConfig and default is None:
             yield Field(path, "section, with the fields of local", None, meanings.get(name, ""))
+        elif isinstance(inner, type) and default is None:
+            yield Field(path, "section", None, meanings.get(name, ""))
+            given = {part.name: None if part.default is MISSING else part.default for part in parts(inner)}
+            yield from _of(inner, given, f"{path}.")
         elif isinstance(inner, type):
             yield from _of(inner, default, f"{path}.")
         else:

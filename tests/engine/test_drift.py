@@ -108,6 +108,7 @@ def test_the_view_of_a_round_outside_of_programs() -> None:
     assert data.after(0).sizes().tolist() == data.at(0).sizes().tolist() == data.sizes().tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_bits_do_not_depend_on_how_it_is_run() -> None:
     """States in host memory and shorter stretches, for cohorts that are drawn, and one client after the other."""

@@ -70,6 +70,7 @@ def test_one_after_the_other_each_point_has_its_own_bits_and_one_trace_serves_al
             jax.tree.map(np.testing.assert_array_equal, getattr(outcome, part), getattr(expected, part))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_more_points_later_compile_nothing(alone: list[Result | None], caplog: pytest.LogCaptureFixture):
     ensemble = Ensemble(TASK, RECIPE.make, federation(), at_once=1, devices=DEVICE, **OPTIONS)
@@ -83,6 +84,7 @@ def test_more_points_later_compile_nothing(alone: list[Result | None], caplog: p
     jax.tree.map(np.testing.assert_array_equal, outcome.scores, alone[1].scores)
 
 
+@pytest.mark.slow
 def test_at_once_they_are_the_same_and_a_diverging_point_harms_no_other(alone: list[Result | None]):
     outcomes = dict(simulate_many(TASK, RECIPE.make, federation(), POINTS, at_once=3, devices=DEVICE, **OPTIONS))
     assert isinstance(outcomes[2], Diverged)

@@ -142,6 +142,7 @@ def test_a_client_computes_with_its_own_network_only():
     assert found == [{2}, {64}]
 
 
+@pytest.mark.slow
 def test_dropped_clients_leave_no_trace():
     run = simulation(lg_fedavg())
     state = run.init(KEY)
@@ -170,6 +171,7 @@ def test_one_by_one_and_from_host_memory_is_the_same():
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_order_of_clients_does_not_matter():
     forward = data()

@@ -131,6 +131,7 @@ def test_importing_changes_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @several
 def test_the_first_simulation_takes_all_cores_and_keeps_its_programs(tmp_path: Path):
     """Data, models, tasks and methods were made before, so none of them computes."""

@@ -30,7 +30,7 @@ from pfljax.learning import local, plans
 from pfljax.results.comparison import Comparison
 from pfljax.results.result import Result
 from pfljax.types import Algorithm, Params, State, Task
-from tests.zoo import TASK, federation
+from tests.zoo import TASK, federation, slow_but_for
 
 ROOT = Path(__file__).parents[2]
 RUN = [
@@ -75,6 +75,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_uninterrupted_run(whole: Path, tm
         np.testing.assert_array_equal(expected[name], resumed[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(whole: Path, tmp_path: Path):
     out = tmp_path / "damaged"
     shutil.copytree(whole, out)
@@ -126,6 +127,7 @@ def test_a_record_keeps_the_order_of_its_names(tmp_path: Path):
     assert list(Checkpoints(tmp_path).restore(state)[1]) == ["score:rmse", "rounds", "score:mae"]
 
 
+@pytest.mark.slow
 def test_results_that_are_lost_are_made_again_to_the_byte(whole: Path, tmp_path: Path):
     out = tmp_path / "lost"
     shutil.copytree(whole, out)
@@ -241,7 +243,7 @@ def out(finished: Path, tmp_path: Path) -> Path:
 DAMAGES = {"missing": None, "empty": b"", "null": b"null", "bare": b"{}", "cut": b'{"method": "di'}
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", slow_but_for(("missing",), DAMAGES))
 def test_damaged_results_are_made_again_from_the_checkpoints(damage: str, finished: Path, out: Path):
     for names in (["summary.json"], ["clients.npz"], ["config.json"], ["summary.json", "clients.npz", "config.json"]):
         for path in (out / name for name in names):
@@ -305,6 +307,7 @@ def test_more_rounds_with_evaluations_at_the_multiples(tmp_path: Path):
     np.testing.assert_array_equal(parts.log["ids"], whole.log["ids"])
 
 
+@pytest.mark.slow
 def test_a_comparison_is_repaired_and_gets_more_rounds(compared: Path, tmp_path: Path):
     out = Path(shutil.copytree(compared, tmp_path / "both"))
     for path in (out / "config.json", out / "summary.json", out / "fedavg" / "clients.npz"):
@@ -518,6 +521,7 @@ def fedavg(lr: float, task: Task = TASK) -> Algorithm:
     return algorithms.fedavg(task, local.descent(optax.sgd(lr), plans.full_batch(12, 2)))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused_by_value(tmp_path: Path):
     data = federation()
 

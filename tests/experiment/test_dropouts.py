@@ -19,6 +19,7 @@ CONFIG = experiment.from_config_dict(
 )
 
 
+@pytest.mark.slow
 def test_each_rate_is_a_run_at_that_rate() -> None:
     """No dropouts is the plain comparison; when all crash, models stay as they began."""
     endured = under_dropouts(CONFIG, ["fedavg", "ditto"], [0.0, 1.0], seeds=[0, 1], data=DATA)

@@ -67,6 +67,7 @@ def test_who_does_not_reply_keeps_its_states_and_a_resumed_run_and_host_memory_h
     same(end.clients, state.clients.rows)
 
 
+@pytest.mark.slow
 def test_points_of_an_ensemble_are_its_runs():
     hyper = [{name: factor * value for name, value in RECIPE.hyper.items()} for factor in (1.0, 0.5)]
     points = [Point(seed, values) for seed, values in enumerate(hyper)]

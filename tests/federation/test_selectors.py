@@ -140,6 +140,7 @@ def test_a_memory_is_checkpointed(tmp_path: Path):
     jax.tree.map(np.testing.assert_array_equal, whole.scores, resumed.scores)
 
 
+@pytest.mark.slow
 def test_points_of_an_ensemble_remember_on_their_own():
     points = [ensemble.Point(seed, HYPER) for seed in (0, 1)]
     together = dict(ensemble.simulate_many(TASK, build, federation(), points, rounds=4, cohort=CHOSEN))

@@ -263,6 +263,7 @@ def test_metrics_that_cannot_be_meant() -> None:
             from_config_dict({"run": run})
 
 
+@pytest.mark.slow
 def test_metrics_of_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From the command line into the folder and its table; in a sweep the best is chosen by any of them."""
     shape = ["--config.run.rounds=1", "--config.local.lr=0.1", "--config.run.metrics=accuracy,auc,ece"]

@@ -15,6 +15,7 @@ from pfljax.data import federate, from_arrays, from_clients, partition
 from pfljax.engine.runs import simulate
 from pfljax.learning import local, metrics, plans, tasks
 from pfljax.types import Batch, Metric, Model, Params
+from tests.zoo import slow_but_for
 
 KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("strict")
@@ -358,7 +359,7 @@ LEARNED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("name", slow_but_for(("ordinal", "balanced"), LEARNED))
 def test_tasks_by_name(name):
     """Each is learned a little, by a model whose outputs fit."""
     x, y, model, sections, shape = LEARNED[name]

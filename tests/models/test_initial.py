@@ -55,6 +55,7 @@ def test_torch_is_uniform_within_its_bound(model, fans):
             assert uniform_within(leaf, fan_in**-0.5), layer
 
 
+@pytest.mark.slow
 def test_biases_of_torch_are_drawn_anew_with_every_key():
     draws = np.concatenate([flat(models.logistic((9,), 4, init="torch"), jax.random.key(n))["classifier/bias"]
                             for n in range(100)])  # fmt: skip

@@ -15,6 +15,7 @@ from pfljax import masks, models, tree
 from pfljax.models.kernels import convolve as convolution
 from pfljax.models.linen import from_linen
 from pfljax.types import Params
+from tests.zoo import slow_but_for
 
 KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("strict")
@@ -330,7 +331,7 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("case", CONVOLUTIONS)
+@pytest.mark.parametrize("case", slow_but_for([*CONVOLUTIONS][::3], CONVOLUTIONS))
 def test_convolution_and_its_derivatives_are_those_of_xla(case):
     image, kernel, strides, padding, options = CONVOLUTIONS[case]
     with jax.enable_x64(True):

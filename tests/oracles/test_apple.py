@@ -137,6 +137,7 @@ def test_a_newcomer_fits_relations_to_the_cores_of_others():
     close(build.personalize(shelf, relations, data, jax.random.key(0)).trainable["w"], (-1 + 0.5 / 1.5, 0), 1e-9)
 
 
+@pytest.mark.slow
 def test_as_many_downloads_as_there_are_others_are_all_of_them():
     hyper: dict[str, Any] = {"relation_lr": 0.03, "mu": 0.2}
     build = [algorithms.apple(TASK, optax.sgd(network.LR), network.plan(), downloads=m, **hyper) for m in (None, 4)]

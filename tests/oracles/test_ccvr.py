@@ -61,6 +61,7 @@ def test_means_and_covariances_are_those_of_all_examples_however_they_are_dealt(
         close(S[1], 0)
 
 
+@pytest.mark.slow
 def test_draws_are_spread_as_they_should_be() -> None:
     S = jnp.array([[[3.2, 1.2], [1.2, 1.7]], [[1.0, 1.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
     mu = jnp.array([[2.0, 1.0], [-1.0, 0.0], [9.0, 9.0]])
@@ -111,6 +112,7 @@ def test_against_a_loop(power: float | None) -> None:
         close(method.predict(own, x), seen @ head["W2"] + head["b2"], 1e-8)
 
 
+@pytest.mark.slow
 def test_the_first_power_leaves_features_as_they_are() -> None:
     plain, powered = (
         play.play(TASK, algorithms.ccvr(TASK, SOLVE, TUNE, MODEL, samples=SAMPLES, power=power), network.data(), 2)

@@ -179,8 +179,6 @@ def test_hypcluster_against_loops():
 # Clusters by context
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ["ifca", "hypcluster"])
 def test_the_best_of_several_starts_is_trained_from_the_second_round_on(name):
     """The start whose smallest cluster is largest, by hand; then as from that start without a search."""
@@ -208,6 +206,8 @@ def test_the_best_of_several_starts_is_trained_from_the_second_round_on(name):
     assert (run.log["cluster"] if "cluster" in run.log else np.array([-1])).min() == -1
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_one_cluster_is_fedavg_bit_for_bit():
     solve = local.descent(optax.sgd(network.LR), network.plan())
     data = network.data().with_traits({"group": [0] * 5})

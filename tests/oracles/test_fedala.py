@@ -67,7 +67,7 @@ def loops(
     return w, v, weights, taken
 
 
-@pytest.mark.parametrize("passes", [3, 20])
+@pytest.mark.parametrize("passes", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_fedala_against_loops(passes):
     """Few passes end the first time, or losses that stay as they are; other rounds take one."""
     hyper = {"weight_lr": 5.0, "share": 0.5, "passes": passes}

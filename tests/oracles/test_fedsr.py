@@ -74,6 +74,7 @@ def test_fedsr_against_loops():
         play.assert_trees_close(network.flat(own), network.flat(end["model"]), 0)
 
 
+@pytest.mark.slow
 def test_fedsr_without_noise_and_terms_is_fedavg():
     def silent(state: Any) -> Any:
         params = state.server.params

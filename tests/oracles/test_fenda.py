@@ -73,6 +73,7 @@ def shared(run: play.Played) -> Any:
     return leaves(run.state.server.params.trainable["shared"])
 
 
+@pytest.mark.slow
 def test_without_its_own_branch_it_is_fedper():
     run = train(FENDA, begin=zeroed("own"))
     start = run.start.clients.trainable["head"]
@@ -85,6 +86,7 @@ def test_without_its_own_branch_it_is_fedper():
     play.assert_trees_close(head(run, slice(None, HIDDEN)), fedper.state.clients.trainable["head"])
 
 
+@pytest.mark.slow
 def test_without_the_shared_branch_clients_train_alone():
     run = train(FENDA, begin=zeroed("shared"))
     start = run.start.clients.trainable

@@ -91,6 +91,7 @@ def test_equals_fedavg(method):
     play.assert_bitwise(shared(network.train(make())), shared(known(name)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_one_cluster_is_fedavg():
     models = network.train(algorithms.ifca(TASK, solver(), clusters=1)).state.server.own.params
@@ -151,6 +152,7 @@ def test_lg_fedavg_is_fedper_with_the_other_half():
     play.assert_bitwise((shared(one), kept(one)), (shared(other), kept(other)))
 
 
+@pytest.mark.slow
 def test_scaffold_without_controls_is_fedavg():
     run = network.train(algorithms.scaffold(TASK, network.plan(), lr=LR), rounds=1)
     fedavg = network.train(reduced_by(algorithms.fedavg(TASK, plain()), EVEN), rounds=1)
@@ -214,6 +216,7 @@ STATEFUL: dict[str, Callable[[], Algorithm]] = {
 TABLES = ("FedAMP",)  # the server keeps a row for each client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", STATEFUL)
 def test_absent_clients_keep_their_rows_and_a_round_of_silence_changes_nothing(method):
     present, key = jnp.array([1, 3]), jax.random.key(0)

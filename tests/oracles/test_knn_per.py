@@ -124,6 +124,7 @@ def test_one_neighbour_alone_is_the_nearest():
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.slow
 def test_all_neighbours_at_any_distance_are_the_frequencies():
     """What is masked has no vote, however near it is; of few examples all vote."""
     own = stored(1.0, [[5.0, 1.0], [-3.0, 2.0], [9.0, 9.0], [0.0, 0.0]], [1, 1, 0, 0], [1, 1, 1, 0])

@@ -89,6 +89,7 @@ def test_mapper_against_loops():
         play.assert_trees_close(deployed[i], mix(lam[i], v[i], w))
 
 
+@pytest.mark.slow
 def test_the_ends_of_the_grid_are_fedavg_and_local_only():
     shared, own = (network.train(algorithms.mapper(TASK, solver(), solver(), grid=(share,))) for share in (0.0, 1.0))
     start, f = shared.start.server.params.trainable, network.federation()

@@ -248,6 +248,7 @@ def test_the_primal_form_against_loops():
         play.assert_trees_close(mine, expected, 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_without_a_pull_it_is_local_training():
     run = network.train(algorithms.mocha_primal(network.task(), solver(), lam=0.0))

@@ -27,6 +27,7 @@ def shared(run: play.Played) -> reference.Tree:
     return network.flat(run.state.server.params.trainable)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mu", "rounds"), [(0.0, 3), (5.0, 1)])
 def test_without_a_contrast_and_in_the_first_round_it_is_fedavg(mu, rounds):
     """Received model and last one are equal at first: both cosines are, and their slopes cancel."""

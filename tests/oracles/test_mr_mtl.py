@@ -30,6 +30,7 @@ def test_the_first_round_and_the_point_where_models_and_mean_agree():
     reference.close(v[0], (0.482316760636, 0.278831368529))
 
 
+@pytest.mark.slow
 def test_without_a_pull_clients_train_alone():
     run = network.train(algorithms.mr_mtl(network.task(), SOLVE, lam=0.0))
     alone = network.train(algorithms.local_only(network.task(), SOLVE, participation="cohort"))

@@ -86,6 +86,7 @@ def test_momentum_goes_on_where_the_client_left_it(build):
     assert kept.more.started.tolist() == [i in seen for i in range(5)]
 
 
+@pytest.mark.slow
 def test_without_momentum_nothing_persists():
     """To the bit, one program for both values: and it does with some."""
 

@@ -93,6 +93,7 @@ def test_pfedhn_against_loops(kept):
         play.assert_trees_close({name: deployed[name] for name in kept}, heads[i], 1e-11)
 
 
+@pytest.mark.slow
 def test_a_hypernetwork_of_one_bias_is_reptile():
     """All weights and vectors 0: nothing but the last bias can move, and it is one model for all."""
 

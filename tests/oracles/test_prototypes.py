@@ -100,6 +100,7 @@ def test_fedproto_against_loops(kinds, weights):
         close(found(own, X)[:, seen > 0], -distances[:, seen > 0])
 
 
+@pytest.mark.slow
 def test_fedproto_without_alignment_trains_alone():
     alone = play.play(
         TASK, algorithms.local_only(TASK, solver(), participation="cohort"), data(), ROUNDS, cohort=COHORT
