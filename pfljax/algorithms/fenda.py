@@ -13,7 +13,7 @@ from pfljax.learning import tasks
 from pfljax.learning.classes import number
 from pfljax.learning.losses import contrastive
 from pfljax.learning.metrics import cross_entropy, masked_mean
-from pfljax.learning.parts import joined, parted
+from pfljax.learning.parts import below, joined, parted
 from pfljax.types import Algorithm, Array, Batch, ClientData, LocalSolver, LossFn, Model, Params, Reply, Task, Tree
 
 _SHARED = masks.named("shared")
@@ -147,7 +147,7 @@ def _side_by_side(task: Task, model: Model) -> Model:
 
     def features_of(key: Array) -> Params:
         whole = task.init(key)
-        return tree.split(body(whole), whole)[0]
+        return below(tree.split(body(whole), whole)[0], "fenda and perfcl set features side by side")
 
     def init(key: Array) -> Params:
         kernel = jax.nn.initializers.lecun_normal()(jax.random.fold_in(key, 2), (width, classes), float)

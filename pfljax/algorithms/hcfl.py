@@ -9,6 +9,7 @@ from pfljax.federation.clusters import Clusters, Sight, grouping_once
 from pfljax.federation.reduce import weighted
 from pfljax.federation.table import repeated
 from pfljax.learning.losses import Proximal, proximal
+from pfljax.learning.parts import below
 from pfljax.types import Algorithm, Array, Cohort, LocalSolver, Mask, Params, Task
 
 
@@ -72,7 +73,7 @@ def hcfl(
     """
 
     def body(params: Params) -> Params:
-        return tree.split(masks.negate(head)(params), params)[0]
+        return below(tree.split(masks.negate(head)(params), params)[0], "hcfl groups clients by their bodies")
 
     def away(moves: Params, means: Params) -> Array:
         return distances(body(moves), body(means), "l2")

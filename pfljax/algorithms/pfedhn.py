@@ -14,6 +14,7 @@ from pfljax.federation.skeletons import Init
 from pfljax.federation.table import row
 from pfljax.learning.local import only
 from pfljax.learning.losses import gradient
+from pfljax.learning.parts import below
 from pfljax.types import Algorithm, Array, ClientData, Cohort, LocalSolver, Mask, Params, Reply, Task, Tree, keep
 
 
@@ -123,7 +124,7 @@ def pfedhn_pc(
         return tree.split(personal(params), params)
 
     def init_server(key: Array, num_clients: int) -> Server:
-        body = halves(task.init(key))[1]
+        body = below(halves(task.init(key))[1], "pfedhn_pc makes the bodies of clients")
         start = ravel_pytree(body.trainable)[0]
         width = 1 + num_clients // 4 if embedding is None else embedding
         sizes = [width, *[hidden] * (layers + 1), start.size]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
+
 from pfljax import masks, tree
 from pfljax.types import Model, Params
 
@@ -35,3 +37,22 @@ def head(model: Model) -> Callable[[Params], Params]:
     """
     top = masks.head(model)
     return lambda w: tree.split(top(w), w)[0]
+
+
+def below(body: Params, does: str) -> Params:
+    """`body`, if the head leaves any of the network to it.
+
+    Args:
+      body: what is not the head.
+      does: the method and what it does with the body, for the error.
+
+    Raises:
+      ValueError: if nothing is.
+
+    >>> below(Params({"top": None}), "hcfl groups clients by their bodies")
+    Traceback (most recent call last):
+    ValueError: hcfl groups clients by their bodies, and all of this network is its head: take one with hidden layers
+    """
+    if not jax.tree.leaves(body.trainable):
+        raise ValueError(f"{does}, and all of this network is its head: take one with hidden layers")
+    return body

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from pfljax import algorithms
+from pfljax import algorithms, models
 from pfljax.data import FederatedData
 from pfljax.engine import accounting
 from pfljax.engine.checkpoint import Checkpoints
@@ -24,6 +25,8 @@ from tests.zoo import (
     CLASSES,
     CLIENTS,
     FAMILIES,
+    FEATURES,
+    FEDERATED,
     GROUPS,
     MODEL,
     ORIGINALS,
@@ -264,3 +267,21 @@ def test_statistics_follow_the_mask():
 def test_the_task_of_these_tests_is_a_task():
     assert isinstance(TASK, Task)
     assert MODEL.norms
+
+
+@pytest.mark.parametrize("every", FEDERATED)
+def test_a_network_that_is_all_head_is_served_or_refused_in_a_sentence(every: str):
+    model = models.logistic((FEATURES,), CLASSES)
+
+    def begun() -> Any:
+        recipe = recipe_of(every, model=model)
+        algorithm = recipe.make(**recipe.hyper)
+        server = algorithm.init_server(KEY, CLIENTS)
+        download = algorithm.download(server, jax.numpy.asarray(0))
+        return server, algorithm.init_client(download, jax.numpy.asarray(0), KEY)
+
+    try:
+        jax.eval_shape(begun)
+    except ValueError as error:
+        if not re.search(r"its head|features|blocks|norm", str(error)):
+            raise
