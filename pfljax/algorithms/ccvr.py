@@ -186,7 +186,9 @@ def virtual(N: Array, mu: Array, S: Array, key: Array, samples: int) -> ClientDa
     """As many drawn features [d] of each class that there is, as the examples of one client."""
     normal = jax.random.normal(key, (samples, *mu.shape), mu.dtype)
     values, vectors = jax.vmap(eigh)(S)
-    roots = vectors * jnp.sqrt(jnp.maximum(values, 0))[:, None]
+    noise = jnp.finfo(S.dtype).eps * S.shape[-1] * jnp.max(values, axis=1)
+    lengths = jnp.sqrt(jnp.where(values > noise[:, None], values, 0))
+    roots = jnp.einsum("kij,kj,klj->kil", vectors, lengths, vectors)
     z = mu[None] + jnp.einsum("kij,skj->ski", roots, normal)
     order = jnp.argsort(N <= 0, stable=True)
     x = jnp.swapaxes(z[:, order], 0, 1).reshape(-1, mu.shape[1])
