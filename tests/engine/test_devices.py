@@ -24,7 +24,7 @@ from pfljax import engine
 from pfljax.federation import sampling
 from pfljax.engine.ensemble import Point, simulate_many
 from pfljax.learning.tasks import classification
-from tests.zoo import BIASED, LAYERED, OPTIMIZERS, double, federation, recipe_of
+from tests.zoo import LAYERED, MODEL, OPTIMIZERS, double, federation, recipe_of
 
 devices = jax.devices()
 assert len(devices) == int(sys.argv[1])
@@ -33,7 +33,7 @@ cohort = sampling.stragglers(sampling.dropouts(sampling.uniform(5), 0.2), 0.5)
 
 def experiment(case):
     name, optimizer = case.split()
-    model = LAYERED if optimizer == "adam" else BIASED
+    model = LAYERED if optimizer == "adam" else MODEL
     return double(classification(model)), recipe_of(name, OPTIMIZERS[optimizer], model)
 
 
