@@ -5,8 +5,6 @@ python -m experiments.salvaging --out=runs/salvaging
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from rich.table import Table
 
 import pfljax as pfl
 from experiments import cases
-from pfljax import cli, experiment, files
+from pfljax import experiment
 
 CONFIG = Path(__file__).parent.parent / "configs" / "salvaging.py"
 
@@ -65,18 +63,12 @@ def gains(comparison: pfl.Comparison, diversity: np.ndarray) -> dict[str, tuple[
 
 def main() -> int:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description="Who gains by adapting a common model, on digits.")
-    parser.add_argument("--out", type=files.named, default=Path("runs/salvaging"), help="folder for results")
-    parser.add_argument("--rounds", type=int, help="of each run; as the configuration has it if left out")
-    options = parser.parse_args()
-    return cli.guarded(lambda: report(options.out, options.rounds))
+    return cases.main("Who gains by adapting a common model, on digits.", "runs/salvaging", report)
 
 
 def report(out: Path, rounds: int | None = None) -> None:
     """Runs all, prints two tables, and writes the results to `out`."""
-    config, console = cli.read_config(str(CONFIG)), Console()
-    if rounds is not None:
-        config = dataclasses.replace(config, run=dataclasses.replace(config.run, rounds=rounds))
+    config, console = cases.read(CONFIG, rounds), Console()
     data = experiment.load_data(config.data)
     comparison = cases.compared(config, CASES, data)
     comparison.save(out, replace=True)

@@ -5,8 +5,6 @@ python -m experiments.sharing --out=runs/sharing
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from rich.table import Table
 
 import pfljax as pfl
 from experiments import cases
-from pfljax import cli, experiment, files
+from pfljax import experiment
 from pfljax.experiment import Config
 
 CONFIG = Path(__file__).parent.parent / "configs" / "sharing.py"
@@ -90,18 +88,12 @@ def rows_of(data: pfl.FederatedData, number: int) -> list[tuple[int, int]]:
 
 def main() -> int:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description="What should be personal, on digits.")
-    parser.add_argument("--out", type=files.named, default=Path("runs/sharing"), help="folder for results")
-    parser.add_argument("--rounds", type=int, help="of each run; as the configuration has it if left out")
-    options = parser.parse_args()
-    return cli.guarded(lambda: report(options.out, options.rounds))
+    return cases.main("What should be personal, on digits.", "runs/sharing", report)
 
 
 def report(out: Path, rounds: int | None = None) -> None:
     """Runs all, prints two tables, and writes the results to `out`."""
-    config, console = cli.read_config(str(CONFIG)), Console()
-    if rounds is not None:
-        config = dataclasses.replace(config, run=dataclasses.replace(config.run, rounds=rounds))
+    config, console = cases.read(CONFIG, rounds), Console()
     comparison = cases.compared(config, CASES, experiment.load_data(config.data))
     comparison.save(out, replace=True)
     console.print(comparison.table())

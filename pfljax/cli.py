@@ -332,7 +332,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     config = read_config(options.config, options.overrides)
-    methods = catalogue.named(name.strip() for name in options.methods.split(",") if name.strip())
+    methods = catalogue.named(options.methods)
     experiment.check_effect(config, methods, _changes(options.overrides))
     seeds = options.seeds and spaces.parse(f"run.seed={options.seeds}")[1]
     given: dict[str, Any] = {"seeds": seeds, "tune": _tuned(options.tune), "progress": not options.quiet}

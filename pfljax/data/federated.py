@@ -447,16 +447,13 @@ def federate(
         None if found is None else [found[n] for n in numbered] for found in (names or groups, groups, given)
     )
 
-    share = {"mirror": 0.0, "pooled": 0.25, "given": 0.0}[test] if isinstance(test, str) else test
+    share = {"mirror": 0.0, "pooled": 0.25, "given": None}[test] if isinstance(test, str) else test
     split = _Splitter(source, stratify, chronological)
     kept, tested, validated = [], [], []
     for client, rows in enumerate(held):
         generator = _stream(seed, _SPLIT, client)
         said = None if given is None else given[client]
-        rest, test_rows = split.apart(rows, "test", None if test == "given" else share, generator, said)
-        share_of_rest = None if test == "given" and not validation else validation
-        said = None if given is None else rest[:0]
-        train_rows, validation_rows = split.apart(rest, "validation", share_of_rest, generator, said)
+        train_rows, validation_rows, test_rows = split.parts(rows, share, validation, said, generator)
         kept.append(train_rows)
         validated.append(validation_rows)
         tested.append(test_rows)
@@ -679,19 +676,33 @@ class _Splitter:
         rest, away = (np.concatenate(part) for part in zip(*parts, strict=True))
         return self._walked(rest, generator), away
 
-    def apart(
+    def parts(
         self,
         rows: np.ndarray,
-        name: Split,
-        share: float | None,
-        generator: np.random.Generator,
+        test: float | None,
+        validation: float,
         said: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The rows that are not of this split, and those that are: a share; or, for None, what was said of them."""
-        if share is not None:
-            return self(rows, share, generator)
-        if said is not None:
-            return rows, said
+        generator: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows of a client that train, validate and test.
+
+        Args:
+          rows: of the client.
+          test, validation: shares; where `test` is None, the partitioner or the data set says who tests, and who
+            validates too, if `validation` is 0.
+          said: rows that test, of a partitioner that says so.
+          generator: of what is random.
+        """
+        if test is not None:
+            rest, tested = self(rows, test, generator)
+        else:
+            rest, tested = self._stated(rows, "test", generator) if said is None else (rows, said)
+        if test is not None or validation:
+            return *self(rest, validation, generator), tested
+        return *(self._stated(rest, "validation", generator) if said is None else (rest, rest[:0])), tested
+
+    def _stated(self, rows: np.ndarray, name: Split, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of which the data set does not say `name`, and those of which it does."""
         assert self.dataset.split is not None
         rows = self._walked(rows, generator)
         away = self.dataset.split[rows] == name

@@ -6,14 +6,14 @@ Healthcare Settings", NeurIPS 2022; the patients are of Janosi et al., UCI Machi
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from pfljax.data.dataset import Dataset, from_arrays
+from pfljax.data.layouts import npz
+from pfljax.data.published import stratified
 from pfljax.data.readers.common import numbers
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
@@ -50,7 +50,7 @@ def heart(path: str | Path) -> Dataset:
     rows = {name: held[~np.isnan(held).any(axis=1)] for name, held in rows.items()}
     x = _encoded({name: held[:, :-1] for name, held in rows.items()})
     y = {name: (held[:, -1] > 0).astype(np.int32) for name, held in rows.items()}
-    trains = {name: _trains(y[name]) for name in rows}
+    trains = {name: np.isin(np.arange(len(held)), stratified(held)[0]) for name, held in y.items()}
 
     def part(mask: Mapping[str, np.ndarray], name: str, test: Dataset | None = None) -> Dataset:
         groups = np.repeat(list(rows), [mask[hospital].sum() for hospital in rows])
@@ -73,20 +73,6 @@ def _encoded(x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: encoded(rows) for name, rows in x.items()}
 
 
-def _trains(y: np.ndarray) -> np.ndarray:
-    """Which patients of a hospital train."""
-    try:
-        from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise ImportError("the split of heart is scikit-learn's: pip install 'pfljax[demo]'") from error
-    share, rows = 0.66, np.arange(len(y))
-    enough = len(np.unique(y)) > 1 and min(np.bincount(y)) > 2
-    train, _ = train_test_split(
-        rows, test_size=1 - share, train_size=share, random_state=43, stratify=y if enough else None
-    )
-    return np.isin(rows, train)
-
-
 def _folder(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     files = {name: path / f"processed.{name}.data" for name in HOSPITALS}
     if missing := [file.name for file in files.values() if not file.is_file()]:
@@ -99,13 +85,10 @@ def _folder(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _arrays(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            x, y, hospital, names = (content[name] for name in ("x", "y", "hospital", "hospitals"))
-    except KeyError as error:
-        raise ValueError(f"{path} lacks an array ({error}): save x, y, hospital, hospitals, or give {FILES}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is not a sound .npz file ({error}): write it again with np.savez") from error
+    arrays = npz.read(path)
+    if lacking := [name for name in ("x", "y", "hospital", "hospitals") if name not in arrays]:
+        raise ValueError(f"{path} lacks an array ({lacking[0]}): save x, y, hospital, hospitals, or give {FILES}")
+    x, y, hospital, names = (arrays[name] for name in ("x", "y", "hospital", "hospitals"))
     if not len(x) == len(y) == len(hospital) or sorted(names.tolist()) != sorted(HOSPITALS):
         raise ValueError(f"{path} is of {', '.join(map(str, names))}: save as many rows x, y and hospital, of the "
                          f"hospitals {', '.join(HOSPITALS)}")  # fmt: skip

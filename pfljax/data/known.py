@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+from pfljax.data import synthetic
+from pfljax.data.dataset import Dataset
 from pfljax.data.readers import images, sensors, tables, texts
 from pfljax.data.readers.common import Read
 
@@ -21,6 +24,7 @@ class Known(NamedTuple):
     cite: str
     read: Read | None = None  # of the files of a copy; idx, npz and TFDS need none
     tfds: bool = False  # TFDS prepares it, under the same name
+    make: Callable[[], Dataset] | None = None  # of what needs no files
 
 
 _NPZ = "an .npz with x_train, y_train, x_test, y_test"
@@ -44,12 +48,12 @@ KNOWN: dict[str, Known] = {
     "digits": Known(
         "grey digits of 8 x 8, 1,797 of them", "10 classes", "[8, 8, 1] bytes", "",
         "in the package scikit-learn: pip install 'pfljax[demo]'", "https://scikit-learn.org", "CC BY 4.0",
-        "Alpaydin and Kaynak, Optical recognition of handwritten digits, UCI 1998",
+        "Alpaydin and Kaynak, Optical recognition of handwritten digits, UCI 1998", make=images.digits,
     ),
     "synthetic": Known(
         "clients with models that differ by alpha, and inputs that differ by beta", "10 classes", "[60] numbers",
         "clients", "made, not found", _LEAF_URL, "none needed",
-        "Li et al., Federated optimization in heterogeneous networks, MLSys 2020",
+        "Li et al., Federated optimization in heterogeneous networks, MLSys 2020", make=synthetic.synthetic_v2,
     ),
     "mnist": Known(
         "digits; by writer where the copy names them", "10 classes", "[28, 28, 1] bytes", "writers, of an .npz",

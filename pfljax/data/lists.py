@@ -15,6 +15,7 @@ from pfljax import checks, files
 from pfljax.data import door, limits
 from pfljax.data.dataset import Dataset
 from pfljax.data.dealt import Held, Partitioner, Parts
+from pfljax.data.layouts import npz
 from pfljax.data.pickles import DAMAGE, unpickled
 
 _DAMAGE = (*DAMAGE, zipfile.BadZipFile)
@@ -106,8 +107,7 @@ def read(path: str | Path) -> Any:
         if file.suffix in (".pkl", ".pickle"):
             return unpickled(limits.content(file))
         if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as content:
-                return {name: content[name] for name in content.files}
+            return npz.read(file)
     except _DAMAGE as error:
         raise ValueError(f"{path} is no sound {file.suffix} file of a partition ({error}): write it again") from error
     raise ValueError(f"{path} ends in {file.suffix!r}: name a .json, .pkl or .npz file")

@@ -331,20 +331,32 @@ def flamby(train: float = 0.66, *, seed: int = 43) -> Partitioner:
     checks.each(Seed, seed=seed)
 
     def deal(dataset: Dataset, generator: np.random.Generator) -> dict[str, Parts]:
-        from sklearn.model_selection import train_test_split
-
         users, groups = _users(dataset), _groups(dataset)
         parts = {}
         for rows in sorted(users, key=lambda rows: groups[rows[0]]):
-            counts = np.unique(dataset.y[rows], return_counts=True)[1]
-            strata = dataset.y[rows] if len(counts) > 1 and counts.min() > 2 else None
-            kept, tested = train_test_split(
-                np.arange(len(rows)), train_size=train, test_size=1 - train, random_state=seed, stratify=strata
-            )
+            kept, tested = stratified(dataset.y[rows], train, seed=seed)
             parts[str(groups[rows[0]])] = Parts(rows[np.sort(kept)], rows[np.sort(tested)])
         return parts
 
     return deal
+
+
+def stratified(y: np.ndarray, train: float = 0.66, *, seed: int = 43) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of a centre train and which test, with labels y [n]; see `flamby`.
+
+    Raises:
+      ImportError: without scikit-learn.
+    """
+    try:
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise ImportError("the split of flamby is scikit-learn's: pip install 'pfljax[demo]'") from error
+    counts = np.unique(y, return_counts=True)[1]
+    strata = y if len(counts) > 1 and counts.min() > 2 else None
+    kept, tested = train_test_split(
+        np.arange(len(y)), train_size=train, test_size=1 - train, random_state=seed, stratify=strata
+    )
+    return np.asarray(kept), np.asarray(tested)
 
 
 def _groups(dataset: Dataset) -> np.ndarray:

@@ -10,11 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from pfljax import checks
-from pfljax.data import synthetic, tfds
-from pfljax.data.dataset import Dataset, from_arrays
+from pfljax.data import tfds
+from pfljax.data.dataset import Dataset
 from pfljax.data.known import KNOWN
 from pfljax.data.readers.archives import idx_folder, read_npz
 from pfljax.data.readers.images import by_folder
@@ -94,16 +92,16 @@ def load(
     if path is None and name not in NAMES:
         advice = checks.nearest(name, NAMES, "choose one of")
         raise ValueError(f"no data set is named {name!r}: {advice}; or give a path, or source='tfds'")
-    if path is None and name in ("digits", "synthetic"):
+    known = KNOWN.get(name)
+    if path is None and known is not None and known.make is not None:
         _unused(keys, keys, name)
-        return _digits() if name == "digits" else synthetic.synthetic_v2()
+        return known.make()
     places = [Path(path)] if path is not None else _places(name)
     for place in places:
         if (dataset := _read(place, name, size, keys)) is not None:
             return dataset
     unset = path is None and not os.environ.get("PFLJAX_DATA")
     searched = ", ".join([*["$PFLJAX_DATA (not set)"][:unset], *map(str, places)])
-    known = KNOWN.get(name)
     if known is not None and (path is not None or not known.tfds):
         raise FileNotFoundError(
             f"{name} is not in {searched}: a copy is {known.copy}, from {known.url}; give path=..., or run pfljax data "
@@ -165,16 +163,6 @@ def _unused(keys: Mapping[str, str | None], names: Iterable[str], where: str) ->
     for name in names:
         if keys[name] is not None:
             raise ValueError(f"{name}={keys[name]!r}: {where} has no such array; it is for .npz files")
-
-
-def _digits() -> Dataset:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("the digits come with scikit-learn: pip install 'pfljax[demo]'") from error
-    x, y = load_digits(return_X_y=True)
-    images = np.rint(np.asarray(x) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    return from_arrays(images, np.asarray(y), name="digits", num_classes=10)
 
 
 def _places(name: str) -> list[Path]:

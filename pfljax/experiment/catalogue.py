@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pfljax import checks
@@ -38,12 +38,13 @@ def entries(family: str | None = None) -> dict[str, Entry]:
     return {name: _entry(row) for name, row in rows if family in (None, row.family)}
 
 
-def named(words: Iterable[str]) -> list[str]:
-    """The methods that are meant by names, by families, or by `all`.
+def named(text: str) -> list[str]:
+    """The methods that are meant by names, by families, or by `all`, with commas between.
 
-    >>> named(["fedavg", "memory"])
+    >>> named("fedavg, memory")
     ['fedavg', 'knn_per']
     """
+    words = [word.strip() for word in text.split(",") if word.strip()]
     meant = ([*METHODS] if word == "all" else entries(word) if word in FAMILIES else [word] for word in words)
     return list(itertools.chain.from_iterable(meant))
 

@@ -46,7 +46,7 @@ def from_command_line(options: argparse.Namespace) -> None:
     if options.action == "show":
         print("\n".join(page(options.name)))
         place = options.path or located(options.name)
-        if place is not None or options.name in ("digits", "synthetic"):
+        if place is not None or KNOWN[options.name].make is not None:
             print("\n".join(drawn(load(options.name, path=options.path, size=options.size))))
         return
     dataset = load(options.name, path=options.path, size=options.size)
@@ -61,7 +61,7 @@ def listed() -> Table:
     for column in ("what it is", "task", "clients", "found"):
         table.add_column(column, overflow="fold")
     for name, known in KNOWN.items():
-        place = known.copy.partition(":")[0] if name in ("digits", "synthetic") else located(name)
+        place = known.copy.partition(":")[0] if known.make is not None else located(name)
         table.add_row(name, known.about, known.task, known.clients or "-", str(place or "-"))
     return table
 
@@ -69,7 +69,7 @@ def listed() -> Table:
 def page(name: str) -> Iterator[str]:
     """What is known of a data set, in lines."""
     known = KNOWN[name]
-    place = "here" if name in ("digits", "synthetic") else located(name)
+    place = located(name) if known.make is None else "here"
     lines = {"task": known.task, "example": known.shape, "clients": known.clients or "by a partitioner"}
     lines |= {"a copy": known.copy, "source": known.url, "licence": known.licence, "cite": known.cite}
     lines |= {"found": str(place or f"nowhere: pfljax data prepare {name} --from FOLDER")}

@@ -44,8 +44,7 @@ class Endured(NamedTuple):
         for rate, comparison in self.runs.items():
             for name, seeds in comparison.summaries(select=select, metric=str(what)).items():
                 checks.choice(statistic, seeds[0]["personal"], "statistic")
-                levels = [summary["personal"][statistic] for summary in seeds]
-                rows[name][f"{rate:g}"] = estimate(levels) if len(levels) > 1 else levels[0]
+                rows[name][f"{rate:g}"] = estimate(summary["personal"][statistic] for summary in seeds)
         shown = [column(statistic, what)._replace(name=f"{rate:g}", title=f"{rate:.0%} crash") for rate in self.runs]
         count = max(map(len, first.runs.values()))
         title = f"Test {what.title}, {statistic} over clients, by the rate of dropouts"
@@ -102,7 +101,7 @@ def from_command_line(options: argparse.Namespace, configured: Callable[[], Conf
         rates = [float(text) for text in options.rates.split(",")]
     except ValueError:
         raise ValueError(f"--rates={options.rates}: write numbers from 0 to 1, such as --rates=0,0.5") from None
-    methods = catalogue.named(name.strip() for name in options.methods.split(",") if name.strip())
+    methods = catalogue.named(options.methods)
     seeds = None if options.seeds is None else range(options.seeds)
     endured = under_dropouts(configured(), methods, rates, seeds=seeds, progress=not options.quiet)
     Console().print(endured.table(options.statistic))

@@ -16,6 +16,7 @@ from pfljax.engine import hosts
 from pfljax.engine.checkpoint import differences
 from pfljax.engine.runs import check_rounds
 from pfljax.experiment.config import Config, from_config_dict
+from pfljax.results.comparison import Comparison
 from pfljax.results.result import Result
 from pfljax.results.stored import vacant
 
@@ -85,6 +86,13 @@ def claimed(out: str | Path | None, begun: Begun, resume: bool) -> Iterator[None
             files.write_json(out / "config.json", begun.plain())
         files.write_json(out / _COPY, files.sealed(begun.plain()))
         yield
+
+
+def keep(out: str | Path | None, comparison: Comparison, begun: Begun) -> None:
+    """Writes a comparison and what it was begun as."""
+    if out is not None and hosts.leads():
+        comparison.save(out, replace=True)
+        files.write_json(Path(out) / "config.json", begun.plain())
 
 
 def finished(out: Path, rounds: int) -> Result | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from pfljax import checks, engine, files
+from pfljax import checks, engine
 from pfljax.algorithms import METHODS
 from pfljax.data import FederatedData
 from pfljax.engine import hosts
@@ -108,9 +108,7 @@ def compare_methods(
                 for name, each in configs.items()
             }
         )
-        if out is not None and hosts.leads():
-            comparison.save(out, replace=True)
-            files.write_json(Path(out) / "config.json", whole.plain())
+        folder.keep(out, comparison, whole)
     return comparison
 
 

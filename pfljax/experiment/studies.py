@@ -84,9 +84,7 @@ def compare_methods(
             for name in names
         }
         comparison = _chosen(swept, wanted, data, model)
-        if out is not None and hosts.leads():
-            comparison.save(out, replace=True)
-            files.write_json(Path(out) / "config.json", begun.plain())
+        folder.keep(out, comparison, begun)
     return comparison
 
 

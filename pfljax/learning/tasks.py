@@ -322,10 +322,7 @@ def shares(data: FederatedData) -> tuple[float, ...]:
     """
     if data.num_classes is None:
         raise ValueError(f"{data.name} has targets, not classes: leave weights and prior of classes out")
-    rows = data.train
-    held = [np.arange(start, start + size) for start, size in zip(rows.start, rows.size, strict=True)]
-    y = np.asarray(data.examples.y)[np.concatenate(held[: data.num_clients])].ravel()
-    counts = np.bincount(y[y != data.ignore] if data.ignore is not None else y, minlength=data.num_classes)
+    counts = data.label_counts()[: data.num_clients].sum(axis=0)
     return tuple((counts / counts.sum()).tolist())
 
 

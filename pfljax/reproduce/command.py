@@ -62,7 +62,7 @@ def from_command_line(options: argparse.Namespace) -> None:
         console.print("\n".join(f"{name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in CLAIMS.items()))
         return
     checks.each(checks.Count, seeds=options.seeds)
-    names = catalogue.named(name.strip() for name in (options.methods or "").split(",") if name.strip())
+    names = catalogue.named(options.methods or "")
     claim, seeds = _claim(options.name, options.data), range(SEEDS[0], SEEDS[0] + options.seeds)
     tables = {"published": replicate(claim, seeds).table()}
     console.print(tables["published"])

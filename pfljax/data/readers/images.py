@@ -195,3 +195,18 @@ def _by_folder(root: Path, size: int | None, name: str) -> Dataset:
         raise ValueError(f"{root} has images at several depths, or not in class/ or client/class/: sort them so")
     groups = [part[0] for part in parts] if len(parts[0]) == 2 else None
     return from_arrays(folders.images(files, size), [part[-1] for part in parts], groups=groups, name=name)
+
+
+def digits() -> Dataset:
+    """The 1,797 images of scikit-learn, bytes [8, 8, 1].
+
+    Raises:
+      ImportError: if it is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("the digits come with scikit-learn: pip install 'pfljax[demo]'") from error
+    x, y = load_digits(return_X_y=True)
+    images = np.rint(np.asarray(x) * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    return from_arrays(images, np.asarray(y), name="digits", num_classes=10)

@@ -77,10 +77,7 @@ class Ensembles:
 
     def _made(self, point: Point, at_once: int | None) -> Ensemble:
         config = point.config
-        if self._data is None and (self._loaded is None or self._loaded[0] != config.data):
-            self._loaded = config.data, load_data(config.data)
-        data = self._loaded[1] if self._data is None and self._loaded else self._data
-        prepared = prepare(config, data, self._model)
+        prepared = prepare(config, self._federation(config.data), self._model)
         if config.run.select == "best_validation" and not prepared.data.sizes("validation").any():
             raise ValueError("run.select='best_validation': no client has validation examples; set data.validation=0.2")
         if config.run.store == "host":
@@ -93,3 +90,11 @@ class Ensembles:
             at_once=at_once,
             **prepared.options(config.run),
         )
+
+    def _federation(self, config: DataConfig | None) -> FederatedData:
+        """That of all points, or the one that was loaded last if it is of this configuration."""
+        if self._data is not None:
+            return self._data
+        if self._loaded is None or self._loaded[0] != config:
+            self._loaded = config, load_data(config)
+        return self._loaded[1]

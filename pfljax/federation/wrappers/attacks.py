@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pfljax import checks, tree
-from pfljax.federation.reduce import reduced, stack
+from pfljax.federation.reduce import reduced, stack, weighted
 from pfljax.federation.wrappers.uploads import ATTACK, changed, gaussian_like, sending
 from pfljax.types import Algorithm, Array, ClientData, Reduce, Reply, Tree
 
@@ -185,8 +185,8 @@ def alie(z: checks.NotNegative | Array = 1.0) -> Collusion:
     """
 
     def sent(rows: Array, attackers: Array, honest: Array) -> Array:
-        center = _mean(rows, attackers)[None]
-        return center[0] - z * jnp.sqrt(_mean(jnp.square(rows - center), attackers))
+        center = weighted(rows, attackers.astype(rows.dtype))[None]
+        return center[0] - z * jnp.sqrt(weighted(jnp.square(rows - center), attackers.astype(rows.dtype)))
 
     return sent
 
@@ -205,10 +205,4 @@ def inner_product(epsilon: checks.Positive | Array = 0.5) -> Collusion:
     >>> inner_product(0.5)(jnp.array([70.0, 3.0, 5.0]), who, ~who).item()
     -2.0
     """
-    return lambda rows, attackers, honest: -epsilon * _mean(rows, honest)
-
-
-def _mean(rows: Array, of: Array) -> Array:
-    """Over the first axis; 0 of nobody."""
-    share = of.astype(rows.dtype) / jnp.maximum(jnp.sum(of), 1).astype(rows.dtype)
-    return jnp.tensordot(share, rows, 1)
+    return lambda rows, attackers, honest: -epsilon * weighted(rows, honest.astype(rows.dtype))
