@@ -15,6 +15,10 @@ _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, OSError)
 
 
+class TooLarge(ValueError):
+    """A sound file that is more than it may be."""
+
+
 def most() -> int:
     """Bytes that a file may unpack to: `$PFLJAX_DATA_LIMIT`, or 4 GiB.
 
@@ -31,10 +35,10 @@ def check(path: str | Path, size: int) -> None:
     """Refuses what would be more than `most`.
 
     Raises:
-      ValueError: with both numbers.
+      TooLarge: with both numbers.
     """
     if size > most():
-        raise ValueError(
+        raise TooLarge(
             f"{path} would unpack to {size:,} bytes or more, and {most():,} are the most: set PFLJAX_DATA_LIMIT to "
             "more if you trust it"
         )

@@ -108,6 +108,8 @@ def read(path: str | Path) -> Any:
             return unpickled(limits.content(file))
         if file.suffix == ".npz":
             return npz.read(file)
+    except limits.TooLarge:
+        raise
     except _DAMAGE as error:
         raise ValueError(f"{path} is no sound {file.suffix} file of a partition ({error}): write it again") from error
     raise ValueError(f"{path} ends in {file.suffix!r}: name a .json, .pkl or .npz file")
@@ -143,6 +145,8 @@ def _pfllib(file: Path) -> tuple[np.ndarray, np.ndarray]:
             np.lib.format.read_array_header_1_0(content)
             found = unpickled(content.read()).item()
         x, y = np.asarray(found["x"]), np.asarray(found["y"])
+    except limits.TooLarge:
+        raise
     except _DAMAGE as error:
         raise ValueError(f"{file} is no sound file of PFLlib ({error}): generate it again") from error
     return (np.moveaxis(x, 1, -1) if x.ndim == 4 else x), y.astype(int) if y.dtype.kind in "iuf" else y

@@ -128,6 +128,21 @@ def test_mistakes(name: str, content: bytes, message: str, tmp_path: Path) -> No
         deal(DATA, lists.by_file(str(tmp_path / name)))
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.pkl", "a.npz"])
+def test_what_unpacks_to_more_than_it_may_is_not_called_damaged(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it read: a thousand rows that pack well, and a limit of a hundred bytes."""
+    monkeypatch.setenv("PFLJAX_DATA_LIMIT", "100")
+    np.savez_compressed(tmp_path / "a.npz", np.zeros(1000))
+    (tmp_path / "a.json").write_text(json.dumps([0] * 1000))
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps([0] * 1000))
+    with pytest.raises(
+        ValueError, match=rf"^\S*{name} would unpack to .* set PFLJAX_DATA_LIMIT to more if you trust it$"
+    ):
+        lists.read(tmp_path / name)
+
+
 def test_another_data_set_or_no_file(tmp_path: Path) -> None:
     path = lists.save(tmp_path / "p.json", deal(DATA, by_index([[0], [1]])), DATA)
     with pytest.raises(ValueError, match="give the data set that it was saved for"):
